@@ -20,7 +20,7 @@ import tifffile
 from PIL import Image
 
 import histocli
-from histocli.data.images import Pixels, decode
+from histocli.images.decode import Pixels, decode
 
 Damage = Callable[[bytearray, int, int], bytes | bytearray]
 

@@ -21,9 +21,9 @@ from histocli.commands import predict as command
 from histocli.commands import predict_job
 from histocli.compute.device import choose_compute
 from histocli.config import PredictConfig
-from histocli.data import inputs
-from histocli.data.decoding import DecodingProcesses
 from histocli.enums import Device, Precision
+from histocli.images.processes import DecodingProcesses
+from histocli.inference import inputs
 from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.workspace import Workspace

@@ -33,7 +33,8 @@ from histocli.enums import Augment, Device, Precision
 from histocli.errors import HistoError
 from histocli.listeners import CommandListener
 from histocli.models import create_model
-from histocli.sources import Patch, SourceReport
+from histocli.patch import Patch
+from histocli.sources import SourceReport
 from histocli.sources.synthetic import SyntheticOptions
 from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace

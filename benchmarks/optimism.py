@@ -23,8 +23,8 @@ from histocli.inference.score_table import find_clusters, read_scores
 from histocli.metrics import Interval, estimate_uncertainty, evaluate
 from histocli.metrics.calibration import compute_probabilities
 from histocli.models.checkpoint import load_checkpoint
+from histocli.plots.style import COLUMN, GREY, NORMAL, TUMOUR, Look, save, set_title
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
-from histocli.reports.plots.style import COLUMN, GREY, NORMAL, TUMOUR, Look, save, set_title
 from histocli.reports.run import RunRecord, read_run
 from histocli.workspace import Workspace
 

@@ -25,8 +25,8 @@ import openslide
 import torch
 from PIL import Image
 
-from histocli.data.images import PATCH_SIZE
 from histocli.enums import Device, Precision
+from histocli.images.decode import PATCH_SIZE
 from histocli.inference.checkpoints import load_predictor
 from histocli.inference.predictor import Predictor
 from histocli.models import Classifier

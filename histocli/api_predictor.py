@@ -103,9 +103,9 @@ class Predictor:
 
     def _predict_array(self, patches: "np.ndarray") -> "Iterator[ScoredChunk]":
         """Yield the scores of each batch of an array, as those of files; the ids are the rows."""
-        from histocli.data.remarks import Remarks
+        from histocli.images.remarks import Remarks
         from histocli.inference.predictor import ScoredChunk
-        from histocli.sources import Patch
+        from histocli.patch import Patch
 
         for first, batch, scores in self._score_batches(patches):
             rows = [Patch(str(first + i), pixels.copy) for i, pixels in enumerate(batch)]
@@ -131,7 +131,7 @@ class Predictor:
     def _predict_files(self, inputs: list[str], resize: Resize) -> "Iterator[ScoredChunk]":
         """Yield the scores of each chunk of the patches in `inputs`; warn of unreadable files and changed images."""
         from histocli.compute.device import compute_settings
-        from histocli.data.inputs import open_inputs
+        from histocli.inference.inputs import open_inputs
 
         listener, seen = WarningListener(), set[str]()
         size = self._predictor.chunk_size(self._batch_size)

@@ -1,13 +1,8 @@
 """Listeners, which receive the messages and the progress of a command while it works."""
 
 import warnings
-from typing import TYPE_CHECKING
 
 from histocli.errors import HistoError
-
-if TYPE_CHECKING:
-    from histocli.slides.detection import SlideFile
-    from histocli.slides.records import SlideRecord
 
 
 class CommandListener:
@@ -30,19 +25,6 @@ class CommandListener:
 
     def on_remark(self, what: str, example: str) -> None:
         """Called once for each kind of change or guess, with the first image to which it applies."""
-
-
-class SlideListener(CommandListener):
-    """Receives the messages and the progress of `predict_slides`; this base class ignores them.
-
-    `on_total` and `on_progress` receive numbers of squares of the current slide.
-    """
-
-    def on_slide_start(self, slide: "SlideFile", number: int, total: int) -> None:
-        """Called before a slide is opened; `number` of `total` counts the slides of this process."""
-
-    def on_slide_end(self, record: "SlideRecord") -> None:
-        """Called when a slide is finished or has failed."""
 
 
 class WarningListener(CommandListener):

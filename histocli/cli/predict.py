@@ -11,10 +11,10 @@ from histocli.cli.app import State, command
 from histocli.cli.options import DATA, OUTPUT, SLIDES
 from histocli.cli.prediction import PredictionListener, show_prediction
 from histocli.config import PATCH_MPP, PredictConfig
-from histocli.data.patterns import expand_patterns
 from histocli.enums import Columns, IdKind, OnError, Output, SplitName
 from histocli.errors import UsageError
 from histocli.inference.columns import column_types
+from histocli.inference.patterns import expand_patterns
 from histocli.slides.detection import find_slides
 from histocli.stdio import Stdout, is_stdout_a_file
 
@@ -219,7 +219,7 @@ def predict(
 
 def _predict_patches(state: State, config: PredictConfig) -> None:
     """Score patches, and report what was written."""
-    from histocli.data.early import start_processes_early
+    from histocli.images.early import start_processes_early
 
     is_hidden = config.out is None and not is_stdout_a_file()
     with start_processes_early(config.inputs, config.device) as pool:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from histocli.cli.app import State
 from histocli.cli.listener import ConsoleListener
 from histocli.config import PATCH_MPP, PredictConfig
-from histocli.data.remarks import Remarks
 from histocli.enums import Resize
 from histocli.errors import HistoError, PartialError
+from histocli.images.remarks import Remarks
 from histocli.text import format_count
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
 
 def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored: int) -> None:
     """Say how many images were changed or guessed, and which magnification was assumed."""
-    from histocli.data.images import RESIZED
+    from histocli.images.decode import RESIZED
 
     counts = remarks.counts()
     if resized := {what: counts.pop(what) for what in RESIZED if what in counts}:
@@ -70,7 +70,7 @@ class PredictionListener(ConsoleListener):
 
     def on_remark(self, what: str, example: str) -> None:
         """Warn of the first image that was changed in this way, and say which option changes less."""
-        from histocli.data.images import CUT, CUT_AND_PADDED
+        from histocli.images.decode import CUT, CUT_AND_PADDED
 
         is_cut = what in (CUT, CUT_AND_PADDED) and not self.is_rescaled
         hint = "; --resize scale takes the whole image, --mpp NUMBER rescales it" if is_cut else ""

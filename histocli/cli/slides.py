@@ -9,9 +9,9 @@ from histocli.config import PredictConfig, SlideEvalConfig
 from histocli.console import Rate, Reporter, format_cell
 from histocli.enums import OUTPUT_SUFFIXES
 from histocli.errors import HistoError, PartialError, UsageError
-from histocli.listeners import SlideListener
 from histocli.reports.slides import Estimate
 from histocli.slides.detection import FoundSlides, SlideFile
+from histocli.slides.listener import SlideListener
 from histocli.slides.records import FAILED, NO_TISSUE, OWN_MASK, TABLE, SlideRecord
 from histocli.stdio import write_out
 from histocli.text import format_count

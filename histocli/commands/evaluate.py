@@ -5,6 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+from histocli.class_names import parse_classes
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
 from histocli.config import FOLDER_OPTIONS, EvalConfig
@@ -16,15 +17,14 @@ from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, 
 from histocli.inference.comparison import compare as compare_scores
 from histocli.inference.labelled import Scored, score_folder, score_packed
 from histocli.inference.score_table import measure_groups, measure_scores, read_scores, write_scores
+from histocli.labels.slide_names import SlidePattern
 from histocli.listeners import SILENT, CommandListener
 from histocli.metrics.thresholds import parse_threshold
+from histocli.pages.model_card import add_evaluations
 from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import OUT_OF_FOLD, EvaluationReport, is_evaluation, read_evaluations, write_evaluation
-from histocli.reports.model_card import add_evaluations
 from histocli.schema import to_json
-from histocli.sources.class_names import parse_classes
 from histocli.sources.options import parse_mpp
-from histocli.sources.slide_names import SlidePattern
 from histocli.trackers.evaluation import send_evaluation
 from histocli.workspace import Workspace, is_path, make_name, read_json, write_json
 

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from histocli.config import SlideEvalConfig
+from histocli.config import PATCH_MPP, SlideEvalConfig
 from histocli.errors import HistoError, UsageError
+from histocli.files.file import file_at
+from histocli.labels.table_files import read_labels
 from histocli.metrics import compute_auc
+from histocli.plots.slides import draw_froc, draw_slide_roc
 from histocli.reports.slides import MAXIMUM, ChosenScore, Estimate, Recall, SlideEvaluation, slide_evaluation_path
 from histocli.schema import to_json
-from histocli.slides import PATCH_MPP
 from histocli.slides.annotations import TumourAreas, check_inside, read_tumour
 from histocli.slides.detection import SlideFile
 from histocli.slides.lesions import (
@@ -24,11 +26,8 @@ from histocli.slides.lesions import (
     find_lesions,
     match_detections,
 )
-from histocli.slides.plots import draw_froc, draw_slide_roc
 from histocli.slides.records import FinishedSlide, read_failed_slides, read_folder, read_map
 from histocli.slides.slide_files import FoundAnnotation, NoAnnotationError, describe_others, find_annotation
-from histocli.sources.files import file_at
-from histocli.sources.table_files import read_labels
 from histocli.text import format_count
 from histocli.workspace import Workspace, write_json
 

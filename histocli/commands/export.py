@@ -13,6 +13,7 @@ from histocli.data.manifest import hash_file
 from histocli.data.store import open_store
 from histocli.enums import Device, ExportFormat, Precision
 from histocli.errors import HistoError
+from histocli.files.outputs import check_output, output_path
 from histocli.inference.forward import compute_log_odds
 from histocli.metrics.calibration import compute_probabilities
 from histocli.metrics.curves import Floats
@@ -20,9 +21,8 @@ from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpo
 from histocli.models.export import Probability
 from histocli.models.export import export as write
 from histocli.models.wsinfer import write_wsinfer
-from histocli.outputs import check_output, output_path
 from histocli.packages import require_packages
-from histocli.sources import Pixels
+from histocli.patch import Pixels
 from histocli.sources.synthetic import SyntheticSource
 from histocli.workspace import Workspace, atomic_folder
 

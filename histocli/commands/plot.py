@@ -9,9 +9,9 @@ from histocli.commands.plot_sheets import plan_error_sheets, plan_samples
 from histocli.config import SUBSET, PlotConfig
 from histocli.errors import ExplanationError, HistoError, UsageError
 from histocli.inference.score_table import find_clusters, read_scores
+from histocli.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.balance import BalanceReport, read_balance_report
 from histocli.reports.evaluation import EvaluationReport, find_newest_name, read_evaluations
-from histocli.reports.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.run import EpochRecord, read_history, read_run
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError, read_resolutions
 from histocli.workspace import Workspace
@@ -35,7 +35,7 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
         UsageError: an option cannot be used.
         HistoError: the run does not exist, there is no input for one of the kinds, or an input cannot be read.
     """
-    from histocli.reports.plots.style import Look, save
+    from histocli.plots.style import Look, save
 
     config.check()
     resolutions = read_resolutions(config.mpp)
@@ -164,8 +164,8 @@ def _find_evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> di
 
 def _plan_overlay(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Sequence[str]) -> list[Plot]:
     """Return the plots of one kind that show all runs: one for each data set and split on which all were evaluated."""
-    from histocli.reports.plots import overlay
-    from histocli.reports.plots.style import COLUMN
+    from histocli.plots import overlay
+    from histocli.plots.style import COLUMN
 
     stem, more = "-vs-".join(runs), 0.32 * len(runs)  # inches for the legend
     if kind is Kind.CURVES:
@@ -204,8 +204,8 @@ def by_conditions(evaluations: dict[Path, EvaluationReport]) -> dict[tuple[str, 
 
 def _plan_evaluation(path: Path, report: EvaluationReport, kind: Kind) -> Plot:
     """Return the plot of one kind for an evaluation; it is drawn later."""
-    from histocli.reports.plots import evaluation
-    from histocli.reports.plots.style import COLUMN
+    from histocli.plots import evaluation
+    from histocli.plots.style import COLUMN
 
     drawings: dict[Kind, Callable[..., None]] = {
         Kind.ROC: partial(_draw_roc, path=path),
@@ -222,7 +222,7 @@ def _draw_roc(figure: "Figure", report: EvaluationReport, path: Path) -> None:
     import numpy as np
 
     from histocli.metrics.bands import compute_roc_band
-    from histocli.reports.plots.evaluation import draw_roc
+    from histocli.plots.evaluation import draw_roc
 
     table, band, by = path.with_name(report.scores), None, ""
     if table.is_file():
@@ -235,8 +235,8 @@ def _draw_roc(figure: "Figure", report: EvaluationReport, path: Path) -> None:
 
 def _plan_curves(workspace: Workspace, run: str, data: Sequence[str]) -> Plot:
     """Return the plot of a run's learning curves; raise `MissingInputError` if it was not trained on `data`."""
-    from histocli.reports.plots.style import COLUMN
-    from histocli.reports.plots.training import draw_curves
+    from histocli.plots.style import COLUMN
+    from histocli.plots.training import draw_curves
 
     history = _read_history(workspace, run)
     record = read_run(workspace.run_dir(run))
@@ -258,7 +258,7 @@ def _read_history(workspace: Workspace, run: str) -> list[EpochRecord]:
 
 def _plan_balance(workspace: Workspace, run: str | None, data: Sequence[str]) -> list[Plot]:
     """Return a plot of the run's subset, or of the subsets that `data` names or that are drawn from `data`."""
-    from histocli.reports.plots.style import COLUMN
+    from histocli.plots.style import COLUMN
 
     reports = {path: read_balance_report(path) for path in workspace.balance_paths()}
     if data:
@@ -294,6 +294,6 @@ def _is_subset_of(workspace: Workspace, run: str, path: Path, report: BalanceRep
 
 
 def _draw_balance(figure: "Figure", report: BalanceReport) -> None:
-    from histocli.reports.plots.subset import draw_balance
+    from histocli.plots.subset import draw_balance
 
     draw_balance(figure, report)

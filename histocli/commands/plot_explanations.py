@@ -8,17 +8,17 @@ import numpy as np
 
 from histocli.commands.plot_sheets import explain_groups, plan_sheet, read_tables, score_captions
 from histocli.config import CHECKPOINT, PlotConfig
-from histocli.data.inputs import open_inputs
 from histocli.data.manifest import read_manifest
-from histocli.data.stream import load_chunk
 from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
+from histocli.images.stream import load_chunk
 from histocli.inference.explain import explain
 from histocli.inference.explain_scored import load_for_explaining
+from histocli.inference.inputs import open_inputs
 from histocli.inference.scored_patches import read_packed, read_scored
+from histocli.patch import Pixels
+from histocli.plots import Kind, Plot, shorten
 from histocli.reports.evaluation import EvaluationReport
-from histocli.reports.plots import Kind, Plot, shorten
-from histocli.sources import Pixels
 from histocli.text import format_count
 from histocli.workspace import Workspace, make_name
 
@@ -33,9 +33,9 @@ def plan_explanations(workspace: Workspace, evaluations: dict[Path, EvaluationRe
         MissingInputError: the scored patches cannot be read any more.
         ExplanationError: a checkpoint is not there any more, or its network has no feature map.
     """
-    from histocli.reports.plots.evaluation import make_subtitles
-    from histocli.reports.plots.explanations import KEY
-    from histocli.reports.plots.sheets import Group, most_confident_errors
+    from histocli.plots.evaluation import make_subtitles
+    from histocli.plots.explanations import KEY
+    from histocli.plots.sheets import Group, most_confident_errors
 
     plots = []
     for path, report, scores in read_tables(workspace, evaluations):
@@ -70,8 +70,8 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
         UsageError: there are too many patches.
         HistoError: a patch or a checkpoint cannot be read, or the network has no feature map.
     """
-    from histocli.reports.plots.explanations import KEY, colour_maps
-    from histocli.reports.plots.sheets import Group
+    from histocli.plots.explanations import KEY, colour_maps
+    from histocli.plots.sheets import Group
 
     predictor = load_for_explaining(workspace, config.ckpt or tuple(dict.fromkeys(config.run)) or (CHECKPOINT,))
     if config.files:

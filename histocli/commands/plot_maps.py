@@ -7,10 +7,10 @@ from pathlib import Path
 from histocli.config import PlotConfig
 from histocli.data.manifest import hash_file
 from histocli.inference.score_table import read_scores
+from histocli.plots import Kind, MissingInputError, Plot
+from histocli.plots.evaluation import make_subtitles
+from histocli.plots.maps import draw_map, find_map_size
 from histocli.reports.evaluation import EvaluationReport
-from histocli.reports.plots import Kind, MissingInputError, Plot
-from histocli.reports.plots.evaluation import make_subtitles
-from histocli.reports.plots.maps import draw_map, find_map_size
 from histocli.slides.patch_maps import PatchMap, PlacedPatches, make_patch_maps, place_evaluation, place_predictions
 from histocli.slides.resolution import GivenResolutions
 from histocli.workspace import Workspace, make_name

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.errors import ExplanationError
 from histocli.inference.score_table import read_scores
+from histocli.patch import Pixels
+from histocli.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.evaluation import EvaluationReport
-from histocli.reports.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.run import read_run
-from histocli.sources import Pixels
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from histocli.reports.plots.sheets import Group
+    from histocli.plots.sheets import Group
 
 
 def plan_samples(workspace: Workspace, run: str | None, data: Sequence[str]) -> list[Plot]:
@@ -37,8 +37,8 @@ def _plan_sample_sheet(workspace: Workspace, name: str) -> Plot:
     import numpy as np
 
     from histocli.inference.scored_patches import read_packed
-    from histocli.reports.plots.sheets import PER_GROUP, Group
-    from histocli.reports.plots.style import CLASS_NAMES
+    from histocli.plots.sheets import PER_GROUP, Group
+    from histocli.plots.style import CLASS_NAMES
 
     labels = read_manifest(workspace.manifest_path(name))["label"].to_numpy()
     rng = np.random.default_rng(0)
@@ -103,7 +103,7 @@ def explain_groups(workspace: Workspace, report: EvaluationReport, groups: Seque
     import numpy as np
 
     from histocli.inference.explain_scored import explain_scored
-    from histocli.reports.plots.explanations import colour_maps
+    from histocli.plots.explanations import colour_maps
 
     pixels = np.concatenate(groups)
     pictures = colour_maps(pixels, explain_scored(workspace, report, pixels))
@@ -118,9 +118,9 @@ def score_captions(ids: Iterable[str], probs: Iterable[float]) -> list[str]:
 def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scores: "pd.DataFrame") -> Plot:
     """Return the plot of the most confident errors of an evaluation; their patches are read now."""
     from histocli.inference.scored_patches import read_scored
-    from histocli.reports.plots.evaluation import make_subtitles
-    from histocli.reports.plots.explanations import KEY
-    from histocli.reports.plots.sheets import Group, most_confident_errors
+    from histocli.plots.evaluation import make_subtitles
+    from histocli.plots.explanations import KEY
+    from histocli.plots.sheets import Group, most_confident_errors
 
     threshold, confusion = report.measured.threshold, report.measured.confusion
     kinds = (("False positives", confusion.fp), ("False negatives", confusion.fn))
@@ -142,7 +142,7 @@ def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport,
 
 def plan_sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Plot:
     """Return the plot of a sheet of patches."""
-    from histocli.reports.plots.sheets import draw_sheet, find_sheet_size
+    from histocli.plots.sheets import draw_sheet, find_sheet_size
 
     def draw(figure: "Figure") -> None:
         draw_sheet(figure, groups, heading, *facts)

@@ -23,17 +23,17 @@ from histocli.commands.predict_job import (
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
 from histocli.config import PredictConfig
-from histocli.data.decoding import DecodingProcesses
-from histocli.data.inputs import hash_inputs
 from histocli.errors import HistoError
+from histocli.files.outputs import output_path
 from histocli.fs import shorten_name
+from histocli.images.processes import DecodingProcesses
 from histocli.inference.done import write_record
+from histocli.inference.inputs import hash_inputs
 from histocli.inference.parts import Parts
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.writers import open_part, open_writer
 from histocli.listeners import SILENT, CommandListener
 from histocli.locks import hold
-from histocli.outputs import output_path
 from histocli.signals import Stopped
 from histocli.workspace import Workspace
 

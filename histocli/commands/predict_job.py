@@ -9,23 +9,24 @@ from typing import Any, NamedTuple
 
 from histocli.compute.ddp import Ranks
 from histocli.config import PredictConfig
-from histocli.data.decoding import DecodingProcesses
-from histocli.data.inputs import MAX_LISTED, STDIN, Inputs, open_inputs, read_stdin_lines
-from histocli.data.likeness import Likeness, LikenessMeter
-from histocli.data.remarks import Remark, Remarks
+from histocli.data.likeness import LikenessMeter
 from histocli.enums import ExportFormat, OnError, Output
 from histocli.errors import HistoError, UsageError
+from histocli.files.outputs import check_output, is_stream, real_path
+from histocli.images.processes import DecodingProcesses
+from histocli.images.remarks import Remark, Remarks
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_from_config
 from histocli.inference.columns import ScoredRows, column_types, has_class, make_table
 from histocli.inference.done import Done, MadeWith, read_done, select_new_patches
 from histocli.inference.failed import write_failed
+from histocli.inference.inputs import MAX_LISTED, STDIN, Inputs, open_inputs, read_stdin_lines
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import Flagger
 from histocli.inference.writers import Writer, check_parquet
 from histocli.listeners import CommandListener
-from histocli.outputs import check_output, is_stream, real_path
-from histocli.sources import Patch
+from histocli.patch import Patch
+from histocli.reports.likeness import Likeness
 from histocli.sources.options import parse_mpp
 from histocli.workspace import Workspace
 

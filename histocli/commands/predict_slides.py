@@ -18,11 +18,11 @@ from histocli.enums import OnError
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_from_config
-from histocli.listeners import SlideListener
 from histocli.locks import hold
+from histocli.plots.slides import write_heatmap_picture, write_tissue
 from histocli.slides.detection import SlideFile
+from histocli.slides.listener import SlideListener
 from histocli.slides.measures import Map, measure_slide
-from histocli.slides.plots import write_heatmap_picture, write_tissue
 from histocli.slides.reading import open_slide, require_slide_packages
 from histocli.slides.records import (
     FAILED,

@@ -11,21 +11,21 @@ from histocli.config import ReportConfig
 from histocli.data.groups import find_split_unit
 from histocli.data.manifest import read_manifest
 from histocli.errors import HistoError
+from histocli.files.outputs import check_output, output_path
 from histocli.inference.comparison import compare
 from histocli.inference.score_table import read_scores
 from histocli.listeners import SILENT, CommandListener
 from histocli.models import describe_weights
-from histocli.outputs import check_output, output_path
+from histocli.pages.charts import make_evaluation_charts, make_learning_curves, make_roc_chart
+from histocli.pages.content import ComparisonSection, EvaluationSection, RunSection, render
+from histocli.pages.gallery import make_error_galleries
+from histocli.pages.maps import MapGallery, make_evaluation_maps
+from histocli.pages.model_card import read_dataset, summarise_split
+from histocli.pages.operating import count_operating_points
+from histocli.pages.slides import make_slide_section
+from histocli.plots import MissingInputError, shorten
 from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
-from histocli.reports.model_card import read_dataset, summarise_split
-from histocli.reports.page.charts import make_evaluation_charts, make_learning_curves, make_roc_chart
-from histocli.reports.page.content import ComparisonSection, EvaluationSection, RunSection, render
-from histocli.reports.page.gallery import make_error_galleries
-from histocli.reports.page.maps import MapGallery, make_evaluation_maps
-from histocli.reports.page.operating import count_operating_points
-from histocli.reports.page.slides import make_slide_section
-from histocli.reports.plots import MissingInputError, shorten
 from histocli.reports.repeats import RepeatsReport, read_repeats
 from histocli.reports.run import RunRecord, read_history, read_run
 from histocli.slides.resolution import GivenResolutions, read_resolutions

@@ -16,7 +16,7 @@ from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.errors import UsageError
 from histocli.inference.forward import compute_log_odds
 from histocli.models.checkpoint import publish_checkpoints
-from histocli.reports.model_card import write_card
+from histocli.pages.model_card import write_card
 from histocli.signals import stop_request
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.listeners import Listener

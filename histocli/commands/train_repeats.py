@@ -10,7 +10,7 @@ from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
 from histocli.config import RunConfig, TrainConfig
 from histocli.data.manifest import hash_file
 from histocli.errors import HistoError, UsageError
-from histocli.reports.model_card import has_card
+from histocli.pages.model_card import has_card
 from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped
 from histocli.training.listeners import Listener

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from histocli.sources import Pixels
+    from histocli.patch import Pixels
 
 GROUP_NAMES = "A", "B"  # the names of the groups; A is the larger one
 _BANDS = 12  # the number of bands of the power spectrum

@@ -11,7 +11,7 @@ from histocli.data.manifest import UNLABELLED, IdsDigest, find_line, read_manife
 from histocli.data.store import open_store
 from histocli.enums import SplitName
 from histocli.errors import HistoError
-from histocli.sources import Pixels
+from histocli.patch import Pixels
 from histocli.workspace import Workspace, read_json
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import numpy as np
 from histocli.errors import HistoError
 from histocli.fs import fsync, make_folder, require_space, write_all, write_error
 from histocli.locks import hold
-from histocli.sources import Pixels
+from histocli.patch import Pixels
 from histocli.threads import thread_count
 from histocli.workspace import Workspace, make_name, read_json, write_json
 

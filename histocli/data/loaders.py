@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import SubsetRandomSampler
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
-from histocli.data.stream import map_on_pool
-from histocli.sources import Pixels
+from histocli.images.stream import map_on_pool
+from histocli.patch import Pixels
 from histocli.threads import thread_count
 
 _BLOCK = 4096  # patches copied to a GPU at a time while the whole subset is uploaded

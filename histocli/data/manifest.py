@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from histocli.data.tables import make_table_writer, read_columns, read_table
 from histocli.errors import HistoError
+from histocli.files.tables import make_table_writer, read_columns, read_table
 from histocli.workspace import atomic_path
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from histocli.data.images import PATCH_SIZE
-from histocli.data.stream import map_ordered, worker_count
 from histocli.errors import HistoError
-from histocli.sources import Pixels
+from histocli.images.decode import PATCH_SIZE
+from histocli.images.stream import map_ordered, worker_count
+from histocli.patch import Pixels
 
 MIN_OVERLAP = 16  # px in height and width: PCam's patches are on a grid of 16 px, so this is their smallest overlap
 PAIR = np.dtype([("a", "<u4"), ("b", "<u4"), ("dy", "i1"), ("dx", "i1")])

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from histocli.patch import Pixels
 from histocli.schema import Count, Range
-from histocli.sources import Pixels
 
 SAMPLE_SIZE = 4096  # patches of a training set that are measured
 _SHARE_BEYOND = 0.001  # the share of the training patches that are beyond each limit

@@ -12,12 +12,13 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from histocli.data.manifest import COLUMNS, POSITION_COLUMNS, IdsDigest, Row, open_row_writer
-from histocli.data.remarks import Remarks
-from histocli.data.stream import CHUNK, Chunk, iterate_chunks, load_chunk, map_ordered, worker_count
 from histocli.errors import HistoError
 from histocli.fs import fsync
+from histocli.images.remarks import Remarks
+from histocli.images.stream import CHUNK, Chunk, iterate_chunks, load_chunk, map_ordered, worker_count
 from histocli.listeners import SILENT, CommandListener
-from histocli.sources import Patch, Pixels, Source
+from histocli.patch import Patch, Pixels
+from histocli.sources import Source
 from histocli.workspace import Workspace, atomic_path
 
 PATCH_SHAPE = (96, 96, 3)

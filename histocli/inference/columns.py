@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from histocli.config import PredictConfig
 from histocli.enums import Columns
-from histocli.sources.files import to_utf8
+from histocli.files.file import to_utf8
 
 if TYPE_CHECKING:
     from histocli.inference.predictor import ScoredChunk

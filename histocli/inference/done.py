@@ -13,8 +13,8 @@ from histocli.enums import Output, Resize
 from histocli.errors import HistoError
 from histocli.fs import shorten_name
 from histocli.inference.writers import escape_formula
+from histocli.patch import Patch
 from histocli.schema import to_json
-from histocli.sources import Patch
 from histocli.workspace import read_json, write_json
 
 _MAX_NAME_LENGTH = 200  # characters of the file's name in the name of its record

@@ -9,8 +9,8 @@ from histocli.errors import ExplanationError, HistoError
 from histocli.inference.checkpoints import CheckpointPredictor, load_predictor
 from histocli.inference.explain import Maps, explain
 from histocli.models import packaged
+from histocli.patch import Pixels
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
-from histocli.sources import Pixels
 from histocli.workspace import Workspace
 
 _EXPORT_SUFFIXES = (".onnx", ".pt2", ".torchscript", ".ts")

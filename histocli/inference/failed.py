@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from histocli.data.tables import make_table_writer
-from histocli.outputs import output_path
-from histocli.sources.files import to_utf8
+from histocli.files.file import to_utf8
+from histocli.files.outputs import output_path
+from histocli.files.tables import make_table_writer
 
 COLUMNS = ("id", "path", "error")
 

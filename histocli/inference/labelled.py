@@ -16,13 +16,13 @@ from histocli.compute.ddp import Ranks
 from histocli.config import EvalConfig
 from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.groups import OVERLAP
-from histocli.data.likeness import Likeness, choose_stride
+from histocli.data.likeness import choose_stride
 from histocli.data.loaders import PatchLoader
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import group_overlaps
-from histocli.data.remarks import Remarks
 from histocli.enums import SplitName
 from histocli.errors import HistoError, UsageError
+from histocli.images.remarks import Remarks
 from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, read_pixel_digests
 from histocli.inference.predictor import ScoredChunk
@@ -30,7 +30,8 @@ from histocli.inference.score_table import PATCH_COLUMNS
 from histocli.listeners import CommandListener
 from histocli.models import packaged
 from histocli.models.checkpoint import Checkpoint
-from histocli.sources import Patch
+from histocli.patch import Patch
+from histocli.reports.likeness import Likeness
 from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace
 

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from histocli.compute.cores import PIECE, all_cores
 from histocli.compute.device import Compute
 from histocli.compute.memory import is_out_of_memory, make_memory_error
-from histocli.data.decoding import DecodingProcesses
-from histocli.data.early import create_decoding_processes
 from histocli.data.loaders import PatchLoader
-from histocli.data.remarks import Remarks
-from histocli.data.stream import Chunk, iterate_chunks, load_chunk, load_chunks, map_on_pool
 from histocli.errors import HistoError
+from histocli.images.early import create_decoding_processes
+from histocli.images.processes import DecodingProcesses
+from histocli.images.remarks import Remarks
+from histocli.images.stream import Chunk, iterate_chunks, load_chunk, load_chunks, map_on_pool
 from histocli.inference.forward import Network, compute_log_odds
 from histocli.listeners import SILENT, CommandListener
 from histocli.metrics.calibration import adjust_prevalence, compute_probabilities
 from histocli.metrics.curves import Floats
-from histocli.sources import Patch, Pixels
+from histocli.patch import Patch, Pixels
 
 
 class CalibratedNetwork(NamedTuple):

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histocli.data.image_files import ImageFile, infer_file_ranges
-from histocli.data.images import Preparation
 from histocli.data.store import open_store
 from histocli.enums import Resize
 from histocli.errors import HistoError
+from histocli.files.file import find_images
+from histocli.files.listing import list_files
+from histocli.images.decode import Preparation
+from histocli.images.image_files import ImageFile, infer_file_ranges
+from histocli.patch import Pixels
 from histocli.reports.evaluation import EvaluationReport
-from histocli.sources import Pixels
-from histocli.sources.files import find_images
 from histocli.sources.folder import make_unique_ids
-from histocli.sources.listing import list_files
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from histocli.data.tables import make_table_writer
 from histocli.enums import Output
-from histocli.outputs import open_stream
+from histocli.files.outputs import open_stream
+from histocli.files.tables import make_table_writer
 from histocli.packages import require_packages
 
 DIGITS = 6  # after the decimal point, in every format

@@ -2,7 +2,3 @@
 
 `detection` is cheap to import; everything that opens a slide needs the extra `slides`.
 """
-
-from histocli.config import PATCH_MPP
-
-__all__ = ["PATCH_MPP"]

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from histocli.errors import HistoError
+from histocli.patch import Pixels
 from histocli.slides.slide import Level, Slide
-from histocli.sources import Pixels
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Edges = np.ndarray[Any, np.dtype[np.int64]]

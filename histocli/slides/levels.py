@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from histocli.errors import HistoError
+from histocli.patch import Pixels
 from histocli.slides.slide import Slide
-from histocli.sources import Pixels
 
 _BLOCK = 8  # pixels of the overview along a side of a compared place
 _PLACES = 32

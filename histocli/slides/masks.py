@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from histocli.data import MAX_PIXELS
-from histocli.data.headers import check_header
-from histocli.data.sizes import ImageError
-from histocli.data.tiff_segments import imdecode
 from histocli.errors import HistoError, first_line
+from histocli.images import MAX_PIXELS
+from histocli.images.headers import check_header
+from histocli.images.sizes import ImageError
+from histocli.images.tiff_segments import imdecode
+from histocli.patch import Pixels
 from histocli.slides.grid import Grid, Mask
-from histocli.sources import Pixels
 
 Positions = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from histocli.config import PATCH_MPP
 from histocli.data.manifest import POSITION_COLUMNS, UNLABELLED, read_manifest
-from histocli.data.tables import read_columns
 from histocli.errors import HistoError, UsageError, describe_value
-from histocli.slides import PATCH_MPP
+from histocli.files.tables import read_columns
 from histocli.slides.measures import Map
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError
 from histocli.slides.slide import MAX_LENGTH, keep_plausible_mpp

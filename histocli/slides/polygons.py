@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from histocli.errors import HistoError, describe_value
+from histocli.patch import Pixels
 from histocli.slides.grid import Mask
 from histocli.slides.qupath import ANNOTATION
 from histocli.slides.slide import MAX_LENGTH
-from histocli.sources import Pixels
 
 Ring = np.ndarray[Any, np.dtype[np.float64]]
 FixedPoint = np.ndarray[Any, np.dtype[np.int32]]

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from histocli.errors import HistoError
+from histocli.patch import Pixels
 from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_tile, has_shape_of, keep_plausible_mpp
 from histocli.slides.tiff import TiffReader
-from histocli.sources import Pixels
 
 _GENERIC_TIFF = "generic-tiff"  # OpenSlide's name of a TIFF that no scanner wrote
 _TILE = 512  # pixels: the side of the squares that are read at once if a level has no tiles

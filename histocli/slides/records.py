@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from histocli.data.tables import make_table_writer, read_columns
+from histocli.config import PATCH_MPP
 from histocli.errors import HistoError, describe_value
+from histocli.files.tables import make_table_writer, read_columns
 from histocli.schema import Count, Fraction, Range, from_json, to_json
-from histocli.slides import PATCH_MPP
 from histocli.slides.slide import MAX_LENGTH, PLAUSIBLE_MPP
 from histocli.workspace import atomic_path, read_json, write_json
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from histocli.data.tables import read_columns
 from histocli.errors import HistoError, UsageError
+from histocli.files.tables import read_columns
 from histocli.slides.detection import SlideFile
 from histocli.slides.slide import Slide, keep_plausible_mpp
 from histocli.text import format_count

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from histocli.data.images import PATCH_SIZE
+from histocli.config import PATCH_MPP
 from histocli.errors import HistoError
+from histocli.images.decode import PATCH_SIZE
 from histocli.inference.predictor import Predictor
 from histocli.listeners import CommandListener
-from histocli.slides import PATCH_MPP
+from histocli.patch import Patch, Pixels
 from histocli.slides.grid import WHITE, Grid, Mask, find_level, plan_grid, read_overview, read_strips
 from histocli.slides.levels import check_levels
 from histocli.slides.measures import Map
@@ -26,7 +27,6 @@ from histocli.slides.tissue import (
     is_grey,
     load_mask,
 )
-from histocli.sources import Patch, Pixels
 
 Resolution = tuple[float, float]
 _MPP_TOLERANCE = 0.02  # relative difference between the width and height of a pixel that is reported

@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.data import MAX_PIXELS
 from histocli.errors import HistoError
-from histocli.sources import Pixels
+from histocli.images import MAX_PIXELS
+from histocli.patch import Pixels
 
 INSTALL = "pip install 'histocli[slides]'"
 MIN_TILE_SIDE = 8  # pixels: TIFF's own minimum is 16; a slide in smaller tiles would take days to decode

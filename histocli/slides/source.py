@@ -10,8 +10,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from histocli.config import PATCH_MPP
 from histocli.errors import HistoError, UsageError
-from histocli.slides import PATCH_MPP
+from histocli.patch import Patch, Position
 from histocli.slides.annotations import TumourAreas, check_inside, label_squares, read_tumour
 from histocli.slides.detection import SlideFile, find_slides
 from histocli.slides.grid import Grid, Mask
@@ -21,7 +22,7 @@ from histocli.slides.scoring import plan_slide, read_patches
 from histocli.slides.slide_files import describe_others, find_annotation
 from histocli.slides.synthetic import SyntheticSlide, draw_slide, write_annotation
 from histocli.slides.synthetic import plan_slide as plan_synthetic_slide
-from histocli.sources import Patch, PlannedFile, Position, SourceContext, SourceReport
+from histocli.sources import PlannedFile, SourceContext, SourceReport
 from histocli.sources.camelyon import find_hospital
 from histocli.threads import thread_count
 

@@ -16,10 +16,10 @@ from xml.sax.saxutils import quoteattr
 import cv2
 import numpy as np
 
-from histocli.slides import PATCH_MPP
+from histocli.config import PATCH_MPP
+from histocli.patch import Pixels
 from histocli.slides.polygons import Polygon, Ring, fill_polygons
 from histocli.slides.writers import TUMOUR_CLASS
-from histocli.sources import Pixels
 from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
 from histocli.sources.synthetic.tissue import SIZE, Blob, Layout
 from histocli.workspace import atomic_path, write_text

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from histocli.errors import HistoError, first_line
+from histocli.patch import Pixels
 from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_tile, has_shape_of, keep_plausible_mpp
 from histocli.slides.xml import read_elements
-from histocli.sources import Pixels
 from histocli.text import format_count
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it finds wrong, histo reports in its own words

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from histocli.errors import HistoError
+from histocli.patch import Pixels
 from histocli.slides.classes import NO_TISSUE_CLASSES, normalise_class
 from histocli.slides.geojson import read_geojson
 from histocli.slides.grid import Mask
@@ -14,7 +15,6 @@ from histocli.slides.masks import read_painted
 from histocli.slides.measures import Map
 from histocli.slides.polygons import Polygon, count_outside, describe_counts, fill_polygons
 from histocli.slides.records import OWN_MASK
-from histocli.sources import Pixels
 from histocli.text import format_count
 
 OVERVIEW_FACTOR = 8  # grid pixels per pixel of the overview; the sides of squares are multiples of it

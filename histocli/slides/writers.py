@@ -8,7 +8,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import numpy as np
 
-from histocli.data.tables import make_table_writer
+from histocli.files.tables import make_table_writer
 from histocli.inference.writers import DIGITS
 from histocli.slides.grid import Grid
 from histocli.slides.measures import Map, Region, find_regions

@@ -9,47 +9,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+from histocli.patch import Patch
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SOURCE_NAMES = ("kaggle", "pcam", "folder", "synthetic", "slides", "synthetic-slides")
 
-Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 OnTransfer = Callable[[str, int, int | None], None]  # name of the file, bytes so far, and bytes in all if known
-
-
-class Position(NamedTuple):
-    """The position of a patch in its slide: the upper left corner of its central 32x32, in level-0 pixels.
-
-    `mpp_x` and `mpp_y` are the micrometres per level-0 pixel.
-    """
-
-    x: int
-    y: int
-    mpp_x: float
-    mpp_y: float
-
-
-class Patch(NamedTuple):
-    """A patch that a source yields.
-
-    `load` returns its pixels (96,96,3), uint8, RGB. It is called once, on a worker thread, and raises `HistoError` if
-    the patch cannot be read. `label` is 1 if the central 32x32 pixels contain tumour, 0 if not, None if not known.
-    `path` is the path of the file for the user. `position` is its position in its slide, None if it is not known.
-    """
-
-    id: str
-    load: "Callable[[], Pixels]"
-    label: int | None = None
-    slide: str = ""
-    split: str = ""
-    hospital: str = ""
-    path: str = ""
-    position: Position | None = None
 
 
 class PlannedFile(NamedTuple):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from histocli.errors import HistoError
-from histocli.sources.files import split_suffix
+from histocli.files.file import split_suffix
 
 _MASK_FOLDER = re.compile(r"masks?|segmentations?|ground[ _-]?truths?|gt", re.IGNORECASE)
 _MASK = re.compile(r"(.+)[ _.-](?:masks?|seg|segmentation|gt)\.\w+", re.IGNORECASE)

@@ -7,18 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
+from histocli.class_names import describe_counts, label_of, parse_classes, split_of
 from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
-from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, SourceType
-from histocli.sources.archives import folder_name, is_archive
+from histocli.files.archives import folder_name, is_archive
+from histocli.files.file import File, describe_others, find_images
+from histocli.files.formats import explain_no_images
+from histocli.files.listing import list_files
+from histocli.labels.classes import find_classes, read_splits, read_splits_in_names
+from histocli.labels.find import find_labels
+from histocli.labels.patch_tables import ColumnNames, TableOptions
+from histocli.labels.slide_names import SlidePattern, suggest_pattern
+from histocli.labels.splits import describe_splits
+from histocli.patch import Patch
+from histocli.sources import SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.camelyon import find_hospital
-from histocli.sources.class_names import describe_counts, label_of, parse_classes, split_of
-from histocli.sources.classes import find_classes, read_splits, read_splits_in_names
 from histocli.sources.copies import describe_copies, refuse_masks
-from histocli.sources.files import File, describe_others, find_images
-from histocli.sources.formats import explain_no_images
-from histocli.sources.labels import find_labels
-from histocli.sources.listing import list_files
 from histocli.sources.options import (
     CLASSES,
     FROM,
@@ -34,9 +38,6 @@ from histocli.sources.options import (
     SPLIT_COLUMN,
     parse_mpp,
 )
-from histocli.sources.slide_names import SlidePattern, suggest_pattern
-from histocli.sources.splits import describe_splits
-from histocli.sources.tables import ColumnNames, TableOptions
 
 _MAGNIFICATION = re.compile(r"\d{1,3}(?:\.\d)?x|x\d{1,3}", re.IGNORECASE)
 
@@ -130,8 +131,8 @@ class FolderSource:
 
     def patches(self) -> Iterator[Patch]:
         """Yield all images, in the order of the locations, and sorted by name in each location."""
-        from histocli.data.image_files import ImageFile, infer_file_ranges
-        from histocli.data.images import Preparation
+        from histocli.images.decode import Preparation
+        from histocli.images.image_files import ImageFile, infer_file_ranges
 
         how, found = Preparation(self._resize, self._mpp, ranges=infer_file_ranges(self._images)), self._found
         for key, file in zip(self._ids, self._images, strict=True):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.errors import HistoError
+from histocli.files.hdf5_array import MAX_CHUNK, convert_damage_errors, find_array
 from histocli.fs import format_bytes, make_space_hint, require_space, write_all
-from histocli.sources import Pixels
-from histocli.sources.hdf5_array import MAX_CHUNK, convert_damage_errors, find_array
+from histocli.patch import Pixels
 from histocli.temporary import temporary_path
 
 if TYPE_CHECKING:

@@ -8,9 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from histocli.errors import HistoError
-from histocli.sources import Patch, Pixels, PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
+from histocli.files.file import File, describe_others, is_image, read_bytes, split_suffix
+from histocli.files.listing import list_files
+from histocli.labels.table_files import read_labels, read_slides, table_at
+from histocli.patch import Patch, Pixels
+from histocli.sources import PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.camelyon import find_hospital
-from histocli.sources.files import File, describe_others, is_image, read_bytes, split_suffix
 from histocli.sources.kaggle_client import (
     ARCHIVE_BYTES,
     COMPETITION,
@@ -18,10 +21,8 @@ from histocli.sources.kaggle_client import (
     competition_dir,
     download_competition,
 )
-from histocli.sources.listing import list_files
 from histocli.sources.options import FROM, SLIDES, require_single_location
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
-from histocli.sources.table_files import read_labels, read_slides, table_at
 
 
 def _layout_hint(path: Path) -> str:
@@ -179,7 +180,7 @@ def _remove_suffixes(labels: Mapping[str, int]) -> dict[str, int]:
 
 
 def _decode(file: File) -> Pixels:
-    from histocli.data.images import decode_patch
+    from histocli.images.decode import decode_patch
 
     return decode_patch(read_bytes(file), file.name)
 

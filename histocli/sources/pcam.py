@@ -14,16 +14,8 @@ from urllib.parse import urlsplit
 
 from histocli.errors import HistoError
 from histocli.locks import hold
-from histocli.sources import (
-    OnTransfer,
-    Patch,
-    Pixels,
-    PlannedFile,
-    SourceContext,
-    SourceOptions,
-    SourceReport,
-    SourceType,
-)
+from histocli.patch import Patch, Pixels
+from histocli.sources import OnTransfer, PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.camelyon import find_hospital, read_meta
 from histocli.sources.options import FROM, require_single_location
 from histocli.sources.pcam_files import (

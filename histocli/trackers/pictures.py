@@ -18,8 +18,8 @@ def draw_pictures(folder: Path, report: EvaluationReport) -> dict[str, Path]:
 
     A curve is not drawn if it is undefined because the patches have one class.
     """
-    from histocli.reports.plots.evaluation import draw_calibration, draw_confusion, draw_pr, draw_roc
-    from histocli.reports.plots.style import COLUMN, Look, save
+    from histocli.plots.evaluation import draw_calibration, draw_confusion, draw_pr, draw_roc
+    from histocli.plots.style import COLUMN, Look, save
 
     drawings: dict[str, tuple[float, Callable[..., None]]]
     drawings = {"calibration": (_TALL, draw_calibration), "confusion": (_SQUARE, draw_confusion)}

@@ -10,7 +10,7 @@ import pytest
 
 import histocli
 from histocli.errors import UsageError
-from histocli.reports.plots.explanations import colour_maps
+from histocli.plots.explanations import colour_maps
 from tests.cli import write_images
 
 EVAL = ["eval", "--ckpt", "first", "--device", "cpu"]

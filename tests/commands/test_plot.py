@@ -17,7 +17,7 @@ from histocli.commands.plot import plot
 from histocli.config import PlotConfig
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
-from histocli.reports.plots import Format, Kind
+from histocli.plots import Format, Kind
 from histocli.schema import to_json
 from histocli.workspace import Workspace, write_json, write_text
 from tests.data.tissue import write_patches

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histocli.reports.page.charts import Chart, Line, make_learning_curves, make_rate_axis
+from histocli.pages.charts import Chart, Line, make_learning_curves, make_rate_axis
 from histocli.reports.run import EpochRecord
 from histocli.reports.slides import Estimate, Recall, SlideEvaluation
 from histocli.schema import to_json

@@ -19,8 +19,8 @@ from histocli.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from histocli.data.tables import read_columns, read_table
 from histocli.errors import HistoError
+from histocli.files.tables import read_columns, read_table
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
     [

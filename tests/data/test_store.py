@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from histocli.data.manifest import read_manifest
 from histocli.data.store import map_array, open_store, pack
 from histocli.errors import HistoError
-from histocli.sources import Patch, SourceReport
+from histocli.patch import Patch
+from histocli.sources import SourceReport
 from histocli.workspace import Workspace
 from tests.listeners import RecordingListener
 
@@ -217,7 +218,8 @@ MEASURE = """
 import resource, sys
 import numpy as np
 from pathlib import Path
-from histocli.sources import Patch, SourceReport
+from histocli.patch import Patch
+from histocli.sources import SourceReport
 from histocli.data.store import pack
 from histocli.workspace import Workspace
 

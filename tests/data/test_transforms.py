@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from histocli.data import transforms as module
-from histocli.data.images import CENTRE
 from histocli.data.transforms import augment, d4_views, hed_jitter, random_affine, random_d4, resize_images
 from histocli.enums import Augment
+from histocli.images.decode import CENTRE
 
 LEVELS = [(level, any_angle) for level in Augment for any_angle in (False, True)]
 SIDES = [None, 96, 64, 48]

@@ -42,16 +42,16 @@ def make_readers(name, folder):
     import atheris
 
     with atheris.instrument_imports(include=["histocli"]):
-        from histocli.data.images import decode_patch
-        from histocli.data.inputs import open_inputs
         from histocli.data.manifest import read_manifest
         from histocli.enums import Resize
+        from histocli.files.file import File
+        from histocli.images.decode import decode_patch
+        from histocli.inference.inputs import open_inputs
         from histocli.inference.score_table import read_scores
+        from histocli.labels.table_files import read_labels, read_slides
         from histocli.models.checkpoint import load_checkpoint
         from histocli.reports.evaluation import EvaluationReport
-        from histocli.sources.files import File
         from histocli.sources.hdf5 import read_labels as read_h5_labels
-        from histocli.sources.table_files import read_labels, read_slides
         from histocli.workspace import Workspace, read_json
 
     def read_table(data):

@@ -21,23 +21,23 @@ import numpy as np
 import torch
 
 from histocli.compute.device import compute_settings
-from histocli.data.images import decode_patch
-from histocli.data.inputs import open_inputs
 from histocli.data.manifest import read_manifest
 from histocli.enums import Device, Resize
 from histocli.errors import HistoError
+from histocli.files.file import file_at
+from histocli.images.decode import decode_patch
 from histocli.inference.checkpoints import load_predictor
 from histocli.inference.comparison import compare
+from histocli.inference.inputs import open_inputs
 from histocli.inference.qc import Flagger
 from histocli.inference.score_table import read_scores
+from histocli.labels.table_files import read_labels as read_table_labels
+from histocli.labels.table_files import read_slides
 from histocli.models.checkpoint import load_checkpoint
 from histocli.slides.annotations import label_squares, read_tumour
 from histocli.slides.grid import Grid
 from histocli.slides.lesions import find_lesions
-from histocli.sources.files import file_at
 from histocli.sources.hdf5 import read_labels
-from histocli.sources.table_files import read_labels as read_table_labels
-from histocli.sources.table_files import read_slides
 from histocli.workspace import Workspace
 from tests.faults import hostile_annotations, hostile_arrays, hostile_checkpoints, hostile_images, hostile_metrics
 

@@ -12,15 +12,15 @@ import pytest
 import tifffile
 import torch
 
-from histocli.data.array_inputs import open_array
-from histocli.data.images import decode_patch
-from histocli.data.remarks import Remarks
+from histocli.class_names import label_of, split_and_class_of
 from histocli.errors import HistoError
+from histocli.files.file import file_at
+from histocli.images.decode import decode_patch
+from histocli.images.remarks import Remarks
+from histocli.inference.array_inputs import open_array
 from histocli.inference.score_table import read_scores
+from histocli.labels.table_files import read_labels, read_patch_table
 from histocli.models.checkpoint import load_checkpoint
-from histocli.sources.class_names import label_of, split_and_class_of
-from histocli.sources.files import file_at
-from histocli.sources.table_files import read_labels, read_patch_table
 from tests.faults.hostile_arrays import zeros
 from tests.faults.hostile_checkpoints import members, pack, save
 from tests.faults.hostile_images import chunk

@@ -20,21 +20,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from histocli.commands.download import DownloadConfig, find_dataset
-from histocli.data.images import Preparation, decode_patch
-from histocli.data.inputs import open_inputs
 from histocli.data.manifest import read_manifest
 from histocli.data.store import map_array, open_store
 from histocli.enums import Resize
 from histocli.errors import HistoError
+from histocli.files.file import File, read_bytes
+from histocli.files.listing import list_files
+from histocli.images.decode import Preparation, decode_patch
+from histocli.inference.inputs import open_inputs
 from histocli.inference.score_table import read_scores
+from histocli.labels.table_files import read_labels, read_slides
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.sources.camelyon import read_meta
-from histocli.sources.files import File, read_bytes
 from histocli.sources.hdf5 import open_h5, read_patches
 from histocli.sources.hdf5 import read_labels as read_h5_labels
-from histocli.sources.listing import list_files
 from histocli.sources.synthetic import SyntheticOptions
-from histocli.sources.table_files import read_labels, read_slides
 from histocli.text import printable
 from histocli.workspace import Workspace, read_json
 

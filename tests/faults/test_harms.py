@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import torch
 
-from histocli.data.images import decode_patch
 from histocli.errors import HistoError
+from histocli.files.file import File
+from histocli.images.decode import decode_patch
+from histocli.labels import table_files
 from histocli.models import packaged
-from histocli.sources import table_files
-from histocli.sources.files import File
-from tests.data.test_tiff import tiff
 from tests.faults.hostile_checkpoints import members, save
 from tests.faults.hostile_images import chunk
 from tests.faults.processes import Process, histo
+from tests.images.test_tiff import tiff
 
 pytestmark = pytest.mark.attack
 

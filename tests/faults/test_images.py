@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from tests.cli import REPOSITORY
-from tests.data.test_images import bmp_header, jpeg_header, png_header, tiff_header
 from tests.faults.processes import histo
+from tests.images.test_decode import bmp_header, jpeg_header, png_header, tiff_header
 
 PREDICT = ["predict", "--ckpt", "first", "--device", "cpu"]
 PATCH = cv2.GaussianBlur(np.random.default_rng(7).integers(0, 256, (96, 96, 3), np.uint8), (0, 0), 3)

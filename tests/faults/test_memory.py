@@ -124,7 +124,7 @@ def test_an_invalid_batch_size_is_refused(root, value):
 DECODE_WITH_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
-from histocli.data.images import decode
+from histocli.images.decode import decode
 data = Path(sys.argv[1]).read_bytes()
 decode(Path(sys.argv[2]).read_bytes(), "small")  # the libraries are loaded
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

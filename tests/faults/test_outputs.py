@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from histocli.errors import UsageError
-from histocli.outputs import check_output
+from histocli.files.outputs import check_output
 from histocli.workspace import Workspace
 from tests.faults.processes import Process, histo
 from tests.faults.trees import differences, tree

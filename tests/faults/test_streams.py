@@ -5,8 +5,8 @@ from itertools import combinations
 
 import pytest
 
-from histocli.data.inputs import read_stdin_lines
 from histocli.errors import HistoError
+from histocli.inference.inputs import read_stdin_lines
 from histocli.training.run_folder import require_folder
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree

@@ -7,7 +7,6 @@ import torch
 from scipy.special import expit, logit
 
 from histocli.compute.device import Compute
-from histocli.data.inputs import open_inputs
 from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import d4_views
 from histocli.enums import Device, Engine, Precision, Resize
@@ -15,10 +14,11 @@ from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import load_predictor
 from histocli.inference.forward import _join_views, compute_log_odds
+from histocli.inference.inputs import open_inputs
 from histocli.inference.predictor import CalibratedNetwork, Predictor, _average_log_odds
 from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
-from histocli.sources import Patch
+from histocli.patch import Patch
 from histocli.workspace import Workspace
 from tests.listeners import RecordingListener
 
@@ -227,8 +227,8 @@ def test_the_same_checkpoint_twice_is_refused(predictor, workspace):
 def gpu_code(monkeypatch):
     """Run the code for GPUs on this CPU: processes decode, and a chunk is started before the last one is used."""
     monkeypatch.setattr(Predictor, "has_gpu", True)
-    monkeypatch.setattr("histocli.data.early.thread_count", lambda: 4)
-    monkeypatch.setattr("histocli.data.stream._THREADED_PATCHES", 0)
+    monkeypatch.setattr("histocli.images.early.thread_count", lambda: 4)
+    monkeypatch.setattr("histocli.images.stream._THREADED_PATCHES", 0)
 
 
 def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, tmp_path, gpu_code):

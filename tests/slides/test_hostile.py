@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from histocli.errors import HistoError
-from histocli.reports.page.maps import make_folder_maps
+from histocli.pages.maps import make_folder_maps
 from histocli.slides import annotations
 from histocli.slides.annotations import TumourAreas, label_squares, read_tumour
 from histocli.slides.detection import find_slides

@@ -13,7 +13,8 @@ from histocli.commands.download import DownloadConfig, download, find_dataset, o
 from histocli.data.store import open_store
 from histocli.enums import Resize
 from histocli.errors import UsageError
-from histocli.sources import SOURCE_NAMES, Patch, SourceContext, SourceOptions, SourceReport, SourceType, source_type
+from histocli.patch import Patch
+from histocli.sources import SOURCE_NAMES, SourceContext, SourceOptions, SourceReport, SourceType, source_type
 from histocli.sources.folder import FolderOptions
 from histocli.sources.kaggle import KaggleOptions
 from histocli.sources.options import FROM, Option, declared_options, require_single_location, source_options

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from histocli.errors import UsageError
-from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, SourceType
+from histocli.patch import Patch
+from histocli.sources import SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.threads import thread_count
 
 DEFAULT_N = 8_000
@@ -45,7 +46,7 @@ class SyntheticSource:
 
     def patches(self) -> Iterator[Patch]:
         """Yield `n` patches, slide by slide; some chunks are drawn in advance."""
-        from histocli.data.stream import CHUNK, iterate_chunks
+        from histocli.images.stream import CHUNK, iterate_chunks
         from histocli.sources.synthetic.plan import draw_chunk, plan_patches
         from histocli.sources.synthetic.pool import map_in_processes
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histocli.sources import Pixels
+from histocli.patch import Pixels
 from histocli.sources.synthetic.cells import make_patch_maps
 from histocli.sources.synthetic.tissue import (
     GRAIN,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from histocli.sources import Pixels
+from histocli.patch import Pixels
 from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
 from histocli.sources.synthetic.tissue import CENTRE, MAX_OUTLINE_SHIFT, SIZE, Blob, Layout, is_positive
 

@@ -1,0 +1,235 @@
+"""Find the labels and splits in names such as `no_tumor` and `val`."""
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+from histocli.errors import HistoError, UsageError
+
+# The usual names of columns, arrays and keys that hold labels, in lower case with underscores.
+_LABEL_NAMES = (
+    "label labels target targets class center_tumor_patch tumor tumour class_name classname "
+    "class_label category is_tumor has_tumor is_cancer cancer malignant metastasis diagnosis ground_truth y"
+)
+LABEL_NAMES = tuple(_LABEL_NAMES.split())
+
+_WORDS = {
+    "negative": "negative neg",
+    "healthy": "normal norm benign healthy nontumor nontumour noncancer noncancerous",
+    "disease": "tumor tumors tumour tumours tumoral tum cancer cancers cancerous malignant malignancy metastasis "
+    "metastases metastatic carcinoma adenocarcinoma",
+    "positive": "positive pos",
+    "negation": "no non not without free absent",
+    # Words without a meaning for the label. Numbers do not belong to them: `tumor_001` is the name of a slide.
+    "filler": "has have is with present contains containing the of class label tissue tissues patch patches image "
+    "images img imgs tile tiles cell cells sample samples folder lymph node nodes breast colon lung idc",
+}
+_KIND_OF_WORD = {word: kind for kind, words in _WORDS.items() for word in words.split()}
+_EXACT_NAMES = {"0": 0, "1": 1}
+_EXACT_NAMES |= {f"{word}{mark}{i}": i for word in ("class", "label") for mark in ("", "_", "-", "=") for i in (0, 1)}
+# The folders of a partitioned table, as Spark and pandas write them.
+_EXACT_NAMES |= {f"{word}={i}": i for word in ("y", "target", "tumor", "tumour") for i in (0, 1)}
+_EXACT_NAMES |= {"no": 0, "yes": 1, "false": 0, "true": 1}
+# True and False as a spreadsheet writes them in German, French, Spanish, Italian, Portuguese and Dutch.
+_EXACT_NAMES |= {"falsch": 0, "wahr": 1, "faux": 0, "vrai": 1, "falso": 0, "verdadero": 1, "vero": 1, "verdadeiro": 1}
+_EXACT_NAMES |= {"onwaar": 0, "waar": 1}
+_ORDER_PREFIX = re.compile(r"^[a-z0-9]_(?=[a-z]{2})")  # sorts the folders: `a_no_tumor`, `1_tumor`
+
+EVALUATION = "eval"  # some data sets call their test split so, others their validation split
+
+_SPLITS = {
+    "train": "train training",
+    "valid": "val valid validation dev",
+    "test": "test testing holdout hold_out heldout held_out",
+    EVALUATION: "eval evaluation",
+}
+_SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names.split()}
+_SPLIT_ENDING = re.compile(r"_?(dir|data|dataset|set|split|folder|images|imgs|patches|\d+_of_\d+|\(?\d\d?\)?)$")
+_SPLIT_ORDER_PREFIX = re.compile(r"^\d\d?_")  # a number that sorts the folders: `1_train`
+
+SPLIT_NAMES = "train, val (or valid, validation, dev) and test (or testing, holdout)"
+_NUMBER = re.compile(r"-?\d{1,15}(\.0)?")
+_MAX_NAMES_SHOWN = 12  # the names of folders that a message lists
+
+
+class SplitError(HistoError):
+    """The splits of images are not understood, or they contradict each other.
+
+    This is always an error, because test images could be used for training.
+    """
+
+
+def parse_classes(options: Sequence[str]) -> dict[str, int]:
+    """Return the label of each name in options such as `negative=NORM,MUC` and `positive=TUM`.
+
+    Raises:
+        UsageError: an option has another form, or a name is on both sides.
+    """
+    hint = "give --classes negative=NAME[,NAME...] --classes positive=NAME[,NAME...]"
+    labels: dict[str, int] = {}
+    for option in options:
+        side, equals, names = option.partition("=")
+        label = {"negative": 0, "0": 0, "positive": 1, "1": 1}.get(side.strip().lower())
+        listed = [name.strip() for name in names.split(",") if name.strip()]
+        if not equals or label is None or not listed:
+            raise UsageError(f"--classes {option} is not understood", hint)
+        for name in listed:
+            if labels.setdefault(name.lower(), label) != label:
+                raise UsageError(f"--classes names {name} as negative and as positive", hint)
+    if labels and len(set(labels.values())) < 2:
+        missing = "positive" if 0 in labels.values() else "negative"
+        raise UsageError(f"--classes names no {missing} class", hint)
+    return labels
+
+
+def label_of(name: str, classes: Mapping[str, int] | None = None) -> int | None:
+    """Return the label that the name of a class means: 0, 1, or None if it is not understood.
+
+    If `classes` (names in lower case) is not empty, only these names are understood.
+    """
+    if classes:
+        return classes.get(name.strip().lower())
+    if (label := _label_of_class(name)) is not None:
+        return label
+    both = split_and_class_of(name)
+    return both[1] if both else None
+
+
+def _label_of_class(name: str) -> int | None:
+    """Return the label that a name without a split says; None if it is not understood."""
+    if (label := _EXACT_NAMES.get(name.strip().lower().replace(" ", "_"))) is not None:  # but not -1
+        return label
+    text = _normalise(name)
+    order = _ORDER_PREFIX.match(text)
+    words = (text[order.end() :] if order else text).split("_")
+    if not all(word in _KIND_OF_WORD for word in words):
+        return None
+    label = _label_of_kinds({_KIND_OF_WORD[word] for word in words})
+    is_contrary = order is not None and order[0][0] in "01" and label is not None and int(order[0][0]) != label
+    return None if is_contrary else label
+
+
+def _label_of_kinds(kinds: set[str]) -> int | None:
+    """Return the label of a name with words of these kinds; None if it is not clear, as in `benign_tumor`."""
+    meaningful = kinds - {"filler"}
+    if meaningful in (
+        {"negative"},
+        {"healthy"},
+        {"negative", "healthy"},
+        {"negative", "disease"},
+        {"negation", "disease"},
+    ):
+        return 0
+    return 1 if meaningful in ({"positive"}, {"disease"}, {"positive", "disease"}) else None
+
+
+def split_of(name: str) -> str:
+    """Return the split that the name of a folder means: train, valid, test, `EVALUATION`, or ""."""
+    text = _SPLIT_ORDER_PREFIX.sub("", _normalise(name))
+    return _SPLIT_OF.get(text) or _SPLIT_OF.get(_SPLIT_ENDING.sub("", text)) or ""
+
+
+def split_and_class_of(name: str) -> tuple[str, int] | None:
+    """Return the split and the label of a name that contains both, such as `test_tumor`; None for other names."""
+    words = _normalise(name).split("_")
+    for split, rest in ((words[0], words[1:]), (words[-1], words[:-1])):
+        if split not in _SPLIT_OF or not rest or rest[0].isdecimal():
+            continue
+        if (label := _label_of_class("_".join(rest))) is not None:
+            return _SPLIT_OF[split], label
+    return None
+
+
+def format_classes_option(names: Iterable[str]) -> str:
+    """Return the options `--classes` for some names of classes, for the user to check.
+
+    The lowest of several numbers is negative, the others are positive. Names that are not understood are put on the
+    side that would be empty, or are dropped. If none of two names is understood, the options are returned both ways
+    round; if none of more names is understood, NAME is written instead.
+    """
+    names = sorted(set(names), key=_natural_sort_key)
+    sides: dict[int, list[str]] = {0: [], 1: []}
+    words = [name for name in names if not _NUMBER.fullmatch(name)]
+    lowest = min(map(float, names), default=0) if not words else 0
+    for name in words or names:
+        label = _suggest(name) if words else int(float(name) > lowest)
+        if label is not None:
+            sides[label].append(name)
+    if not sides[0] or not sides[1]:  # all have words of one side, as `tumor` and `kein_tumor`: only sure ones stay
+        sides = {label: [name for name in sides[label] if not words or label_of(name) == label] for label in (0, 1)}
+    rest = [name for name in words if name not in sides[0] + sides[1]]
+    for label in (0, 1):
+        if rest and not sides[label] and sides[1 - label]:
+            sides[label] = rest
+    if len(names) == 2 and not sides[0] + sides[1]:
+        return f"{_format_sides(names[0], names[1])}, or {_format_sides(names[1], names[0])}"
+    return _format_sides(*(",".join(sides[label]) or "NAME" for label in (0, 1)))
+
+
+def _format_sides(negative: str, positive: str) -> str:
+    """Return the options `--classes` for the names of two classes, quoted for a shell where it is needed."""
+    quoted = [text if re.fullmatch(r"[\w.,+-]+", text) else shlex.quote(text) for text in (negative, positive)]
+    return f"--classes negative={quoted[0]} --classes positive={quoted[1]}"
+
+
+def has_other_label(name: str, above: str, label: int) -> bool:
+    """Return whether a word of a name means another label than a folder above, as `normal_adjacent` below `tumor`.
+
+    A name with a number is the name of a slide or patient: normal patches of the slide `tumor_001` are correct. Below
+    `benign`, the word tumour is correct too: BreakHis has the folder `benign/SOB/phyllodes_tumor`.
+    """
+    if "benign" in _normalise(above).split("_"):
+        name = re.sub(r"tumou?rs?", "", name, flags=re.IGNORECASE)
+    return len(name) > 2 and not re.search(r"\d", name) and _suggest(name) == 1 - label
+
+
+def find_split_in_stem(stem: str) -> str:
+    """Return the split that the first or the last word of a file name means: as `split_of`."""
+    words = _normalise(stem).split("_")
+    return _SPLIT_OF.get(words[0]) or _SPLIT_OF.get(words[-1]) or ""
+
+
+def _normalise(name: str) -> str:
+    """Return a name in lower case, with underscores between its words."""
+    return re.sub(r"[\s.\-]+", "_", name.strip().lower()).strip("_")
+
+
+def _suggest(name: str) -> int | None:
+    """Return the label that a name probably means; it is used for hints only, never as a label."""
+    if (label := label_of(name)) is not None:
+        return label
+    words = set(re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
+    if words & {"n", "normal", "norm", "benign", "healthy"}:
+        return 0
+    return 1 if words & {"aca", "scc", "situ", "invasive", "dcis", "tumor", "tumour", "carcinoma"} else None
+
+
+def replace_evaluation(splits: Mapping[str, str]) -> dict[str, str]:
+    """Return the splits with `EVALUATION` replaced by what it means among them: test, or valid beside test.
+
+    Raises:
+        SplitError: there are valid and test besides.
+    """
+    others = set(splits.values())
+    if EVALUATION in others and {"valid", "test"} <= others:
+        raise SplitError("the splits val, test and eval cannot all be used", "rename eval to val or test, or remove it")
+    meaning = {EVALUATION: "valid" if "test" in others else "test"}
+    return {key: meaning.get(split, split) for key, split in splits.items()}
+
+
+def find_unknown_splits(names: Iterable[str]) -> list[str]:
+    """Return the names that are not splits, sorted; [] if none of the names is a split."""
+    names = set(names) - {""}
+    unknown = sorted(name for name in names if not split_of(name))
+    return unknown if len(unknown) < len(names) else []
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Return names with their counts, as in `NORM (20), MUC (10)`; at most a dozen."""
+    names = sorted(counts, key=_natural_sort_key)
+    more = f" and {len(names) - _MAX_NAMES_SHOWN:,} more" if len(names) > _MAX_NAMES_SHOWN else ""
+    return ", ".join(f"{name} ({counts[name]:,})" for name in names[:_MAX_NAMES_SHOWN]) + more
+
+
+def _natural_sort_key(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdecimal() and len(name) < 16 else (1 << 60, name)

@@ -1,0 +1,258 @@
+"""Members of zip and tar archives, and of archives in them, read one by one without unpacking the whole."""
+
+import bz2
+import gzip
+import lzma
+import posixpath
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from threading import Lock
+from typing import IO, Any
+
+from histocli.errors import HistoError
+from histocli.files import file as limits
+from histocli.files.file import SYSTEM_FOLDERS, File, check_declared_size, check_size, is_image
+from histocli.files.streams import LimitedStream, Open, StreamMember, StreamReader, UnpackedArchive
+
+_TAR_SUFFIX = re.compile(r"\.(?:tar(?:\.(gz|bz2|xz))?|(tgz|tbz2?|txz))$", re.IGNORECASE)
+_ZIP_SUFFIX = re.compile(r"\.zip$", re.IGNORECASE)
+_ARRAY_SUFFIX = re.compile(r"\.(npz|parquet)$", re.IGNORECASE)
+_TABLE_ZIP_SUFFIX = re.compile(r"\.(csv|tsv)\.zip$", re.IGNORECASE)
+_DECOMPRESS: dict[str, Callable[[IO[bytes]], Any]] = {
+    "gz": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),  # without `mode`, it would use that of `file`
+    "bz2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+}
+_SHORT_SUFFIXES = {"tgz": "gz", "tbz": "bz2", "tbz2": "bz2", "txz": "xz"}
+_SUFFIX_OF_START = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".tar.gz", b"BZh": ".tar.bz2", b"\xfd7zXZ": ".tar.xz"}
+_TAR_MAGIC = 257  # the position of `ustar` in a tar
+_DOT_SLASH = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_MAX_MEMORY = 64 << 20  # a larger archive in an archive is copied to a temporary file
+_MAX_RATIO = 20  # of an archive in an archive: it limits zip bombs, and allows tars of images with one colour
+_DAMAGE_ERRORS = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+)
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file name has the suffix of an archive that is read."""
+    return bool(_ZIP_SUFFIX.search(name) or _TAR_SUFFIX.search(name) or _ARRAY_SUFFIX.search(name))
+
+
+def list_archive(name: str, open_file: Open) -> list[File]:
+    """List the members of an archive, and of the archives in it if it has no images.
+
+    Raises:
+        HistoError: it is damaged, or contains a name twice.
+    """
+    opened = _open_archive(name, open_file)
+    return open_inner_archives(opened, _open_nested)
+
+
+def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]]) -> list[File]:
+    """Replace archives by their members, if there are no images; always replace a zip of one table (`x.csv.zip`).
+
+    The members of `train.zip` are named as if it were a folder `train`. Archives in these archives are not opened.
+    """
+    if not any(is_archive(file.name) for file in files):
+        return files
+    has_images = any(is_image(file.name) for file in files)
+    opened: list[File] = []
+    for file in files:
+        is_table = bool(_TABLE_ZIP_SUFFIX.search(file.name))
+        if not is_archive(file.name) or (has_images and not is_table):
+            opened.append(file)
+            continue
+        members = _open_archive(file.name, lambda file=file: open_file(file))  # type: ignore[misc]
+        folder = file.name.rpartition("/")[0] if is_table else folder_name(file.name)
+        opened += [File(f"{folder}/{member.name}" if folder else member.name, member.read) for member in members]
+    names = {file.name for file in opened}
+    if len(names) < len(opened):
+        times: set[str] = set()
+        twice = next(file.name for file in opened if file.name in times or times.add(file.name))  # type: ignore[func-returns-value]
+        raise HistoError(f"{twice!r} is in two of the archives", "give each archive to its own --from, or unpack them")
+    return opened
+
+
+def folder_name(name: str) -> str:
+    """Return the name of an archive without its suffix."""
+    return _ZIP_SUFFIX.sub("", _TAR_SUFFIX.sub("", _ARRAY_SUFFIX.sub("", name)))
+
+
+def _open_archive(name: str, open_file: Open) -> list[File]:
+    """List the members of an archive with the reader for its suffix."""
+    try:
+        if match := _TAR_SUFFIX.search(name):
+            packing = (match[1] or _SHORT_SUFFIXES.get((match[2] or "").lower(), "")).lower()
+            return _list_tar(name, open_file, packing)
+        if _ARRAY_SUFFIX.search(name):
+            from histocli.files.npz import list_npz  # numpy, which others need not import
+            from histocli.files.parquet import list_parquet
+
+            return (list_npz if name.lower().endswith(".npz") else list_parquet)(name, open_file)
+        return _list_zip(name, open_file)
+    except _DAMAGE_ERRORS as error:
+        raise HistoError(f"cannot read {name}: {error}", _damage_hint(name, open_file)) from error
+
+
+def _damage_hint(name: str, open_file: Open) -> str:
+    """Return a hint for an archive that cannot be read: it may have the suffix of another format."""
+    try:
+        head = open_file().read(_TAR_MAGIC + 5)
+    except _DAMAGE_ERRORS:
+        head = b""
+    is_tar = head[_TAR_MAGIC:] == b"ustar"
+    suffix = ".tar" if is_tar else next((s for start, s in _SUFFIX_OF_START.items() if head.startswith(start)), "")
+    is_npz = suffix == ".zip" and name.lower().endswith(".npz")  # every .npz is a ZIP file
+    if (
+        suffix
+        and not is_npz
+        and not name.lower().endswith(
+            (suffix, *(short for short in _SHORT_SUFFIXES if _SHORT_SUFFIXES[short] in suffix))
+        )
+    ):
+        return f"its content is that of a {suffix}: rename it"
+    return "check that the download is complete"
+
+
+def _open_nested(file: File) -> IO[bytes]:
+    """Unpack an archive that is a member of another one to memory or a temporary file, which has no name."""
+    copy = getattr(file.read, "copy_to", None)
+    target = UnpackedArchive(_MAX_MEMORY)
+    if copy is None:
+        target.write(file.read())
+    else:
+        copy(target)
+    target.seek(0)
+    return target  # type: ignore[return-value]
+
+
+def _list_zip(name: str, open_file: Open) -> list[File]:
+    archive = zipfile.ZipFile(open_file())
+    lock = Lock()  # all members share one file object
+    members = {}
+    for member in archive.infolist():
+        path = _DOT_SLASH.sub("", member.filename.replace("\\", "/"))
+        if path in members:
+            raise HistoError(f"{name} contains {path!r} twice", "make the archive again with each file once")
+        members[path] = member
+    _refuse_unreadable(name, [member for member in members.values() if not member.is_dir()])
+    return [
+        _name_outside(path) if _is_outside(path) else File(path, _ZipMember(archive, member, lock))
+        for path, member in sorted(members.items())
+        if not member.is_dir() and not _is_hidden(path)
+    ]
+
+
+def _refuse_unreadable(name: str, members: Collection[zipfile.ZipInfo]) -> None:
+    """Raise `HistoError` if Python can unpack none of the members."""
+    if members and all(member.flag_bits & 1 for member in members):
+        raise HistoError(f"{name} is encrypted with a password", "unpack it with the password, and give the folder")
+    if members and not any(member.compress_type in _ZIP_METHODS for member in members):
+        method = next(iter(members)).compress_type
+        raise HistoError(
+            f"{name} is packed with a method that is not read (number {method})",
+            "unpack it with the program that packed it, or with 7-Zip, and give the folder",
+        )
+
+
+@dataclass(slots=True)
+class _ZipMember:
+    """Reads a member of a zip; members share one file object, so only one thread at a time reads."""
+
+    archive: zipfile.ZipFile
+    member: zipfile.ZipInfo
+    lock: Any
+
+    def __call__(self) -> bytes:
+        check_declared_size(self.member.file_size)
+        with self.lock, self.archive.open(self.member) as file:
+            return check_size(file.read(limits.MAX_FILE_BYTES + 1))
+
+    def head(self, size: int) -> bytes:
+        """Read the first bytes."""
+        with self.lock, self.archive.open(self.member) as file:
+            return file.read(size)
+
+    def copy_to(self, target: IO[bytes]) -> None:
+        """Unpack the member, which may be larger than other files."""
+        limit = max(limits.MAX_FILE_BYTES, _MAX_RATIO * self.member.compress_size)
+        with self.lock, self.archive.open(self.member) as file:
+            while chunk := file.read(1 << 20):
+                limit -= len(chunk)
+                if limit < 0:
+                    raise OSError(f"{self.member.filename} unpacks to more than {_MAX_RATIO} times its size")
+                target.write(chunk)
+
+
+def _list_tar(name: str, open_file: Open, packing: str) -> list[File]:
+    """List the regular files of a tar; links have the bytes of the file that they lead to."""
+
+    def open_stream() -> Any:
+        return _DECOMPRESS[packing](open_file()) if packing else open_file()
+
+    stream = LimitedStream(open_stream())
+    with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+        members: list[tarfile.TarInfo] = archive.getmembers()
+        end = archive.offset
+    stream.seek(end)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile treats any damage as the end
+        raise EOFError("it is truncated or damaged")
+    by_name = {member.name: member for member in members}
+    ranges: dict[str, tuple[int, int]] = {}
+    outside: list[File] = []
+    for member in members:
+        target = by_name.get(_find_link_target(member)) if member.islnk() or member.issym() else member
+        path = _DOT_SLASH.sub("", member.name.replace("\\", "/"))
+        if target is None or not target.isreg() or target.issparse() or _is_hidden(path):
+            continue
+        if _is_outside(path):
+            outside.append(_name_outside(path))
+            continue
+        if path in ranges:
+            raise HistoError(f"{name} contains {path!r} twice", "make the archive again with each file once")
+        ranges[path] = (target.offset_data, target.size)
+    reader = StreamReader(open_stream, sorted(set(ranges.values())))
+    listed = ranges.items() if packing else sorted(ranges.items())
+    return [File(path, StreamMember(reader, *place)) for path, place in listed] + outside
+
+
+def _find_link_target(link: tarfile.TarInfo) -> str:
+    """Return the name of the member that a link leads to; a symbolic link is relative to its own folder."""
+    if link.islnk():
+        return link.linkname
+    here = link.name.rpartition("/")[0]
+    path = posixpath.normpath(posixpath.join(here, link.linkname))
+    return f"./{path}" if link.name.startswith("./") else path
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether a member or a folder above it is hidden."""
+    parts = [part for part in name.split("/") if part != ".."]
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in parts)
+
+
+def _is_outside(name: str) -> bool:
+    """Return whether the path of a member leads out of the archive's folder."""
+    return name.startswith("/") or bool(re.match("[A-Za-z]:", name)) or ".." in name.split("/")
+
+
+def _name_outside(path: str) -> File:
+    """Return a file for a member with a path outside the archive: it is counted as skipped, and cannot be read."""
+    return File(f"{path} (path outside the archive)", _refuse_outside)
+
+
+def _refuse_outside() -> bytes:
+    raise OSError("its path is outside the archive")

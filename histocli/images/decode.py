@@ -1,0 +1,228 @@
+"""Decode image files of any format and size to patches (96,96,3) uint8 RGB."""
+
+import warnings
+from dataclasses import dataclass, field
+from io import BytesIO
+from struct import error as StructError
+from typing import Any
+
+import cv2
+import numpy as np
+
+from histocli.config import PATCH_MPP
+from histocli.enums import Resize
+from histocli.errors import HistoError
+from histocli.images import MAX_PIXELS
+from histocli.images.headers import JPEG_START, check_header, is_animated, remove_unused_chunks, shorten_webp
+from histocli.images.intensity import Ranges, Values, to_uint8
+from histocli.images.jpeg import decode_jpeg
+from histocli.images.other_formats import refuse_other_formats
+from histocli.images.pnm import is_pnm, read_pnm
+from histocli.images.remarks import Remarks
+from histocli.images.sizes import ImageError, Size, check_pixels
+from histocli.images.tiff import read_tiff
+from histocli.images.tiff_pages import count_levels, is_tiff, read_first_page
+from histocli.images.tiff_segments import imdecode
+
+cv2.setNumThreads(1)  # patches are small: several threads decode one patch each
+_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # depends on OpenCV's version
+_set_log_level(0)  # silent: the error of histo names the unreadable file
+# Pillow warns of images with many pixels. `check_pixels` refuses images with fewer pixels than that.
+warnings.filterwarnings("ignore", "Image size .* exceeds limit")
+
+PATCH_SIZE = 96
+CENTRE = slice(32, 64)  # the central 32x32 that decides a patch's label
+LARGEST_SIDE = 2048  # pixels on a side of an image that is scored as one patch; a larger one is a slide
+CUT, PADDED, CUT_AND_PADDED, SCALED = "cut to the centre", "padded", "cut and padded", "scaled"
+FIRST_FRAME = "only the first of several frames was read"
+_SAME_MPP = 0.1  # relative difference of two resolutions that are about the same
+RESIZED = (CUT, PADDED, CUT_AND_PADDED, SCALED)  # remarks on images that were not 96x96
+
+# Formats that OpenCV does not read, and GIF, where it gives transparent pixels another colour.
+_BY_PILLOW = ("DIB", "GIF", "PCX", "QOI", "SGI", "TGA")
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How an image becomes a patch.
+
+    Attributes:
+        resize: the way to make its size 96x96.
+        mpp: its micrometres per pixel; it is resampled to `PATCH_MPP` first. None: that of the patches.
+        ranges: which value is white in the images of its set that are not uint8; None: inferred from each alone.
+    """
+
+    resize: Resize = Resize.CROP
+    mpp: float | None = None
+    ranges: Ranges = field(default_factory=dict)
+
+
+_DEFAULT_PREPARATION = Preparation()
+
+
+def decode(
+    data: bytes,
+    name: str,
+    ranges: Ranges | None = None,
+    remarks: Remarks | None = None,
+    largest_side: int | None = None,
+    mpp: float | None = None,
+) -> Pixels:
+    """Decode an image file's bytes to RGB uint8 (H,W,3); `name` is for the error.
+
+    Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; if
+    there are several frames or pages, the first is decoded. Three pages that a file declares to be channels are
+    combined. `ranges` gives the value of white in images that are not uint8. Guesses are added to `remarks`. If
+    `mpp` is given, a TIFF that says another resolution gets a remark too.
+
+    Raises:
+        HistoError: it is not an image that can be read, is truncated or damaged, is larger than `MAX_PIXELS`, is a TIFF
+            with transparent pixels, or has ambiguous values; or, if `largest_side` is given, it is a whole slide.
+    """
+    try:
+        image, found = _decode(data, largest_side, mpp)
+        pixels, remark = to_uint8(image, ranges or {})
+    except ImageError as error:
+        raise HistoError(f"{name}: {error}", error.hint) from error
+    if remarks is not None:
+        for what in filter(None, (*found, remark)):
+            remarks.add(what, name)
+    return np.ascontiguousarray(pixels)
+
+
+def _decode(data: bytes, largest_side: int | None, mpp: float | None = None) -> tuple[Values, tuple[str, ...]]:
+    """Return an image (H,W,3) with the values of the file, and remarks on it."""
+    if not data:
+        raise ImageError("the file is empty")
+    if is_tiff(data):
+        page = read_first_page(data)
+        if largest_side is not None:
+            refuse_slide(page.size, count_levels(page) if max(page.size) > PATCH_SIZE else 1, largest_side)
+        values, found = read_tiff(page)
+        if mpp is not None and page.mpp is not None and abs(page.mpp / mpp - 1) > _SAME_MPP:
+            found = (*found, f"the file says {page.mpp:.3g} um per pixel, not {mpp:g}")
+        return values, found
+    if is_pnm(data):
+        return read_pnm(data), ()
+    size = check_header(data)
+    if size is not None and largest_side is not None:
+        refuse_slide(size, 1, largest_side)
+    if data.startswith(JPEG_START) and (jpeg := decode_jpeg(data)) is not None:
+        return jpeg, ()
+    found = (FIRST_FRAME,) if is_animated(data) else ()
+    if data.startswith(b"GIF8"):
+        return _decode_by_pillow(data), found
+    pixels = size.width * size.height if size else 0
+    image = imdecode(remove_unused_chunks(data), pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image is None:
+        return _decode_by_pillow(data), found
+    if (shortened := shorten_webp(data)) and imdecode(shortened, pixels, cv2.IMREAD_COLOR) is not None:
+        raise ImageError("the image is damaged: its stream ends too early")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image), found
+
+
+def _decode_by_pillow(data: bytes) -> Values:
+    """Decode a format that OpenCV does not read, or reads incorrectly."""
+    from PIL import Image, UnidentifiedImageError
+
+    refuse_other_formats(data)
+    try:
+        with Image.open(BytesIO(data), formats=_BY_PILLOW) as image:
+            check_pixels(*image.size)
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        reason = f"not an image that can be read (or over {MAX_PIXELS:,} pixels)"
+    except (OSError, ValueError, IndexError, EOFError, StructError, NotImplementedError) as error:
+        reason = f"the image is damaged: {error}"
+    raise ImageError(reason)
+
+
+def read_values(data: bytes) -> Values | None:
+    """Return the unconverted values (H,W,3) of an image that may be a patch; None if it is unreadable."""
+    try:
+        return _decode(data, LARGEST_SIDE)[0]
+    except ImageError:
+        return None
+
+
+def refuse_slide(size: Size, levels: int, largest_side: int = LARGEST_SIDE) -> None:
+    """Refuse an image that is a whole slide and not a patch: a pyramid, or one with a side longer than `largest_side`.
+
+    Raises:
+        ImageError: it is one.
+    """
+    if levels > 1 or max(size) > largest_side:
+        what = f"a pyramid of {levels} levels" if levels > 1 else f"over {largest_side:,} pixels on a side"
+        raise ImageError(
+            f"a whole slide of {size[0]:,} x {size[1]:,} pixels ({what}); a patch has {PATCH_SIZE} x {PATCH_SIZE}",
+            f"cut it into patches of {PATCH_SIZE} x {PATCH_SIZE} pixels at {PATCH_MPP} um per pixel",
+        )
+
+
+def fit(image: Pixels, resize: Resize = Resize.CROP) -> Pixels:
+    """Crop or scale an RGB image (H,W,3) of any size to (96,96,3).
+
+    `crop` cuts the centre out and reflects borders where the image is smaller; `scale` resamples the largest
+    central square.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (PATCH_SIZE, PATCH_SIZE):
+        return image
+    side = min(height, width) if resize is Resize.SCALE else PATCH_SIZE
+    top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
+    image = image[top : top + side, left : left + side]
+    if resize is Resize.SCALE:
+        method = cv2.INTER_AREA if side > PATCH_SIZE else cv2.INTER_CUBIC
+        return cv2.resize(image, (PATCH_SIZE, PATCH_SIZE), interpolation=method)  # type: ignore[return-value]
+    down, right = PATCH_SIZE - image.shape[0], PATCH_SIZE - image.shape[1]
+    borders = (down // 2, down - down // 2, right // 2, right - right // 2)
+    return np.ascontiguousarray(cv2.copyMakeBorder(image, *borders, cv2.BORDER_REFLECT), dtype=np.uint8)
+
+
+def resample(image: Pixels, mpp: float | None) -> Pixels:
+    """Resample an image (H,W,3) of `mpp` micrometres per pixel to the `PATCH_MPP` of the training patches."""
+    if mpp is None or mpp == PATCH_MPP:
+        return image
+    height, width = (max(1, round(side * mpp / PATCH_MPP)) for side in image.shape[:2])
+    method = cv2.INTER_AREA if mpp < PATCH_MPP else cv2.INTER_CUBIC
+    return cv2.resize(image, (width, height), interpolation=method)  # type: ignore[return-value]
+
+
+def prepare(image: Pixels, how: Preparation, name: str, remarks: Remarks | None = None) -> Pixels:
+    """Turn an RGB image (H,W,3) into a patch (96,96,3), and add changes of its size to `remarks`.
+
+    Raises:
+        HistoError: it is a whole slide.
+    """
+    if image.shape == (PATCH_SIZE, PATCH_SIZE, 3) and how.mpp is None:
+        return image
+    try:
+        refuse_slide(Size(image.shape[1], image.shape[0]), 1)
+    except ImageError as error:
+        raise HistoError(f"{name}: {error}", error.hint) from error
+    size = f"{image.shape[1]:,} x {image.shape[0]:,} pixels"
+    image = resample(image, how.mpp)
+    if remarks is not None and (remark := _describe_fit(image.shape[0], image.shape[1], how.resize)):
+        remarks.add(remark, f"{name}, {size}")
+    return fit(image, how.resize)
+
+
+def _describe_fit(height: int, width: int, resize: Resize) -> str:
+    """Return the change that `fit` makes to an image of this size; "" if there is none."""
+    if height == width == PATCH_SIZE:
+        return ""
+    if resize is Resize.SCALE:
+        return SCALED
+    if min(height, width) >= PATCH_SIZE:
+        return CUT
+    return PADDED if max(height, width) <= PATCH_SIZE else CUT_AND_PADDED
+
+
+def decode_patch(
+    data: bytes, name: str, how: Preparation = _DEFAULT_PREPARATION, remarks: Remarks | None = None
+) -> Pixels:
+    """Decode an image file's bytes to a patch (96,96,3) uint8 RGB; raises as `decode`, also for a whole slide."""
+    mpp = None if how.resize is Resize.SCALE else how.mpp or PATCH_MPP
+    return prepare(decode(data, name, how.ranges, remarks, LARGEST_SIDE, mpp), how, name, remarks)

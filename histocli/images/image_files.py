@@ -1,0 +1,84 @@
+"""Patches from image files and from the images of an array, loaded when they are needed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from histocli.errors import HistoError
+from histocli.files.file import File, read_bytes
+from histocli.images.decode import Preparation, decode_patch, prepare, read_values
+from histocli.images.intensity import Ranges, Values, infer_ranges, pick_evenly, to_uint8
+from histocli.images.remarks import Remarks
+from histocli.images.sizes import ImageError
+from histocli.patch import Pixels
+
+# Files that are read to infer the range of values: first a few, and more if one of these is not uint8.
+_FIRST_SAMPLE, _SECOND_SAMPLE = 16, 256
+
+
+@dataclass(slots=True)
+class ImageFile:
+    """Reads an image file and returns it as a patch (96,96,3); it can be sent to another process if `read` can."""
+
+    name: str
+    read: Callable[[], bytes]
+    how: Preparation
+
+    def __call__(self, remarks: Remarks | None = None) -> Pixels:
+        """Read and decode the file; changes and guesses are added to `remarks`.
+
+        Raises:
+            HistoError: it cannot be read, or is not an image.
+        """
+        return decode_patch(read_bytes(File(self.name, self.read)), self.name, self.how, remarks)
+
+
+@dataclass(slots=True)
+class ImageArray:
+    """Returns an image (H,W,3) as a patch, as `ImageFile` does."""
+
+    name: str
+    image: Values
+    how: Preparation
+
+    def __call__(self, remarks: Remarks | None = None) -> Pixels:
+        """Convert and fit the image.
+
+        Raises:
+            HistoError: its values do not fit the range of the other images.
+        """
+        try:
+            pixels, remark = to_uint8(self.image, self.how.ranges)
+        except ImageError as error:
+            raise HistoError(f"{self.name}: {error}", error.hint) from error
+        if remark and remarks is not None:
+            remarks.add(remark, self.name)
+        return prepare(np.ascontiguousarray(pixels), self.how, self.name, remarks)
+
+
+@dataclass(slots=True)
+class PackedPatch:
+    """Returns a patch (96,96,3) of a packed array (N,96,96,3)."""
+
+    store: Pixels
+    row: int
+
+    def __call__(self) -> Pixels:
+        """Read the row."""
+        patch: Pixels = self.store[self.row]
+        return patch
+
+
+def infer_file_ranges(files: Sequence[File]) -> Ranges:
+    """Infer which value is white in the images of a set that are not uint8, from up to 256 of them."""
+    if not infer_ranges(map(_read_values, pick_evenly(files, _FIRST_SAMPLE))):
+        return {}
+    return infer_ranges(map(_read_values, pick_evenly(files, _SECOND_SAMPLE)))
+
+
+def _read_values(file: File) -> Values | None:
+    try:
+        return read_values(read_bytes(file))
+    except HistoError:
+        return None

@@ -1,0 +1,194 @@
+"""Read TIFF images strictly: an image is either decoded correctly, or refused with the reason.
+
+OpenCV ignores what libtiff reports about 8-bit images, and leaves black what cannot be decoded. Therefore the
+compressed segments (strips and tiles) of a TIFF are decoded here one by one, and each must give exactly its number of
+bytes. Layouts that are not assembled here (JPEG, CMYK, Lab ...) are decoded by OpenCV after their segments were
+checked.
+"""
+
+import re
+from typing import Any
+
+import cv2
+import numpy as np
+
+from histocli.images import tiff_tags
+from histocli.images.headers import check_jpeg
+from histocli.images.jpeg import decode_jpeg
+from histocli.images.sizes import ImageError, check_pixels
+from histocli.images.tiff_codecs import CODEC_NAMES, check_segments
+from histocli.images.tiff_layout import BLACK_IS_ZERO, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, Layout, Values
+from histocli.images.tiff_pages import Page, read_following_pages
+from histocli.images.tiff_segments import JPEG, UNPACK, imdecode
+
+_IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)  # the number of images, in ImageJ's descriptions
+_BY_OPENCV = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, 5, YCBCR)  # 5 is CMYK; its colours in Lab are wrong
+_ALPHA = (1, 2)  # values of ExtraSamples: associated and unassociated
+
+
+def read_tiff(page: Page) -> tuple[Values, tuple[str, ...]]:
+    """Read a TIFF's first page, or its red, green and blue pages, as (H,W,3) of any type; also return remarks on it.
+
+    The type is uint8 unless the file holds other values.
+
+    Raises:
+        ImageError: the image is damaged, transparent, or of a kind that cannot be decoded right.
+    """
+    if page.next and page.value(tiff_tags.SUBFILE_TYPE, 0) & 1:
+        raise ImageError("its first page is a reduced version of another page", "save the whole image as its only page")
+    is_grey = page.value(tiff_tags.SAMPLES_PER_PIXEL, 1) < 3 and page.value(tiff_tags.PHOTOMETRIC, RGB) != PALETTE
+    if not page.next:
+        if is_grey and (hidden := _IMAGES.search(page.description)) and int(hidden[1]) > 1:
+            raise _stack_error(int(hidden[1]))  # ImageJ writes large stacks without a page for each image
+        return _read_page(page), ()
+    following = read_following_pages(page)
+    if not is_grey:
+        return _read_page(page), ("only the first of several pages was read",)
+    if (
+        len(following) == 2
+        and all(other.size == page.size for other in following)
+        and _has_channel_pages(page.description)
+    ):
+        channels = [_read_page(channel)[..., :1] for channel in (page, *following)]
+        return np.concatenate(channels, 2), ("three pages were combined to RGB",)
+    raise _stack_error(1 + len(following))
+
+
+def _stack_error(count: int) -> ImageError:
+    return ImageError(f"the image is a stack of {count} grey pages", "save it in RGB, as a single page")
+
+
+def _has_channel_pages(description: str) -> bool:
+    """Return whether a description says that three pages are red, green and blue, and not planes of a volume."""
+    return "channels=3" in description.split() or ('SizeC="3"' in description and 'SizeZ="1"' in description)
+
+
+def _read_page(page: Page) -> Values:
+    """Decode a page with the module or the library that can decode it exactly."""
+    check_pixels(*page.size)
+    layout = Layout(page)
+    if layout.compression not in UNPACK and layout.compression != JPEG:
+        return _read_by_tifffile(page, layout)
+    if layout.compression == JPEG:
+        _check_jpeg_segments(layout)
+        return _read_by_opencv(page)
+    segments = layout.read_segments()
+    if not layout.is_assembled_here:
+        if layout.photometric not in _BY_OPENCV:
+            raise ImageError(
+                f"the image is in a colour space (number {layout.photometric}) that is not read", "save it in RGB"
+            )
+        if layout.is_planar and layout.sample_format == 3:  # OpenCV leaves some of the pixels unset
+            raise ImageError("it has fractions in separate planes with a predictor", "save it without a predictor")
+        return _read_by_opencv(page)
+    return _turn_upright(_convert_to_rgb(layout, layout.assemble(segments)), page.value(tiff_tags.ORIENTATION, 1))
+
+
+def _check_jpeg_segments(layout: Layout) -> None:
+    """Check each JPEG in a TIFF as a JPEG file: its markers up to the end, and that it can be decoded at its size."""
+    tables = bytes(layout.page.values(tiff_tags.JPEG_TABLES))
+    start = tables[:-2] if tables.endswith(b"\xff\xd9") else b"\xff\xd8"
+    for at, length in layout.find_segments():
+        stream = start + layout.page.data[at : at + length].removeprefix(b"\xff\xd8")
+        size = check_jpeg(stream)
+        image: Values | None = decode_jpeg(stream)
+        image = imdecode(stream, size.width * size.height) if image is None else image
+        if image is None or image.shape[:2] != (size.height, size.width):
+            raise ImageError("the image is damaged: a JPEG in it cannot be decoded")
+        if size.width < min(layout.segment_width, layout.width):
+            raise ImageError("the image is damaged: a JPEG in it is too small")
+
+
+def _read_by_opencv(page: Page) -> Values:
+    image = imdecode(page.data, page.size.width * page.size.height, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image is None:
+        raise ImageError("this kind of TIFF cannot be decoded", "save it as an RGB TIFF of 8 bits, or as PNG")
+    if sorted(image.shape[:2]) != sorted(page.size):  # OpenCV turns it upright
+        raise ImageError("the image is damaged: OpenCV reads it in another size")
+    return np.ascontiguousarray(image[..., ::-1])  # `cvtColor` refuses float64
+
+
+def _read_by_tifffile(page: Page, layout: Layout) -> Values:
+    """Read a page whose compression only tifffile with imagecodecs unpacks."""
+    check_segments(layout)
+    name = CODEC_NAMES[layout.compression]
+    try:
+        import imagecodecs  # noqa: F401
+        from tifffile import TiffFile
+    except ModuleNotFoundError:
+        raise ImageError(
+            f"its compression ({name}) needs the packages tifffile and imagecodecs",
+            "pip install 'histocli[tiff]', or save it as PNG",
+        ) from None
+    from io import BytesIO
+
+    try:
+        with TiffFile(BytesIO(page.data)) as file:
+            first = file.pages[0]
+            image = np.asarray(first.asarray())
+            is_colour_in_codec = layout.photometric == YCBCR
+    except Exception as error:  # each codec raises its own exceptions
+        raise ImageError(f"the image is damaged, or its compression ({name}) is of another kind: {error}") from error
+    if layout.is_planar and image.ndim == 3:
+        image = np.moveaxis(image, 0, 2)
+    if image.dtype == bool:  # one bit for each pixel, as in scanned pages
+        image = image.astype(np.uint8) * 255
+    if image.shape[:2] != (layout.height, layout.width):
+        raise ImageError(
+            f"the image is damaged: tifffile reads it as {image.shape}, not {layout.width} x {layout.height}"
+        )
+    image = image.reshape(layout.height, layout.width, -1)
+    if is_colour_in_codec and image.shape[2] == 3:
+        layout.photometric = RGB
+    if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE):
+        raise ImageError(f"the image has the colour space {layout.photometric}", "save it in RGB")
+    return _turn_upright(_convert_to_rgb(layout, image), page.value(tiff_tags.ORIENTATION, 1))
+
+
+def _convert_to_rgb(layout: Layout, image: Values) -> Values:
+    """Return the samples (H,W,S) of a page as RGB (H,W,3); an alpha channel must be opaque."""
+    colours = 3 if layout.photometric == RGB else 1
+    if layout.photometric == BLACK_IS_ZERO and image.shape[2] == 3 and not layout.page.values(tiff_tags.EXTRA_SAMPLES):
+        colours = 3  # three grey samples are red, green and blue in files of some microscopes
+    if image.shape[2] < colours:
+        raise ImageError(f"the image is in RGB, but has {image.shape[2]} samples")
+    for i, meaning in enumerate(layout.page.values(tiff_tags.EXTRA_SAMPLES), colours):
+        if meaning in _ALPHA and i < image.shape[2] and image[..., i].min() < _find_white(image.dtype):
+            raise ImageError("it is a TIFF with transparent pixels", "save it without its alpha channel")
+    if colours == 1 and image.shape[2] > 2 and layout.photometric != PALETTE:
+        raise ImageError(
+            f"the image has {image.shape[2]} channels, but does not say that they are red, green and blue",
+            "save it in RGB",
+        )
+    image = image[..., :colours]
+    if layout.photometric == PALETTE:
+        return _look_up(layout.page, image[..., 0])
+    if layout.photometric == WHITE_IS_ZERO:
+        if image.dtype.kind != "u":
+            raise ImageError("white is zero in it, and its samples are not unsigned", "save it in RGB")
+        image = _find_white(image.dtype) - image
+    return image if colours == 3 else np.repeat(image, 3, 2)
+
+
+def _find_white(dtype: "np.dtype[Any]") -> Any:
+    return dtype.type(1) if dtype.kind == "f" else dtype.type(np.iinfo(dtype).max)
+
+
+def _look_up(page: Page, image: Values) -> Values:
+    """Replace the numbers of a palette image by their colours."""
+    colours = np.array(page.values(tiff_tags.COLOUR_MAP), np.uint16)
+    if len(colours) != 3 << page.value(tiff_tags.BITS_PER_SAMPLE, 8) or image.dtype.kind != "u":
+        raise ImageError("the image is damaged: its palette is incomplete")
+    table = colours.reshape(3, -1).T
+    return (table >> 8 if table.max() > 255 else table).astype(np.uint8)[image]
+
+
+def _turn_upright(image: Values, orientation: int) -> Values:
+    """Turn an image as its Orientation tag says."""
+    if orientation == 1:
+        return image
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    right = -1 if orientation in (2, 3, 6, 7) else 1
+    return image[::down, ::right]

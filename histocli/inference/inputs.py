@@ -1,0 +1,279 @@
+"""Open the patches to score: folders, files, archives, arrays, packed data sets, or a list of paths on stdin."""
+
+import errno
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from histocli.data.dataset import open_packed
+from histocli.data.manifest import hash_file
+from histocli.enums import IdKind, Resize, SplitName
+from histocli.errors import HistoError, UsageError
+from histocli.files.archives import is_archive
+from histocli.files.file import File, describe_others, file_at, find_images
+from histocli.files.formats import explain_no_images, refuse_format
+from histocli.files.listing import list_files
+from histocli.images.decode import Preparation
+from histocli.images.image_files import ImageFile, PackedPatch, infer_file_ranges
+from histocli.inference.array_inputs import is_array, open_array, read_array_patches
+from histocli.inference.path_list import read_path_list
+from histocli.patch import Patch
+from histocli.sources.folder import make_unique_ids
+from histocli.workspace import Workspace, is_path
+
+STDIN = "-"
+MAX_LISTED = 5_000_000  # paths of a list that is kept in memory, which take some 100 bytes each
+_MAX_LISTED_BYTES = 1 << 28  # of such a list
+_MAX_LINE_BYTES = 1 << 16  # of a line on stdin: no system has longer paths
+
+
+class Inputs(NamedTuple):
+    """Patches to be scored, and their number where that is known.
+
+    `files` are the image files in each folder. `notes` are lines for the user: the numbers of other files, which are
+    skipped, and the splits that are scored.
+    """
+
+    total: int | None
+    patches: Iterable[Patch]
+    files: dict[str, list[File]]
+    notes: tuple[str, ...] = ()
+
+
+def open_inputs(
+    names: Sequence[str],
+    workspace: Workspace,
+    resize: Resize,
+    lines: list[bytes] | None = None,
+    split: SplitName | None = None,
+    mpp: float | None = None,
+    ids: IdKind | None = None,
+) -> Inputs:
+    """Open paths, data set names, or `-` for a list of paths on stdin; ids and their order are always the same.
+
+    A path is preferred to a data set of the same name, unless `split` is given, which only data sets have. The id of an
+    image is its file's stem where stems are unique, else its relative path, which begins with the input's path if there
+    are several inputs. The id in an array is the row number. If there are several inputs and one is an array or a data
+    set, every id begins with its input's name.
+    `lines` are the lines of stdin for `-`, if they have been read already. With `split`, only this split of data sets
+    is opened. `mpp` are the micrometres per pixel of the images, if they differ from those of the training patches.
+    `ids` chooses the kind of the ids of image files.
+
+    Raises:
+        HistoError: an input is neither a path nor a data set, or contains no image; a data set has no such split; or
+            two images would have the same id.
+        UsageError: `split` is given for an input that is a path, or an array or data set is given twice.
+    """
+    how = Preparation(resize, mpp)
+    if not split and len(names) > 1 and all(_has_image_files(Path(name)) for name in names):
+        others: list[File] = []
+        files = {name: _list_prefixed_files(name, others) for name in names}
+        listed = [file for name in names for file in files[name]]
+        unique = list({file.name: file for file in listed}.values())
+        notes = _describe_skipped(others)
+        if repeated := len(listed) - len(unique):  # for example `g/a` and `g/a/1.png`, which match `g/**`
+            notes += (f"{repeated:,} images are in several inputs; each image is scored once",)
+        return _make_file_inputs(unique, "", how, ids, files)._replace(notes=notes)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"the input {twice[0]} is given twice", "give it once")
+    inputs = [_open_input(name, workspace, how, lines, split, ids) for name in names]
+    if len(names) > 1:
+        inputs = [_prefix_ids(part, name) for part, name in zip(inputs, names, strict=True)]
+    totals = [part.total for part in inputs]
+    total = None if None in totals else sum(n for n in totals if n is not None)
+    files = {name: files for part in inputs for name, files in part.files.items()}
+    notes = tuple(note for part in inputs for note in part.notes)
+    return Inputs(total, chain.from_iterable(part.patches for part in inputs), files, notes)
+
+
+def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
+    """Add the input's name at the beginning of its patches' ids; paths from stdin are unique already."""
+    if name == STDIN:
+        return inputs
+    stem = Path(name).as_posix()
+    return inputs._replace(patches=(patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches))
+
+
+def hash_inputs(inputs: Inputs, names: Sequence[str], workspace: Workspace, lines: list[bytes] | None = None) -> str:
+    """Return a SHA-256 of a folder's file names, a data set's manifest, and a file's size and time.
+
+    `inputs` are what `open_inputs` returned for the same `names` and `lines`.
+    """
+    digest = sha256()
+    for name in names:
+        path = Path(name)
+        digest.update(f"{path.absolute()}\n".encode("utf-8", "surrogateescape"))
+        if name == STDIN:
+            digest.update(b"".join(lines or []))
+        elif path.is_dir():
+            digest.update("\n".join(file.name for file in inputs.files[name]).encode())
+        elif path.is_file():
+            digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
+        else:
+            digest.update(hash_file(workspace.manifest_path(name)).encode())
+    return digest.hexdigest()
+
+
+def _open_input(
+    name: str,
+    workspace: Workspace,
+    how: Preparation,
+    lines: list[bytes] | None,
+    split: SplitName | None,
+    ids: IdKind | None,
+) -> Inputs:
+    """Open a single input."""
+    path = Path(name)
+    if split and not is_path(name) and name in workspace.dataset_names():  # even if there is a path of this name
+        return _open_dataset(workspace, name, split, how)
+    if split and (name == STDIN or os.path.exists(path)):  # noqa: PTH110 - as below
+        raise UsageError(
+            f"--split {split} is for packed data sets, and {name} is a path", "give the folder of the split"
+        )
+    if name == STDIN:
+        total, source = (None, read_stdin_lines()) if lines is None else (len(lines), lines)
+        return Inputs(total, _read_paths(source, how, ids or IdKind.PATH), {})
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
+        if name in workspace.dataset_names():
+            return _open_dataset(workspace, name, split, how)
+        known = ", ".join(workspace.dataset_names()) or "none"
+        raise HistoError(f"there is no file, folder or data set {name!r}", f"data sets: {known}")
+    if path.is_file() and is_array(path):
+        array = open_array(path)
+        return Inputs(array.shape[0], read_array_patches(array, path, how), {})
+    others: list[File] = []
+    files = _list_input_images(path, others)
+    is_single = path.is_file() and not is_archive(path.name)
+    folder = path.parent if is_single else path
+    prefix = "" if str(folder) == "." else f"{folder.as_posix()}/"
+    return _make_file_inputs(files, prefix, how, ids, {name: files})._replace(notes=_describe_skipped(others))
+
+
+def read_stdin_lines(most: int | None = None) -> Iterator[bytes]:
+    """Yield the lines of stdin, at most `most` of them.
+
+    Raises:
+        HistoError: it is closed, cannot be read, has more lines, or a line that is longer than any path.
+    """
+    if sys.stdin is None:
+        raise HistoError("cannot read paths from stdin: it is closed", "pipe a list of paths to it")
+    try:
+        lines = iter(partial(sys.stdin.buffer.readline, _MAX_LINE_BYTES), b"")
+        size = 0
+        for number, line in enumerate(lines, start=1):
+            size += len(line)
+            if len(line) == _MAX_LINE_BYTES:
+                raise HistoError(
+                    f"line {number:,} on stdin has {_MAX_LINE_BYTES:,} bytes or more, which no path has",
+                    "write one path on each line, in UTF-8",
+                )
+            if most is not None and (number > most or size > _MAX_LISTED_BYTES):
+                what = f"{most:,} lines" if number > most else f"{_MAX_LISTED_BYTES >> 20} MiB"
+                raise HistoError(f"the list on stdin has more than {what}", "give folders, or the list in pieces")
+            yield line
+    except OSError as error:
+        reason = "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
+        raise HistoError(f"cannot read paths from stdin: {reason}", "pipe a list of paths to it") from error
+
+
+def _has_image_files(path: Path) -> bool:
+    """Return whether an input is a folder, an archive or a file, and not an array."""
+    return path.is_dir() or (path.is_file() and not is_array(path))
+
+
+def _list_input_images(path: Path, others: list[File]) -> list[File]:
+    """List the images of an input, and add its other files to `others`; a single file is treated as an image."""
+    files = list_files(path)
+    if path.is_dir() or is_archive(path.name):
+        found = find_images(files)
+        files = found.images
+        others += found.others
+    if not files:
+        raise HistoError(f"there are no images in {path}", explain_no_images(others))
+    return files
+
+
+def _describe_skipped(others: list[File]) -> tuple[str, ...]:
+    return (note,) if (note := describe_others(others)) else ()
+
+
+def _list_prefixed_files(name: str, others: list[File]) -> list[File]:
+    """List the files of an input with the input in their names, so that names are unique among several inputs."""
+    path = Path(name)
+    if path.is_file() and not is_archive(path.name):
+        refuse_format(path)
+        return [file_at(path)]
+    return [File(f"{path.as_posix()}/{file.name}", file.read) for file in _list_input_images(path, others)]
+
+
+def _make_file_inputs(
+    files: list[File], folder: str, how: Preparation, ids: IdKind | None, by_input: dict[str, list[File]]
+) -> Inputs:
+    """Return the images in a folder; their paths are the folder's name and the files' names."""
+    how = replace(how, ranges=infer_file_ranges(files))
+    patches = (
+        Patch(key, ImageFile(file.name, file.read, how), path=folder + file.name)
+        for key, file in zip(_make_ids(files, ids), files, strict=True)
+    )
+    return Inputs(len(files), patches, by_input)
+
+
+def _make_ids(files: list[File], ids: IdKind | None) -> list[str]:
+    """Return the id of each file; raise `HistoError` if the ids are stems and two are equal."""
+    if ids is None:
+        return make_unique_ids(files)
+    if ids is IdKind.PATH:
+        return [file.name for file in files]
+    owners: dict[str, str] = {}
+    for file in files:
+        if owners.setdefault(file.stem, file.name) != file.name:
+            raise _same_stem_error(owners[file.stem], file.name)
+    return list(owners)
+
+
+def _same_stem_error(first: str, second: str) -> HistoError:
+    return HistoError(f"--id stem: {first} and {second} would have the same id", "use --id path")
+
+
+def _read_paths(lines: Iterable[bytes], how: Preparation, ids: IdKind) -> Iterator[Patch]:
+    """Yield the image at the path in each line; its id is the path, or the stem if `ids` is `stem`."""
+    owners: dict[str, str] = {}
+    for path, file in read_path_list(lines):
+        if ids is IdKind.STEM and owners.setdefault(file.stem, file.name) != file.name:
+            raise _same_stem_error(owners[file.stem], file.name)
+        key = file.stem if ids is IdKind.STEM else file.name
+        yield Patch(key, ImageFile(file.name, file.read, how), path=path)
+
+
+def _open_dataset(workspace: Workspace, name: str, split: SplitName | None, how: Preparation) -> Inputs:
+    """Return the patches of a packed data set, or of one of its splits."""
+    if how.mpp is not None:
+        raise UsageError(
+            f"--mpp is for images, and {name} is a packed data set",
+            "its patches are 96x96: histo download --source folder --mpp rescales images before it packs them",
+        )
+    required = ("id", "label") if split in (None, SplitName.ALL) else ("id", "split")
+    store, manifest = open_packed(workspace, name, required)
+    rows = np.arange(len(store))
+    notes: tuple[str, ...] = ()
+    counts = Counter(manifest["split"]) if split is None and "split" in manifest else Counter()
+    if len(counts) > 1:
+        listed = ", ".join(f"{found or 'none'} ({counts[found]:,})" for found in sorted(counts))
+        notes = (f"all splits of {name} are scored: {listed}; --split scores one of them",)
+    if split not in (None, SplitName.ALL):
+        split = split.choose_existing(set(manifest["split"]))
+        rows = np.flatnonzero(manifest["split"] == split.value)
+        if not len(rows):
+            splits = ", ".join(sorted(set(manifest["split"]) - {""})) or "none"
+            raise HistoError(f"{name} has no patches in its split {split.value!r}", f"its splits: {splits}")
+    ids = manifest["id"].tolist()
+    return Inputs(len(rows), (Patch(ids[row], PackedPatch(store, row)) for row in rows.tolist()), {}, notes)

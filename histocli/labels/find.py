@@ -1,0 +1,185 @@
+"""Labels, slides, hospitals and splits of images: from tables, class folders, or files next to the images."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from histocli.class_names import describe_counts, format_classes_option
+from histocli.errors import HistoError
+from histocli.files.file import File, file_at
+from histocli.labels.classes import ClassFolders, find_classes
+from histocli.labels.label_tables import Labels, LabelTables, format_examples
+from histocli.labels.patch_tables import TableOptions
+from histocli.labels.sidecars import find_words_in_names, read_labels_in_names, read_sidecars
+from histocli.labels.table_files import peek_columns, table_at
+
+_OTHER_TABLE = re.compile(
+    r"\.(xlsx|xls|ods|jsonl|feather|parquet)$|(label|metadata|annotation)[^/]*\.(json|txt)$", re.IGNORECASE
+)
+_MAX_TABLES = 20  # tables next to the images whose columns are read
+
+
+def find_labels(
+    locations: Sequence[Path],
+    found: Sequence[Sequence[File]],
+    others: list[File],
+    names: list[str],
+    options: TableOptions,
+) -> Labels:
+    """Find the labels, slides, hospitals and splits of images.
+
+    Args:
+        locations: the folders and archives.
+        found: the files in each of them.
+        others: the files that are not images.
+        names: the paths of the images.
+        options: the tables, classes and columns that the user named.
+
+    Raises:
+        HistoError: a table is malformed, or has no id of an image; or folders have more than two classes, or
+            contradict each other or a table.
+    """
+    tables = LabelTables(names, options)
+    result = tables.result
+    if options.slides:
+        tables.add_slide_table(table_at(options.slides))
+    if options.labels:
+        tables.read_labels(table_at(options.labels))
+    else:
+        tables.use_tables_inside(others)
+        tables.find_beside(locations, found)
+        _add_sidecars(result, names, others, options)
+    folders = find_classes(names, options.classes)
+    if result.labels and not options.labels:
+        folders.check_labels(result.labels)
+    if not result.labels:
+        _add_folder_labels(result, folders)
+        if tables.problems and len(set(result.labels.values())) == 1:  # the table may have the other label
+            raise tables.problems[0]
+    if not options.labels:
+        _check_labels_in_names(result, names)
+    if not result.labels and not tables.problems:
+        _add_labels_in_names(result, names)
+    if not result.labels and tables.problems:
+        raise tables.problems[0]
+    _add_splits(tables, others)
+    if not result.labels:
+        _note_possible_tables(tables, others)
+    elif not result.slides and not options.has_slide_pattern:
+        _note_table_beside(tables, "slide", "slides")
+    _check_options(tables)
+    _note_skipped(tables)
+    return result
+
+
+def _add_sidecars(result: Labels, names: list[str], others: Sequence[File], options: TableOptions) -> None:
+    """Use small files next to the images for labels that no table has."""
+    found = read_sidecars(names, others, options.classes)
+    result.labels = found.labels | result.labels
+    result.used.update(found.files)
+    if found.labels:
+        result.notes.append(f"labels from {len(found.labels):,} .cls or .json files next to the images")
+
+
+def _add_folder_labels(result: Labels, folders: ClassFolders) -> None:
+    """Use the class folders, if there are any.
+
+    Raises:
+        HistoError: they contradict each other, or have more than two classes.
+    """
+    if folders.problem is not None:
+        raise folders.problem
+    if folders.labels:
+        result.labels.update(folders.labels)
+        result.notes.append(f"labels by the names of folders: {describe_counts(folders.counts)}")
+    result.possible_splits = folders.possible_splits
+    if folders.unknown:
+        option = format_classes_option(folders.unknown)
+        known = "" if folders.labels else f"; known names are 0, 1, normal, tumor and others; else give {option}"
+        result.notes.append(f"folders whose names are no known label: {describe_counts(folders.unknown)}{known}")
+
+
+def _add_labels_in_names(result: Labels, names: list[str]) -> None:
+    """Use the labels in file names such as `8863_idx5_x51_y1251_class0.png`, if all files have one."""
+    labels = read_labels_in_names(names)
+    if labels:
+        result.labels.update(labels)
+        result.notes.append("labels by the names of the files, which end in _class0 or _class1, or _label0 or _label1")
+    elif name := find_words_in_names(names):
+        result.notes.append(
+            f"the labels may be in the names of the files, such as {name}, but they are not read: move the files to "
+            "folders such as normal and tumor, or write a table id,label"
+        )
+
+
+def _check_labels_in_names(result: Labels, names: list[str]) -> None:
+    """Check that the names of the files, such as `x_class0.png`, do not contradict the labels of tables and folders.
+
+    Raises:
+        HistoError: they do.
+    """
+    in_names = read_labels_in_names(names)
+    both = [name for name in in_names if name in result.labels]
+    if other := [name for name in both if in_names[name] != result.labels[name]]:
+        raise HistoError(
+            f"{len(other):,} of {len(both):,} images have another label in their names: {other[0]} has label "
+            f"{result.labels[other[0]]} by its folder or table",
+            "--labels TABLE uses the table; else move the files to the right folders, or rename them",
+        )
+
+
+def _add_splits(tables: LabelTables, others: Sequence[File]) -> None:
+    """Use the splits in tables, or in lists of images such as `train.txt`."""
+    result = tables.result
+    result.notes += tables.splits.finish(file for file in others if file.name not in result.used)
+    result.used |= tables.splits.used
+    result.splits = tables.splits.splits
+
+
+def _note_possible_tables(tables: LabelTables, others: Sequence[File]) -> None:
+    """List the tables that may have the labels: in other formats, or next to the images."""
+    if unread := [file.name for file in others if _OTHER_TABLE.search(file.name)]:
+        tables.result.notes.append(
+            f"{format_examples(unread)} may have the labels, but is not read: save it as CSV, "
+            "with a first line such as id,label"
+        )
+    _note_table_beside(tables, "label", "labels")
+
+
+def _note_table_beside(tables: LabelTables, role: str, option: str) -> None:
+    """Add a note on a table next to the images, if it has columns of ids and of labels or slides (`role`)."""
+    for path in tables.tables_beside[:_MAX_TABLES]:
+        if {"id", role} <= peek_columns(file_at(path), tables.options.columns):
+            tables.result.notes.append(
+                f"{path.name} next to the images may have the {option}: --{option} {shlex.quote(str(path))}"
+            )
+            break
+
+
+def _check_options(tables: LabelTables) -> None:
+    """Check that the columns and the classes that the user named exist.
+
+    Raises:
+        HistoError: one does not exist.
+    """
+    options = tables.options
+    named = [f"--{role}-column" for role, name in options.columns._asdict().items() if name]
+    if named and not tables.n_tables:
+        raise HistoError(f"{named[0]} is given, but no table was read", "give the table to --labels or --slides")
+    folders = {part.lower() for name in tables.names for part in name.split("/")[:-1]}
+    if unknown := sorted(set(options.classes) - folders - tables.words):
+        found = ", ".join(sorted(folders | tables.words)[:12]) or "none"
+        raise HistoError(
+            f"--classes names {', '.join(unknown)}, which is no folder and no label of a table", f"there are {found}"
+        )
+
+
+def _note_skipped(tables: LabelTables) -> None:
+    """Add notes on the tables that were skipped, and on the images without a label or a slide."""
+    result = tables.result
+    result.notes += [f"skipped: {problem}" for problem in tables.problems]
+    for what, known in (("label", result.labels), ("slide", result.slides)):
+        missing = [name for name in tables.names if name not in known] if known else []
+        if missing:
+            result.notes.append(f"{len(missing):,} images without a {what}: {format_examples(missing)}")

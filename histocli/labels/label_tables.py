@@ -1,0 +1,284 @@
+"""Read tables of labels, slides, hospitals and splits, and match their rows with the images."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from histocli.class_names import SplitError
+from histocli.errors import HistoError
+from histocli.files.file import File, file_at
+from histocli.labels.matching import ImageIndex, Matched, check_unambiguous
+from histocli.labels.patch_tables import PatchTable, TableOptions, check_ids, is_rounded
+from histocli.labels.splits import SplitFinder, find_split_of_table, read_split_column
+from histocli.labels.table_files import peek_columns, read_patch_table
+
+_TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
+_RESULT_TABLE = re.compile(
+    "submission|prediction|score|result|(?<![a-z])preds?(?![a-z])", re.IGNORECASE
+)  # the labels in these are predictions
+_MAX_EXAMPLES = 3  # ids or images that a message names
+
+
+class ContradictionError(HistoError):
+    """Two tables in the same folder have different labels for an image."""
+
+
+@dataclass
+class Labels:
+    """The values of images, by their paths; notes for the user; numbers of rows without an image; and used tables.
+
+    `possible_splits` are the names of folders that may be splits.
+    """
+
+    labels: dict[str, int] = field(default_factory=dict)
+    slides: dict[str, str] = field(default_factory=dict)
+    hospitals: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    unmatched: dict[str, int] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    possible_splits: list[str] = field(default_factory=list)
+
+
+class LabelTables:
+    """Reads the tables of images, and collects their values by the path of the image.
+
+    Attributes:
+        result: the collected values.
+        problems: the errors of tables that may be about something else.
+        words: the labels in the tables, in lower case.
+        n_tables: the number of tables that were used.
+        tables_beside: the tables next to the images without `labels` in their names.
+        splits: the splits of the images.
+    """
+
+    def __init__(self, names: list[str], options: TableOptions) -> None:
+        self.index, self.names, self.options = ImageIndex(names), names, options
+        self.result = Labels()
+        self.problems: list[HistoError] = []
+        self.words: set[str] = set()
+        self.n_tables = 0
+        self.tables_beside: list[Path] = []
+        self.splits = SplitFinder(self.index, options.columns.split)
+
+    def read_labels(self, file: File) -> None:
+        """Use a table for labels, and for slides, hospitals and splits if it has them.
+
+        Raises:
+            HistoError: it is malformed, contradicts another table, or matches no image.
+        """
+        columns, result = self.options.columns, self.result
+        table = read_patch_table(file)
+        labels = table.labels(columns.label, self.options.classes)
+        ids = self._choose_ids(table)
+        check_ids(table, ids, [])
+        matched = self._match(table, ids, "labels")
+        for name, row in matched.rows.items():
+            if result.labels.setdefault(name, labels[row]) != labels[row]:
+                raise ContradictionError(
+                    f"{table.name}: another table has a different label for {ids[row]!r}",
+                    "correct one of the tables, or choose one: --labels TABLE",
+                )
+        column = table.require("label", columns.label)
+        self.words.update(text.lower() for text in table.columns[column])
+        label_of_text = dict(zip(table.columns[column], labels, strict=True))
+        words = sorted(label_of_text.keys() - {"0", "1", "0.0", "1.0"})
+        shown = f" ({', '.join(f'{text} = {label_of_text[text]}' for text in words)})" if words else ""
+        self._note(table, matched, f"labels from {table.place(column)}{shown}", ids)
+        self._add_others(table, matched)
+
+    def add_slide_table(self, file: File) -> None:
+        """Use a table for slides, and for hospitals and splits if it has them.
+
+        Raises:
+            HistoError: it is malformed or matches no image.
+        """
+        table = read_patch_table(file)
+        column = table.require("slide", self.options.columns.slide)
+        ids = self._choose_ids(table)
+        check_ids(table, ids, table.columns[column], "slides")
+        matched = self._match(table, ids, "slides")
+        self._note(table, matched, f"slides from {table.place(column)}", ids)
+        self._add_others(table, matched)
+
+    def use_tables_inside(self, others: Sequence[File]) -> None:
+        """Use the tables in the locations: those with `label` in their names, and those with the usual columns."""
+        for file in others:
+            base = file.name.rpartition("/")[2]
+            if not _TABLE.search(base) or _RESULT_TABLE.search(base):
+                continue
+            roles = peek_columns(file, self.options.columns)
+            if "label" in base.lower() and not base.lower().endswith(".txt"):
+                self._read_named(file, roles)
+            elif "id" in roles and "label" in roles:
+                self._read_optional(file)
+            elif "id" in roles and "slide" in roles and not self.options.slides and not self.result.slides:
+                self.add_slide_table(file)
+            elif "id" in roles:
+                self._read_table_of_splits(file, is_named="split" in roles)
+            elif "label" in roles:
+                self.result.notes.append(
+                    f"{file.name} has labels, but no column is known as the id of an image: it is not used; "
+                    "--id-column NAME names the column"
+                )
+
+    def _read_table_of_splits(self, file: File, is_named: bool) -> None:
+        """Use a table of ids and splits, if it has the id of an image; add a note if it has no splits.
+
+        Args:
+            file: the table.
+            is_named: whether its column of splits has a usual name; else an unreadable table is skipped with a note.
+        """
+        try:
+            table = read_patch_table(file)
+        except HistoError as error:
+            if is_named:
+                raise
+            self.result.notes.append(f"skipped: {error}")
+            return
+        ids = self._choose_ids(table)
+        if not self._match_ids(table, ids).rows:
+            return
+        column, splits = read_split_column(table, self.options.columns.split)
+        if column is not None:
+            hint = "it is also on line {}: keep the rows of one fold, or move the table away"
+            check_ids(table, ids, splits, "splits", hint)
+            self._add_others(table, self._match(table, ids, "splits"))
+            self.result.used.add(table.name)
+        elif not find_split_of_table(table.name):  # `train.txt` is read as a list
+            self.result.notes.append(
+                f"{table.title} has images, but no known column of labels, slides or splits; its columns are "
+                f"{format_examples(list(table.columns))}"
+            )
+
+    def _read_named(self, file: File, roles: set[str]) -> None:
+        """Use a table with `label` in its name; it must give labels, unless it has columns and none is of labels."""
+        if roles and "label" not in roles:  # another table may have the labels
+            self._read_optional(file)
+        else:
+            self.read_labels(file)
+
+    def _read_optional(self, file: File) -> None:
+        """Use a table if it matches images; its error is raised later if nothing else gives labels."""
+        if error := self._try_labels(file):
+            self.problems.append(error)
+
+    def _try_labels(self, file: File) -> HistoError | None:
+        """Use a table for labels, and return the error if it has none; errors of its splits are raised."""
+        try:
+            self.read_labels(file)
+        except (SplitError, ContradictionError):
+            raise
+        except HistoError as error:
+            return error
+        return None
+
+    def find_beside(self, locations: Sequence[Path], found: Sequence[Sequence[File]]) -> None:
+        """Use the tables `*labels*.csv` next to locations that contain none, and list the other tables there."""
+        folders: dict[Path, None] = {}
+        for location, files in zip(locations, found, strict=True):
+            if not any(_is_label_table(file.name) for file in files):
+                folders[location.absolute().parent] = None
+        for path in [path for folder in folders for path in sorted(folder.glob("*.csv"))]:
+            if not _is_label_table(path.name) and not _RESULT_TABLE.search(path.name) and path.is_file():
+                self.tables_beside.append(path)
+            elif (
+                _is_label_table(path.name)
+                and path.is_file()
+                and not self.result.labels.keys() >= set(self.names)
+                and (error := self._try_labels(file_at(path)))
+            ):
+                self.result.notes.append(f"skipped a table next to the images: {error}")
+
+    def _match_ids(self, table: PatchTable, ids: Sequence[str], should_guess: bool = True) -> Matched:
+        """Match ids; of several images of the same name, those in the folder or split of the table are meant."""
+        return self.index.match(ids, table.name.rpartition("/")[0], find_split_of_table(table.name), should_guess)
+
+    def _choose_ids(self, table: PatchTable) -> list[str]:
+        """Return the ids of a table: of several columns with usual names, those that match the most images.
+
+        Raises:
+            HistoError: there is no column of ids, or two of them are ids of different images.
+        """
+        names = [] if self.options.columns.id else table.id_columns
+        if len(names) < 2:
+            return table.ids(self.options.columns.id)
+        rows = {name: self._match_ids(table, table.columns[name], should_guess=False).rows for name in names}
+        chosen = max(names, key=lambda name: len(rows[name]))  # of equal ones, the first
+        for name in names:
+            if image := next((i for i, row in rows[name].items() if rows[chosen].get(i, row) != row), None):
+                first, second = table.lines[rows[chosen][image]], table.lines[rows[name][image]]
+                raise HistoError(
+                    f"{table.name}: the image {image} is that of line {first} by the column {chosen}, and that of line "
+                    f"{second} by the column {name}",
+                    f"choose the column: --id-column {chosen} or --id-column {name}",
+                )
+        return table.columns[chosen]
+
+    def _match(self, table: PatchTable, ids: list[str], what: str) -> Matched:
+        """Match the ids of a table with the images; raise `HistoError` if none match, or if ids were rounded."""
+        matched = self._match_ids(table, ids)
+        rounded = [row for row in matched.unmatched if is_rounded(ids[row])]
+        if rounded:
+            row = rounded[0]
+            raise HistoError(
+                f"{table.name}, line {table.lines[row]}, column id: {ids[row]!r} is a number that a spreadsheet "
+                f"rounded ({len(rounded):,} ids)",
+                "export the table again with the ids as text: in Excel, import the column as text",
+            )
+        if not ids:
+            raise HistoError(f"{table.name} has a first line of columns and no other lines", "remove it, or fill it")
+        if not matched.rows and not matched.ambiguous:
+            raise HistoError(
+                f"{table.name} has no {what.removesuffix('s')} of any image: its ids are like {format_examples(ids)}, "
+                f"the images like {format_examples(self.names)}",
+                "its ids must be the names or paths of the images; --id-column chooses another column",
+            )
+        check_unambiguous(table.name, what, matched, ids)
+        if matched.unmatched:
+            reason = f"{what} without an image"
+            self.result.unmatched[reason] = self.result.unmatched.get(reason, 0) + len(matched.unmatched)
+        return matched
+
+    def _note(self, table: PatchTable, matched: Matched, what: str, ids: list[str]) -> None:
+        """Add a note with the numbers of rows and images that match, and examples of rows that do not."""
+        text = f"{what}: {len(matched.rows):,} of {len(table):,} rows match {len(matched.rows):,} of "
+        text += f"{len(self.names):,} images"
+        if matched.unmatched:
+            text += f"; rows without an image: {format_examples([ids[row] for row in matched.unmatched])}"
+        self.result.notes += [text, *matched.notes]
+        self.result.used.add(table.name)
+        self.n_tables += 1
+
+    def _add_others(self, table: PatchTable, matched: Matched) -> None:
+        """Add the slides, hospitals and splits of a table."""
+        columns, result = self.options.columns, self.result
+        given = {"slide": columns.slide, "hospital": columns.hospital}
+        for role, values in (("slide", result.slides), ("hospital", result.hospitals)):
+            if not values and (column := table.find(role, given[role])) is not None:
+                texts = table.columns[column]
+                values.update({name: texts[row] for name, row in matched.rows.items() if texts[row]})
+                if table.place(column) not in result.notes[-1]:
+                    result.notes.append(f"{role}s from {table.place(column)}")
+                if role == "slide" and columns.slide is None and (coarser := table.find_coarser(column)):
+                    result.notes.append(
+                        f"several values of the column {column} have the same {coarser}: --slide-column {coarser} "
+                        f"keeps all patches of one {coarser} in the same split"
+                    )
+        split_column, notes = self.splits.add_table(table, matched.rows)
+        result.notes += notes
+        used = self.options.columns._replace(split=split_column)
+        if unused := table.unused_columns(used):  # such as `grade`, which the user may need
+            result.notes.append(f"columns of {table.title} that are not used: {format_examples(unused)}")
+
+
+def format_examples(names: Sequence[str]) -> str:
+    """Return the first names in quotes, and the number of the others."""
+    more = f" and {len(names) - _MAX_EXAMPLES:,} more" if len(names) > _MAX_EXAMPLES else ""
+    return ", ".join(repr(name) for name in names[:_MAX_EXAMPLES]) + more
+
+
+def _is_label_table(name: str) -> bool:
+    base = name.rpartition("/")[2].lower()
+    return base.endswith((".csv", ".tsv")) and "labels" in base

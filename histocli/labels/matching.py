@@ -1,0 +1,187 @@
+"""Match the ids of a table with image files: by path, file name or stem, with any slashes and suffixes."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from histocli.class_names import split_of
+from histocli.errors import HistoError
+from histocli.files.file import is_image, split_suffix
+
+_NUMBER = re.compile(r"(\d{1,39})(?:\.0|\.[A-Za-z]\w{1,4})?")  # also 7.0, which pandas writes, and 7.png
+_ADDRESS = re.compile(r"\w+://")
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+class Matched(NamedTuple):
+    """The row of each image in a table, by the image's path; the other rows; and notes on guesses."""
+
+    rows: dict[str, int]
+    unmatched: list[int]
+    ambiguous: dict[int, tuple[str, str]]
+    notes: list[str]
+
+
+class ImageIndex:
+    """Finds images by ids; the folders of an id and of an image must agree from the innermost one on."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._first: dict[str, int] = {}  # the image of a key: its name or its stem
+        self._more: dict[str, list[int]] = {}  # the other images of the same key; these are few
+        for i, name in enumerate(names):
+            base = _compose(name.rpartition("/")[2])
+            stem, suffix = split_suffix(base)
+            for key in (stem, stem + suffix.lower()) if suffix else (base,):
+                if self._first.setdefault(key, i) != i:
+                    self._more.setdefault(key, []).append(i)
+
+    def match(self, ids: Sequence[str], folder: str = "", split: str = "", should_guess: bool = True) -> Matched:
+        """Match every id with an image; of several, with the one below the `folder` of the table, or in its `split`.
+
+        If the folders of an id are not those of the image, only its file name is used: for absolute paths, and if no
+        id of the table matches otherwise. An id without its leading zeros matches the only image with the same number;
+        one with quotation marks, or in another case, the only image of this name. All these are guesses, which are
+        added to the notes.
+        """
+        found = Matched({}, [], {}, [])
+        by_name: dict[int, int] = {}
+        for row in range(len(ids)):
+            self._classify_row(row, ids, (folder, split), found, by_name)
+        if not should_guess or len(found.rows) == len(self.names):  # every image has its row
+            return found
+        absolute = {row: i for row, i in by_name.items() if _is_absolute(ids[row])}
+        self._add_guessed(found, absolute if found.rows else by_name, ids, "by file name alone, since folders differ")
+        self._add_guessed(found, self._match_by_number(found, ids), ids, "by number, since leading zeros are lost")
+        cleaned = {row: key for row in found.unmatched if (key := _remove_marks(ids[row])) != ids[row]}
+        self._add_guessed(found, self._match_only(cleaned), ids, "without quotation marks or the rest of an address")
+        self._add_guessed(found, self._match_any_case(found, ids), ids, "in another case")
+        return found
+
+    def _match_only(self, keys: Mapping[int, str]) -> dict[int, int]:
+        """Return the image of each row whose key is the file name or stem of exactly one image, or its address."""
+        found = {row: self._candidates(key.rpartition("/")[2]) for row, key in keys.items()}
+        good = {row for row, key in keys.items() if "/" not in key or _ADDRESS.match(key)}
+        return {row: images[0] for row, images in found.items() if len(images) == 1 and row in good}
+
+    def _match_any_case(self, found: Matched, ids: Sequence[str]) -> dict[int, int]:
+        """Return the image of each unmatched row whose id is the stem or path of exactly one image in another case."""
+        if not found.unmatched:
+            return {}
+        images: dict[str, set[int]] = {}
+        for i, name in enumerate(self.names):
+            for key in (split_suffix(name)[0], name.removesuffix(split_suffix(name)[1])):
+                images.setdefault(_compose(key).casefold(), set()).add(i)
+        keys = {row: _compose(ids[row].replace("\\", "/")) for row in found.unmatched}
+        keys = {row: key.removesuffix(split_suffix(key)[1]) if is_image(key) else key for row, key in keys.items()}
+        fitting = {row: images.get(key.casefold(), set()) for row, key in keys.items()}
+        return {row: min(found_images) for row, found_images in fitting.items() if len(found_images) == 1}
+
+    def _classify_row(
+        self, row: int, ids: Sequence[str], place: tuple[str, str], found: Matched, by_name: dict[int, int]
+    ) -> None:
+        """Add a row to the matched, ambiguous or unmatched ones; also to `by_name` if only its folders differ."""
+        only = self._first.get(ids[row])
+        if only is not None and ids[row] not in self._more and found.rows.setdefault(self.names[only], row) == row:
+            return  # this is true for nearly all rows
+        parts = [part for part in _compose(ids[row]).replace("\\", "/").split("/") if part not in ("", ".")]
+        candidates = self._candidates(parts[-1]) if parts else []
+        folders = parts[-2::-1] if len(parts) > 1 else []
+        scores = {i: _compare_folders(folders, self.names[i].split("/")[-2::-1]) for i in candidates} if folders else {}
+        fitting = [i for i in candidates if not folders or scores[i][0]]
+        if folders and fitting:
+            best = max(scores[i] for i in fitting)
+            fitting = [i for i in fitting if scores[i] == best]
+        folder, split = place
+        if folder and len(fitting) > 1:
+            fitting = [i for i in fitting if self.names[i].startswith(f"{folder}/")] or fitting
+        if split and len(fitting) > 1:
+            fitting = [i for i in fitting if split in map(split_of, self.names[i].split("/")[:-1])] or fitting
+        if len(fitting) == 1:
+            first = found.rows.setdefault(self.names[fitting[0]], row)
+            if first != row and ids[first] != ids[row]:
+                found.ambiguous[row] = (self.names[fitting[0]], self.names[fitting[0]])
+        elif fitting:
+            found.ambiguous[row] = (self.names[fitting[0]], self.names[fitting[1]])
+        else:
+            found.unmatched.append(row)
+            if len(candidates) == 1:
+                by_name[row] = candidates[0]
+
+    def _candidates(self, base: str) -> list[int]:
+        """Return the images with a file name, with or without its suffix."""
+        exact = self._images_of(_lower_suffix(base))
+        return exact or (self._images_of(split_suffix(base)[0]) if is_image(base) else [])
+
+    def _images_of(self, key: str) -> list[int]:
+        return [self._first[key], *self._more.get(key, [])] if key in self._first else []
+
+    def _match_by_number(self, found: Matched, ids: Sequence[str]) -> dict[int, int]:
+        """Return the image of each unmatched row whose id is the number of exactly one image, with leading zeros."""
+        numbers = {row: number[1] for row in found.unmatched if (number := _NUMBER.fullmatch(ids[row]))}
+        if not numbers:
+            return {}
+        images: dict[int, list[int]] = {}
+        for i, name in enumerate(self.names):
+            stem = split_suffix(name)[0]
+            if stem.isdecimal() and len(stem) < 40:
+                images.setdefault(int(stem), []).append(i)
+        return {row: images[int(n)][0] for row, n in numbers.items() if len(images.get(int(n), [])) == 1}
+
+    def _add_guessed(self, found: Matched, rows: dict[int, int], ids: Sequence[str], how: str) -> None:
+        """Add guessed rows, if no other row has the same image."""
+        times: dict[int, int] = {}
+        for i in rows.values():
+            times[i] = times.get(i, 0) + 1
+        good = {row: self.names[i] for row, i in rows.items() if times[i] == 1 and self.names[i] not in found.rows}
+        if good:
+            row, name = next(iter(good.items()))
+            found.rows.update({name: row for row, name in good.items()})
+            found.unmatched[:] = [row for row in found.unmatched if row not in good]
+            found.notes.append(f"{len(good):,} ids matched {how}: {ids[row]!r} with {name}")
+
+
+def check_unambiguous(table: str, what: str, matched: Matched, ids: Sequence[str]) -> None:
+    """Check that no id is that of two images, and no image has two ids.
+
+    Raises:
+        HistoError: there is such an id or image.
+    """
+    for row, (first, second) in matched.ambiguous.items():
+        if first != second:
+            raise HistoError(
+                f"the id {ids[row]!r} in the table of {what} is that of two images, {first} and {second}",
+                "use the paths of the images as ids in the table",
+            )
+        raise HistoError(
+            f"{table}: the ids {ids[matched.rows[first]]!r} and {ids[row]!r} are both of the image {first}",
+            "remove one of the two rows",
+        )
+
+
+def _compare_folders(first: Sequence[str], second: Sequence[str]) -> tuple[bool, int, bool]:
+    """Compare folders from the innermost on: whether all common levels agree, how many agree, and whether all do."""
+    length = min(len(first), len(second))
+    same = next((n for n in range(length) if first[n] != _compose(second[n])), length)
+    return same == length, same, len(first) == len(second)
+
+
+def _is_absolute(key: str) -> bool:
+    return key.startswith(("/", "\\")) or _DRIVE.match(key) is not None
+
+
+def _remove_marks(key: str) -> str:
+    """Return an id without what spreadsheets and web servers add: `="a"`, `'a`, `"a"`, `https://host/a?x=1`."""
+    text = re.sub(r"""^=?["'](.*?)["']?$""", r"\1", key)
+    return re.sub(r"[?#].*$", "", text) if _ADDRESS.match(text) else text
+
+
+def _compose(name: str) -> str:
+    """Return a name in Unicode's composed form: macOS writes `ü` as two characters."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _lower_suffix(base: str) -> str:
+    stem, suffix = split_suffix(base)
+    return stem + suffix.lower()

@@ -1,0 +1,276 @@
+"""Find the columns of ids, labels, slides, hospitals and splits in a table. `table_files` reads the files."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from histocli.class_names import LABEL_NAMES, describe_counts, format_classes_option, label_of
+from histocli.errors import HistoError
+from histocli.files.file import MadeTable, is_image
+
+# The usual names of columns, in lower case with underscores; the first one that a table has is used.
+_COLUMN_NAMES = {
+    "id": "id image_id imageid img_id image img filename file_name file fname image_name name path filepath file_path "
+    "image_path patch_id patch patch_name patch_path tile_id tile tile_name tile_path uid uuid",
+    "label": " ".join(LABEL_NAMES),
+    "slide": "wsi slide slide_id slide_name wsi_id wsi_name patient patient_id case case_id",
+    "hospital": "hospital center centre hospital_id center_id site institution",
+    "split": "split subset partition set",
+}
+_NAMES_OF_ROLE = {role: names.split() for role, names in _COLUMN_NAMES.items()}
+_HEADER_HINT = "the first line must name the columns, for example id,label"
+_WILDS_COLUMNS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
+_ROUNDED_NUMBER = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # a long number in a spreadsheet: 1.23E+10
+_NUMBER_OF_LABEL = re.compile(r"([01])(?:[.,]0+)?")  # also 1.0 and, where the comma is decimal, 1,0
+_MISSING_LABELS = ("", "nan", "na", "n/a", "none", "null", "?", "-")  # values of a missing label
+
+
+class ColumnNames(NamedTuple):
+    """The columns that the user named; None for those to be found by their usual names."""
+
+    id: str | None = None
+    label: str | None = None
+    slide: str | None = None
+    hospital: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """The tables, classes and columns that the user named, and whether the names of the files have the slides."""
+
+    labels: Path | None
+    slides: Path | None
+    classes: Mapping[str, int]
+    columns: ColumnNames
+    has_slide_pattern: bool = False
+
+
+@dataclass(frozen=True)
+class PatchTable:
+    """A table with a row for each patch: the line and the fields of each row, by the name of the column."""
+
+    name: str
+    columns: dict[str, list[str]]
+    lines: list[int]
+    made: MadeTable | None = None  # of a table that is not a file
+
+    @property
+    def title(self) -> str:
+        """The name of the file, as messages show it."""
+        return self.made.origin if self.made else self.name
+
+    def place(self, column: str, row: int | None = None) -> str:
+        """Return where a column is, or its value in a row (from 0): file, line and column, or file, array and row."""
+        if self.made is None:
+            line = "" if row is None else f", line {self.lines[row]}"
+            return f"{self.name}{line}, column {column}"
+        where = f"{self.made.origin}, {self.made.kind} {self.made.titles.get(column, column)}"
+        return where if row is None else f"{where}, row {self.made.rows[row]}"
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @property
+    def is_wilds(self) -> bool:
+        """Whether it has the columns of the table of Camelyon17-WILDS."""
+        return {*_WILDS_COLUMNS, "center", "split"} <= self.columns.keys()
+
+    @property
+    def id_columns(self) -> list[str]:
+        """The columns with a usual name for ids, in the order in which they are preferred."""
+        by_name = {_normalise(name): name for name in reversed(self.columns)}
+        return [by_name[name] for name in _NAMES_OF_ROLE["id"] if name in by_name]
+
+    def find(self, role: str, given: str | None = None) -> str | None:
+        """Return the name of the column of ids, labels, slides, hospitals or splits; None if there is none.
+
+        Raises:
+            HistoError: there is no column `given`.
+        """
+        if given is not None:
+            found = next((name for name in self.columns if name.lower() == given.strip().lower()), None)
+            if found is None:
+                raise HistoError(f"{self._header}: there is no column {given!r}", f"it has {self._column_list}")
+            return found
+        by_name = {_normalise(name): name for name in reversed(self.columns)}
+        return next((by_name[name] for name in self._names_of(role) if name in by_name), None)
+
+    def find_coarser(self, column: str) -> str | None:
+        """Return another usual column of slides or patients, of whose values each has several of `column`.
+
+        Such is `patient` beside `slide`, if patients have several slides and each slide is of one patient.
+        """
+        by_name = {_normalise(name): name for name in reversed(self.columns)}
+        for name in (by_name[name] for name in _NAMES_OF_ROLE["slide"] if name in by_name):
+            pairs = set(zip(self.columns[column], self.columns[name], strict=True))
+            fine, coarse = ({pair[side] for pair in pairs} for side in (0, 1))
+            if "" not in coarse and len(coarse) < len(fine) == len(pairs):
+                return name
+        return None
+
+    def _names_of(self, role: str) -> list[str]:
+        """Return the usual names of a column; beside a column `x`, `y` is a coordinate and not a label."""
+        names = _NAMES_OF_ROLE[role]
+        return [name for name in names if name != "y"] if any(_normalise(n) == "x" for n in self.columns) else names
+
+    def require(self, role: str, given: str | None = None) -> str:
+        """Return the name of a column as `find` does.
+
+        Raises:
+            HistoError: there is none; the hint names the option that chooses it.
+        """
+        if (found := self.find(role, given)) is None:
+            hint = f"name it: --{role}-column NAME; usual names are {', '.join(_NAMES_OF_ROLE[role][:3])}"
+            if any(is_image(name) or name in ("0", "1") for name in self.columns):
+                hint = _HEADER_HINT
+            elif len(self.columns) == 1:
+                hint = "separate the columns by commas, semicolons or tabs"
+            raise HistoError(
+                f"{self._header}: no column is known as the {role}; the columns are {self._column_list}", hint
+            )
+        return found
+
+    def ids(self, given: str | None = None) -> list[str]:
+        """Return the ids of the patches.
+
+        Raises:
+            HistoError: there is no column of ids.
+        """
+        by_name = {_normalise(name): name for name in self.columns}
+        if given is None and self.find("id") is None and all(name in by_name for name in _WILDS_COLUMNS):
+            fields = zip(*(self.columns[by_name[name]] for name in _WILDS_COLUMNS), strict=True)
+            return [f"patch_patient_{p.zfill(3)}_node_{n}_x_{x}_y_{y}" for p, n, x, y in fields]
+        return self.columns[self.require("id", given)]
+
+    def labels(self, given: str | None, classes: Mapping[str, int]) -> list[int]:
+        """Return the label of each row; words such as normal and tumor, or the names of `classes`, are understood.
+
+        Raises:
+            HistoError: there is no column of labels, a label is not understood, or two columns of labels disagree.
+        """
+        column = self.require("label", given)
+        labels = self._parse_labels(column, classes)
+        if not classes and label_of(column) == 0 and all(is_flag(text) for text in set(self.columns[column])):
+            raise HistoError(
+                f"{self.title}: by its name, 1 in the column {column} means a normal patch, but label 1 means tumour",
+                "give another column, or say what the values mean: --classes negative=1 --classes positive=0",
+            )
+        if given is None and not classes:
+            self._check_other_labels(column, labels)
+        return labels
+
+    def unused_columns(self, given: ColumnNames) -> list[str]:
+        """Return the names of the columns that are not id, label, slide, hospital or split."""
+        named = {name.lower() for name in given if name}
+        used = {self.find(role) for role in _NAMES_OF_ROLE if not getattr(given, role, None)}
+        parts = _WILDS_COLUMNS if self.find("id") is None else ()
+        return [name for name in self.columns if name not in used and name.lower() not in {*named, *parts}]
+
+    def roles(self, given: ColumnNames) -> set[str]:
+        """Return which of id, label, slide, hospital and split the table has as columns."""
+        by_name = {_normalise(name) for name in self.columns}
+        known = {role for role in _NAMES_OF_ROLE if self.find(role)} | (
+            {"id"} if by_name >= set(_WILDS_COLUMNS) else set()
+        )
+        lower = {name.lower() for name in self.columns}
+        return known | {role for role, name in given._asdict().items() if name and name.lower() in lower}
+
+    @property
+    def _header(self) -> str:
+        """Where the names of the columns are."""
+        return self.title if self.made else f"{self.name}, line 1"
+
+    @property
+    def _column_list(self) -> str:
+        return ", ".join(name for name in self.columns if name) or "none"
+
+    def _parse_labels(self, column: str, classes: Mapping[str, int]) -> list[int]:
+        """Return a column as labels; raise `HistoError` for a value that is not a label."""
+        texts = self.columns[column]
+        signs = {} if classes or set(texts) != {"-", "+"} else {"-": 0, "+": 1}
+        known = {text: _parse_label(text, classes or signs) for text in set(texts)}
+        for row, text in enumerate(texts):
+            if known[text] is None:
+                words = sorted(word for word in known if word)
+                found = describe_counts(Counter(texts))
+                hint = f"the labels are {found}; choose the normal and the tumour ones: {format_classes_option(words)}"
+                if text.lower() in _MISSING_LABELS:
+                    n = sum(other.lower() in _MISSING_LABELS for other in texts)
+                    what = "the row" if n == 1 else f"the {n:,} rows without a label"
+                    hint = f"remove {what}: an image without a row has no label"
+                raise HistoError(f"{self.place(column, row)}: {text!r} is not 0 or 1", hint)
+        return [label for text in texts if (label := known[text]) is not None]
+
+    def _check_other_labels(self, column: str, labels: Sequence[int]) -> None:
+        """Raise `HistoError` if another column of labels has different labels."""
+        by_name = {_normalise(name): name for name in self.columns}
+        for other in (by_name[name] for name in self._names_of("label") if by_name.get(name, column) != column):
+            known = {text: _parse_label(text, {}) for text in set(self.columns[other])}
+            values = [known[text] for text in self.columns[other]]
+            if None not in values and values != list(labels):
+                raise HistoError(
+                    f"{self.title}: the columns {column} and {other} have different labels",
+                    f"choose one: --label-column {column} or --label-column {other}",
+                )
+        for other in self.columns:
+            if other != column and label_of(other) == 0 and _has_contradiction(labels, self.columns[other]):
+                raise HistoError(
+                    f"{self.title}: a row has 1 in the columns {column} and {other}, which contradict each other",
+                    f"correct the table, or choose the column: --label-column {column}",
+                )
+
+
+def _has_contradiction(labels: Sequence[int], texts: Sequence[str]) -> bool:
+    """Return whether a patch is positive in the labels and also in a column such as `normal`."""
+    negative = [_parse_label(text, {}) for text in texts]
+    return None not in negative and any(a == b == 1 for a, b in zip(labels, negative, strict=True))
+
+
+def check_ids(
+    table: PatchTable,
+    ids: Sequence[str],
+    values: Sequence[str],
+    what: str = "",
+    hint: str = "it is also on line {}: remove one of the two rows",
+) -> None:
+    """Check that no id occurs twice; or, with `values`, twice with different values.
+
+    Raises:
+        HistoError: there is such an id; the message names file, line and column.
+    """
+    first: dict[str, int] = {}
+    for row, key in enumerate(ids):
+        before = first.setdefault(key, row)
+        if before != row and not (values and values[before] == values[row]):
+            text = f"{table.name}, line {table.lines[row]}, column id: {key!r} occurs twice"
+            repeated = len(ids) - len(set(ids))
+            more = f"; {repeated:,} rows repeat an id" if repeated > 1 and not values else ""
+            raise HistoError(f"{text}, with two {what}" if values else text + more, hint.format(table.lines[before]))
+
+
+def is_flag(text: str) -> bool:
+    """Return whether a label is 0, 1, yes, no, true or false, which mean nothing without the name of the column."""
+    return _NUMBER_OF_LABEL.fullmatch(text) is not None or text.lower() in ("yes", "no", "true", "false")
+
+
+def is_rounded(key: str) -> bool:
+    """Return whether an id is a number that a spreadsheet has rounded, such as 1.23E+10."""
+    return _ROUNDED_NUMBER.fullmatch(key) is not None
+
+
+def _normalise(name: str) -> str:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())  # ClassLabel: class_label
+    return re.sub(r"[\s\-]+", "_", words.lower())
+
+
+def _parse_label(text: str, classes: Mapping[str, int]) -> int | None:
+    """Return the label that a text means; None if it is not understood."""
+    if classes and text.lower() in classes:
+        return classes[text.lower()]
+    if number := _NUMBER_OF_LABEL.fullmatch(text):
+        return int(number[1])
+    return None if text.isdecimal() else label_of(text)

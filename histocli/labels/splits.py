@@ -1,0 +1,212 @@
+"""Find the splits of images: in a column of a table, in the names of tables, and in lists of images."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from histocli.class_names import (
+    EVALUATION,
+    SPLIT_NAMES,
+    SplitError,
+    describe_counts,
+    find_unknown_splits,
+    replace_evaluation,
+    split_of,
+)
+from histocli.files.file import File, read_bytes
+from histocli.labels.matching import ImageIndex
+from histocli.labels.patch_tables import PatchTable
+from histocli.text import format_count
+
+# Short words of tables. As the name of a folder they could be anything, such as the state Virginia.
+_SHORT_SPLIT_NAMES = {
+    "tr": "train",
+    "trn": "train",
+    "va": "valid",
+    "vl": "valid",
+    "vld": "valid",
+    "te": "test",
+    "tst": "test",
+}
+_FLAG_COLUMN = re.compile(
+    r"(is_?)?(train|training|val|valid|validation|test|testing|holdout|hold_out|held_out|eval|evaluation)(_?set)?"
+)
+_FLAG_VALUES = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "t", "f", "y", "n", ""}
+_MAX_WORDS = 8  # different words in a column of splits
+_LIST_SUFFIX = re.compile(r"\.(txt|lst|list|csv|tsv)$", re.IGNORECASE)
+
+
+def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None, list[str]]:
+    """Return the column of splits of a table, and the split of each row: train, valid, test or "".
+
+    It is the column `given`, one with a usual name, or the only one all of whose values are names of splits. If there
+    is none, or it is empty, return None and [].
+
+    Raises:
+        SplitError: a value of the column is not a split, or a column such as `is_test` marks some rows.
+        HistoError: there is no column `given`.
+    """
+    if given is None and table.is_wilds:
+        return "split", _read_wilds_splits(table)
+    column = table.find("split", given) or _find_column_by_values(table)
+    if column is None:
+        _check_flags(table)
+        return None, []
+    texts = table.columns[column]
+    splits = {text: _SHORT_SPLIT_NAMES.get(text.strip().lower()) or split_of(text) for text in set(texts)}
+    splits = replace_evaluation(splits)
+    for row, text in enumerate(texts):
+        if text and not splits[text]:
+            raise SplitError(
+                f"{table.place(column, row)}: {text!r} is not a split",
+                f"the names of splits are {SPLIT_NAMES}: replace the other values. If the column is about something "
+                "else, rename it",
+            )
+    return (column, [splits[text] for text in texts]) if any(texts) else (None, [])
+
+
+def _read_wilds_splits(table: PatchTable) -> list[str]:
+    """Return the official splits of Camelyon17-WILDS: hospital 2 is for the test, hospital 1 for validation."""
+    of_hospital, of_number = {"1": "valid", "2": "test"}, {"0": "train", "1": "valid"}
+    rows = zip(table.columns["center"], table.columns["split"], strict=True)
+    return [of_hospital.get(center) or of_number.get(number, "test") for center, number in rows]
+
+
+def _find_column_by_values(table: PatchTable) -> str | None:
+    """Return the only column that has two or more splits and nothing else; None if there is none, or several."""
+    found = []
+    for name, texts in table.columns.items():
+        words = set(texts)
+        if 1 < len(words) <= _MAX_WORDS and len({split_of(word) for word in words - {""}} - {""}) > 1:
+            found += [] if find_unknown_splits(words) else [name]
+    return found[0] if len(found) == 1 else None
+
+
+def _check_flags(table: PatchTable) -> None:
+    """Raise `SplitError` if a column such as `is_valid` marks some rows: they would be used for training."""
+    for name, texts in table.columns.items():
+        words = {text.lower() for text in texts}
+        if _FLAG_COLUMN.fullmatch(re.sub(r"[\s\-]+", "_", name.lower())) and words <= _FLAG_VALUES and len(words) > 1:
+            raise SplitError(
+                f"{table.title}: the column {name} marks some images as a split, but histo reads only "
+                "a column of names",
+                f"write a column split with the names {SPLIT_NAMES}, or remove the column {name}",
+            )
+
+
+def find_split_of_table(name: str) -> str:
+    """Return the split in the name of a table such as `test_labels.csv`, as `split_of`; "" if there are several."""
+    stem = name.rpartition("/")[2].lower()
+    stem = re.sub(r"\.gz$", "", stem).rpartition(".")[0]
+    found = {split_of(word) for word in re.split(r"[\W_]+", stem)} - {""}
+    return found.pop() if len(found) == 1 else ""
+
+
+def read_lists(others: Iterable[File], index: ImageIndex) -> tuple[dict[str, str], set[str]]:
+    """Return the split of images that lists such as `train.txt` and `test.txt` contain, and the names of the lists.
+
+    A list has an image on each line, perhaps with a label after it. Lists of fewer than two splits are not read.
+
+    Raises:
+        SplitError: an image is in the lists of two splits.
+    """
+    lists = [file for file in others if _LIST_SUFFIX.search(file.name) and find_split_of_table(file.name)]
+    images_of = {}
+    for file in lists if len({find_split_of_table(file.name) for file in lists}) > 1 else []:
+        text = io.TextIOWrapper(io.BytesIO(read_bytes(file)), "utf-8-sig", "replace").read()
+        ids = [re.split(r"[,;\t]", line)[0].strip().strip('"') for line in text.splitlines() if line.strip()]
+        matched = index.match(ids).rows or index.match([re.split(r"\s", key)[0] for key in ids]).rows
+        if matched:
+            images_of[file.name] = list(matched)
+    splits: dict[str, str] = {}
+    for name, split in replace_evaluation({name: find_split_of_table(name) for name in images_of}).items():
+        for image in images_of[name]:
+            _set_split(splits, image, split, "the lists")
+    return splits, set(images_of)
+
+
+class SplitFinder:
+    """Collects the splits in tables, in names of tables, and in lists of images, by the path of the image.
+
+    Attributes:
+        splits: train, valid or test, by the path of the image.
+        used: the names of the lists that were read.
+    """
+
+    def __init__(self, index: ImageIndex, given: str | None) -> None:
+        self.splits: dict[str, str] = {}
+        self.used: set[str] = set()
+        self._index, self._given = index, given
+        self._named: list[tuple[str, str, list[str]]] = []  # name, split and images of tables such as test.csv
+
+    def add_table(self, table: PatchTable, rows: Mapping[str, int]) -> tuple[str | None, list[str]]:
+        """Add the splits of a table, in which `rows` are the rows of images; return its column of splits, and notes.
+
+        Raises:
+            SplitError: its splits are not understood, or contradict another table.
+        """
+        column, splits = read_split_column(table, self._given)
+        if column is None:
+            if split := find_split_of_table(table.name):
+                self._named.append((table.name, split, list(rows)))
+            return None, []
+        found = {name: splits[row] for name, row in rows.items() if splits[row]}
+        for name, split in found.items():
+            _set_split(self.splits, name, split, "the tables")
+        counts = describe_splits(list(found.values()), len(rows))
+        return column, [f"splits from {table.place(column)}: {counts}"]
+
+    def finish(self, others: Iterable[File]) -> list[str]:
+        """Use the names of tables such as `train.csv` and `test.csv`, else lists with such names; return notes.
+
+        Raises:
+            SplitError: an image is in two splits, or a folder and a table contradict each other.
+        """
+        notes = []
+        split_of_table = replace_evaluation({name: split for name, split, _ in self._named})
+        if len(set(split_of_table.values())) > 1:
+            for name, _, images in self._named:
+                split = split_of_table[name]
+                for image in images:
+                    _set_split(self.splits, image, split, "the tables")
+                notes.append(f"split {split}: {format_count(len(images), 'image')} of {name}")
+        elif not self.splits:
+            self.splits, self.used = read_lists(others, self._index)
+            if self.splits:
+                counts = describe_splits(list(self.splits.values()), len(self._index.names))
+                notes.append(f"splits from {', '.join(sorted(self.used))}: {counts}")
+        _check_folders(self.splits)
+        return notes
+
+
+def _set_split(splits: dict[str, str], image: str, split: str, where: str) -> None:
+    if (before := splits.setdefault(image, split)) != split:
+        raise SplitError(
+            f"{where} put {image} into two splits: {before} and {split}", "an image can be in one split only"
+        )
+
+
+def _check_folders(splits: Mapping[str, str]) -> None:
+    """Check that no image in a folder such as `test` has another split in a table.
+
+    An image in a folder `train` may be in any split: many data sets have their validation images there.
+
+    Raises:
+        SplitError: an image has another split.
+    """
+    for image, split in splits.items():
+        folder_splits = {split_of(part) for part in image.split("/")[:-1]} - {"", "train"}
+        allowed = folder_splits | ({"valid", "test"} if EVALUATION in folder_splits else set())
+        if folder_splits and split not in allowed:
+            raise SplitError(
+                f"the table and the folders have different splits for {image}: it is {split} in the table",
+                "move the image, or correct the table",
+            )
+
+
+def describe_splits(splits: Sequence[str], n_images: int) -> str:
+    """Return a text with the number of images of each split, and the number of those without one."""
+    rest = n_images - len(splits)
+    more = f"; {rest:,} without a split can be used for training" if rest else ""
+    return describe_counts(Counter(splits)) + more

@@ -1,0 +1,138 @@
+"""Read the files of tables that people and spreadsheets write: CSV, also compressed or in an archive."""
+
+import gzip
+import io
+import os
+import re
+import zlib
+from pathlib import Path
+
+from histocli.errors import HistoError
+from histocli.files.archives import is_archive
+from histocli.files.file import MAX_FILE_BYTES, File, MadeTable, file_at, read_bytes
+from histocli.files.listing import list_files
+from histocli.files.tables import read_table
+from histocli.labels.patch_tables import ColumnNames, PatchTable, check_ids
+
+_UTF8_HINT = "save it as comma-separated UTF-8; in Excel: Save As, CSV UTF-8 (Comma delimited)"
+MAX_FIELDS = 10_000_000  # of a table, which take some 60 bytes of memory each
+_PEEKED_BYTES = 4096
+_BLOCK = 1 << 20  # bytes that are unpacked at a time: Python allocates as much as it is asked to read
+_GZIP = b"\x1f\x8b"
+_ENCODING_OF_MARK = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+
+def read_patch_table(file: File) -> PatchTable:
+    """Read a table in CSV, with commas, semicolons, tabs or (in a .txt file) spaces, in UTF-8 or UTF-16.
+
+    Raises:
+        HistoError: it cannot be read or is malformed; the message names file and line.
+    """
+    made = file.read if isinstance(file.read, MadeTable) else None
+    data = _unpack(file)
+    encoding = _ENCODING_OF_MARK.get(data[:2], "utf-8-sig")
+    if encoding != "utf-16" and b"\0" in data[:_PEEKED_BYTES]:
+        raise HistoError(f"{file.name} is not UTF-8 text: it contains null bytes", _UTF8_HINT)
+    text = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")
+    try:
+        first = text.readline()
+    except UnicodeError as error:
+        raise HistoError(f"{file.name} is not UTF-8 text: {error}", _UTF8_HINT) from error
+    if first.startswith("#") and not re.search(r"[,;\t]", first):
+        raise HistoError(f"{file.name}, line 1: {first.strip()[:40]!r} is a comment", "remove this line")
+    separator = re.fullmatch(r"sep=(.)\s*", first)  # a first line that Excel reads
+    delimiter = separator[1] if separator else None
+    if not separator:
+        text.seek(0)
+        if file.name.lower().endswith(".txt") and not any(mark in first for mark in ",;\t"):
+            delimiter = " "
+    names, rows = read_table(text, file.name, delimiter)
+    kept = [i for i, name in enumerate(names) if name]
+    lines: list[int] = []
+    columns: list[list[str]] = [[] for _ in kept]
+    most = MAX_FIELDS // max(1, len(kept))
+    for line, fields in rows:
+        if len(lines) >= most:  # a gzip file of some kilobytes can have millions of rows
+            raise HistoError(f"{file.name} has more than {most:,} rows", "no data set of patches is so large")
+        lines.append(line + bool(separator))
+        for column, i in zip(columns, kept, strict=True):
+            column.append(fields[i].strip())
+    return PatchTable(file.name, dict(zip((names[i] for i in kept), columns, strict=True)), lines, made)
+
+
+def table_at(path: Path) -> File:
+    """Return the table at a path: a CSV file, or the only one in an archive.
+
+    Raises:
+        HistoError: there is no such file, or the archive does not contain exactly one table.
+    """
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be entered
+        raise HistoError(f"there is no file {path}", "give a CSV table")
+    if not is_archive(path.name):
+        return file_at(path)
+    tables = [file for file in list_files(path) if file.name.lower().endswith((".csv", ".tsv"))]
+    if len(tables) != 1:
+        raise HistoError(f"{path} contains {len(tables)} CSV tables, not one", "unpack it, and give one of them")
+    return File(f"{path}: {tables[0].name}", tables[0].read)
+
+
+def peek_columns(file: File, given: ColumnNames) -> set[str]:
+    """Return which of id, label, slide, hospital and split are columns in the first line of a file."""
+    data = read_bytes(file)
+    data = _unpack_gzip(data, file.name, _PEEKED_BYTES) if data.startswith(_GZIP) else data[:_PEEKED_BYTES]
+    lines = data.decode(_ENCODING_OF_MARK.get(data[:2], "utf-8-sig"), "replace").splitlines() or [""]
+    first = lines[1] if lines[0].startswith("sep=") and len(lines) > 1 else lines[0]
+    marks = r"[,;\t]" if re.search(r"[,;\t]", first) else " "
+    names = [name.strip().strip('"') for name in re.split(marks, first)]
+    return PatchTable(file.name, {name: [] for name in names if name}, []).roles(given)
+
+
+def _unpack(file: File) -> bytes:
+    """Return the bytes of a table, unpacked if it is a gzip file."""
+    data = read_bytes(file)
+    if data[:2] == b"PK":
+        raise HistoError(f"{file.name} is an Excel workbook or an archive", "save the table as CSV in UTF-8")
+    if not data.startswith(_GZIP):
+        return data
+    unpacked = _unpack_gzip(data, file.name, MAX_FILE_BYTES + 1)
+    if len(unpacked) > MAX_FILE_BYTES:
+        raise HistoError(f"{file.name} unpacks to more than {MAX_FILE_BYTES >> 20} MiB", "no table is that large")
+    return unpacked
+
+
+def _unpack_gzip(data: bytes, name: str, size: int) -> bytes:
+    """Return at most `size` bytes of what a gzip file holds; it may have several members, one after the other."""
+    parts: list[bytes] = []
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            while size and (part := packed.read(min(size, _BLOCK))):
+                parts.append(part)
+                size -= len(part)
+    except (OSError, EOFError, zlib.error) as error:
+        raise HistoError(f"cannot unpack {name}: {error}", "check the file") from error
+    return b"".join(parts)
+
+
+def read_labels(file: File) -> dict[str, int]:
+    """Read a table of ids and labels, such as `id,label` with labels 0 and 1.
+
+    Raises:
+        HistoError: a column is missing, a label is neither 0 nor 1, or an id occurs twice; the message names file, line
+            and column.
+    """
+    table = read_patch_table(file)
+    ids, labels = table.ids(), table.labels(None, {})
+    check_ids(table, ids, [])
+    return dict(zip(ids, labels, strict=True))
+
+
+def read_slides(file: File) -> dict[str, str]:
+    """Read a table `id,wsi` (or `id,slide`) with the slide of each patch.
+
+    Raises:
+        HistoError: a column is missing, or an id has two slides; the message names file, line and column.
+    """
+    table = read_patch_table(file)
+    ids, slides = table.ids(), table.columns[table.require("slide")]
+    check_ids(table, ids, slides, "slides")
+    return dict(zip(ids, slides, strict=True))

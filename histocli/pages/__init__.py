@@ -1,0 +1,1 @@
+"""The pages that people read: the HTML report and the model card, with their templates."""

@@ -1,0 +1,142 @@
+"""What the HTML report shows, as dataclasses, and the template that writes them as one page."""
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from histocli import __version__
+from histocli.metrics import Uncertainty
+from histocli.metrics.groups import GroupMetrics
+from histocli.metrics.registry import metric_title
+from histocli.pages import charts
+from histocli.pages.charts import Chart
+from histocli.pages.gallery import Gallery
+from histocli.pages.maps import MapGallery
+from histocli.pages.model_card import DatasetRecord, SplitSummary
+from histocli.pages.operating import OperatingPoints
+from histocli.pages.slides import SlideSection
+from histocli.reports.audit import SPLIT_SENTENCES
+from histocli.reports.comparison import ComparisonReport
+from histocli.reports.evaluation import EvaluationReport
+from histocli.reports.repeats import RepeatsReport
+from histocli.reports.run import RunRecord
+from histocli.text import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_MAX_ROWS = 300  # a table of slides has at most this many rows, so that the page is small enough for an e-mail
+
+
+@dataclass(frozen=True)
+class EvaluationSection:
+    """One evaluation.
+
+    `points` is None without the table of scores; `problems` say why something is not shown.
+    """
+
+    report: EvaluationReport
+    file: str
+    charts: list[Chart]
+    points: OperatingPoints | None
+    galleries: list[Gallery]
+    maps: MapGallery
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """A training run: its record, or None if its folder is not in the workspace, its data and its evaluations.
+
+    `weights_note` is what a reader must know of the weights that training started from, or "".
+    `repeats` are the folds or seeds that it is one of, or that have this common name.
+    """
+
+    run: str
+    record: RunRecord | None
+    charts: list[Chart]
+    splits: list[SplitSummary]
+    split_by: str
+    dataset: DatasetRecord | None
+    repeats: list[RepeatsReport]
+    evaluations: list[EvaluationSection]
+    weights_note: str = ""
+
+
+@dataclass(frozen=True)
+class ComparisonSection:
+    """Several runs that were evaluated on the same data: their evaluations, and the paired differences of their AUCs.
+
+    `problems` say why a difference is not shown.
+    """
+
+    title: str
+    reports: list[EvaluationReport]
+    chart: Chart | None
+    differences: list[ComparisonReport]
+    problems: list[str] = field(default_factory=list)
+
+
+def render(
+    runs: list[RunSection], comparisons: list[ComparisonSection], slides: SlideSection | None, problems: list[str]
+) -> str:
+    """Return the page: HTML that needs no other file and no network; `problems` say what is missing and why."""
+    environment = _make_environment()
+    template = environment.get_template("report.html.j2")
+    text, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
+    script, _, _ = environment.loader.get_source(environment, "report.js")  # type: ignore[union-attr]
+    return template.render(
+        runs=runs,
+        comparisons=comparisons,
+        slides=slides,
+        problems=problems,
+        style=text,
+        script=script,
+        sizes=charts,
+        version=__version__,
+    )
+
+
+def select_worst_groups(groups: list[GroupMetrics]) -> list[GroupMetrics]:
+    """Return the groups with the lowest accuracy, sorted by accuracy; a table shows at most `_MAX_ROWS`."""
+    return sorted(groups, key=lambda group: (group.metrics.get("accuracy") or 0, -group.n))[:_MAX_ROWS]
+
+
+@cache
+def _make_environment() -> "Environment":
+    """Return a Jinja environment that escapes HTML in all values, and shows control characters as escape sequences."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("histocli.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_make_printable,
+    )
+    environment.filters |= {
+        "number": lambda value: "undefined" if value is None else f"{value:.4f}",
+        "known": lambda count: "not known" if count is None else f"{count:,}",
+        "metric": metric_title,
+        "interval": _format_interval,
+        "file_name": lambda path: re.split(r"[/\\]", path.rstrip("/\\"))[-1],  # a page for others names no folder
+        "select_worst_groups": select_worst_groups,
+        "first_rows": lambda rows: list(rows)[:_MAX_ROWS],
+        "split_sentence": SPLIT_SENTENCES.__getitem__,
+    }
+    return environment
+
+
+def _make_printable(value: Any) -> Any:
+    """Return text without control characters; text that is HTML already stays as it is."""
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _format_interval(uncertainty: Uncertainty | None, name: str) -> str:
+    """Format the 95% interval of a metric; DeLong's interval, which replaces a missing one, is marked as such."""
+    interval = uncertainty.interval(name) if uncertainty else None
+    if uncertainty is None or interval is None:
+        return "-"
+    return f"{'DeLong: ' if uncertainty.has_delong_interval(name) else ''}{interval[0]:.4f} to {interval[1]:.4f}"

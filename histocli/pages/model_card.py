@@ -1,0 +1,198 @@
+"""Write `model_card.md`: the training data of a run, its metrics with intervals, its intended use and its limits.
+
+The sections follow Mitchell et al., "Model Cards for Model Reporting" (2019). The text is in
+`templates/model_card.md.j2`.
+"""
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from histocli.compute.device import thread_count
+from histocli.data.groups import find_split_unit
+from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
+from histocli.inference.score_table import find_clusters
+from histocli.metrics import Measurement, Uncertainty, estimate_uncertainty, evaluate
+from histocli.metrics.calibration import compute_probabilities
+from histocli.metrics.registry import METRICS, metric_title
+from histocli.models import describe_weights
+from histocli.models.checkpoint import Checkpoint, load_checkpoint
+from histocli.pages.markdown import code_span, escape_markdown
+from histocli.reports.audit import SPLIT_SENTENCES
+from histocli.reports.evaluation import read_evaluations
+from histocli.reports.run import read_run
+from histocli.schema import Count, from_json
+from histocli.text import pluralise
+from histocli.workspace import Workspace, read_json, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jinja2 import Environment
+
+_CARD = "model_card.md"
+_EVALUATIONS = "## Evaluations\n"
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """The fields of `dataset.json` that the card shows."""
+
+    source: str
+    origin: str
+    patches: Count
+    sha256: str
+    checksums: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, Count] = field(default_factory=dict)
+
+
+class SplitSummary(NamedTuple):
+    """The number of labelled patches of each class in a split, and of known slides."""
+
+    name: str
+    tumour: int
+    normal: int
+    slides: int
+
+
+class ValidationSummary(NamedTuple):
+    """The metrics of the best epoch on the validation patches.
+
+    `units` names what the bootstrap draws, for example slides. `no_interval` has, for each reason, the titles of the
+    metrics that have no interval by bootstrap.
+    """
+
+    measured: Measurement
+    before_calibration: dict[str, float | None]
+    uncertainty: Uncertainty
+    units: str
+    no_interval: dict[str, list[str]]
+
+
+def write_card(workspace: Workspace, run: str) -> Path:
+    """Write the model card of a finished run, from the files in its folder and in the workspace.
+
+    Raises:
+        HistoError: one of these files cannot be read.
+    """
+    folder = workspace.run_dir(run)
+    record = read_run(folder)
+    best, best_sha256 = load_checkpoint(folder / "best.pt"), hash_file(folder / "best.pt")
+    manifest = read_manifest(folder / "manifest.csv", ("id", "label", "slide", "split"))
+    text = (
+        _make_environment()
+        .get_template("model_card.md.j2")
+        .render(
+            run=record,
+            best=best,
+            best_sha256=best_sha256,
+            n_weights=sum(tensor.numel() for tensor in best.model.values()),
+            dataset=read_dataset(workspace.dataset_path(record.data)),
+            splits=[summarise_split(manifest, name) for name in ("train", "val")],
+            split_by=find_split_unit(manifest),
+            weights_note=describe_weights(best.arch, str(record.options.get("weights") or "random")),
+            options=[
+                (name, value)
+                for name, value in record.options.items()
+                if value is not None and (name, value) != ("extended_after", 0)
+            ],
+            validation=_summarise_validation(best, manifest) if best.validation else None,
+            threshold_rule=best.config.get("threshold", "0.5"),
+        )
+    )
+    evaluations = _render_evaluations(workspace, run, best_sha256)
+    write_text(folder / _CARD, f"{text.rstrip()}\n\n{_EVALUATIONS}\n{evaluations}")
+    return folder / _CARD
+
+
+def has_card(workspace: Workspace, run: str) -> bool:
+    """Return whether a run has its model card, which is the last file that its training writes."""
+    return (workspace.run_dir(run) / _CARD).is_file()
+
+
+def add_evaluations(workspace: Workspace, run: str, best_sha256: str) -> None:
+    """Write the evaluations of a run's `best.pt` (with this SHA-256) into the run's model card, if it has one.
+
+    Raises:
+        HistoError: an evaluation cannot be read.
+    """
+    if not has_card(workspace, run):
+        return
+    path = workspace.run_dir(run) / _CARD
+    before = path.read_text(encoding="utf-8").partition(_EVALUATIONS)[0]
+    write_text(path, f"{before}{_EVALUATIONS}\n{_render_evaluations(workspace, run, best_sha256)}")
+
+
+def _render_evaluations(workspace: Workspace, run: str, best_sha256: str) -> str:
+    """Return the evaluations of a run's `best.pt` as Markdown."""
+    evaluations = [
+        report
+        for report in read_evaluations(workspace, run).values()
+        if report.uncertainty and [checkpoint.checkpoint_sha256 for checkpoint in report.checkpoints] == [best_sha256]
+    ]
+    return _make_environment().get_template("evaluations.md.j2").render(evaluations=evaluations)
+
+
+def read_dataset(path: Path) -> DatasetRecord | None:
+    """Read a `dataset.json`; None if the file does not exist."""
+    return from_json(DatasetRecord, read_json(path), str(path)) if path.is_file() else None
+
+
+def summarise_split(manifest: "pd.DataFrame", name: str) -> SplitSummary:
+    """Count the labelled patches and the known slides of a split of a manifest."""
+    rows = manifest[(manifest["split"] == name) & (manifest["label"] != UNLABELLED)]
+    tumour = int(rows["label"].sum())
+    return SplitSummary(name, tumour, len(rows) - tumour, int(rows.loc[rows["slide"] != "", "slide"].nunique()))
+
+
+def _summarise_validation(best: Checkpoint, manifest: "pd.DataFrame") -> ValidationSummary:
+    """Return the metrics on the validation patches; the checkpoint contains their scores."""
+    rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
+    labels = best.validation["labels"].numpy().astype(np.int64)
+    odds = best.validation["log_odds"].numpy()
+    probs = compute_probabilities(odds, best.temperature)
+    measured = evaluate(labels, probs, best.threshold)
+    before = evaluate(labels, compute_probabilities(odds)).metrics
+    result = estimate_uncertainty(
+        labels, probs, measured.metrics, best.threshold, find_clusters(rows), threads=thread_count()
+    )
+    no_interval: dict[str, list[str]] = {}
+    for name, reason in result.bootstrap.undefined.items():
+        no_interval.setdefault(reason, []).append(metric_title(name))
+    return ValidationSummary(
+        measured=measured,
+        before_calibration={metric.name: before[metric.name] for metric in METRICS if metric.is_changed_by_calibration},
+        uncertainty=result,
+        units=pluralise(result.bootstrap.by),
+        no_interval=no_interval,
+    )
+
+
+@cache
+def _make_environment() -> "Environment":
+    """Return a Jinja environment with the templates of this package and filters that format numbers."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(  # noqa: S701 - `escape_markdown` escapes HTML too
+        loader=PackageLoader("histocli.pages"), undefined=StrictUndefined, trim_blocks=True, finalize=escape_markdown
+    )
+    environment.filters |= {"number": _format_metric, "known": _format_count, "code": code_span, "metric": metric_title}
+    environment.filters["split_sentence"] = SPLIT_SENTENCES.__getitem__
+    return environment
+
+
+def _format_metric(value: float | None, uncertainty: Uncertainty | None = None, name: str = "") -> str:
+    """Format a metric with four decimals, and its interval in parentheses; DeLong's interval is marked as such."""
+    text = "undefined" if value is None else f"{value:.4f}"
+    interval = uncertainty.interval(name) if uncertainty else None
+    if uncertainty is None or interval is None:
+        return text
+    return (
+        f"{text} ({'DeLong: ' if uncertainty.has_delong_interval(name) else ''}{interval[0]:.4f} to {interval[1]:.4f})"
+    )
+
+
+def _format_count(count: int | None) -> str:
+    return "not known" if count is None else f"{count:,}"

@@ -1,0 +1,143 @@
+"""Draw pictures of a slide, its tissue and the map of its scores, and the curves of slides."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from histocli.patch import Pixels
+from histocli.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, Look, save, set_title
+from histocli.reports.slides import Estimate, SlideEvaluation
+from histocli.slides.grid import Grid, Mask
+from histocli.slides.lesions import FALSE_POSITIVES
+from histocli.slides.measures import Map
+from histocli.text import format_count, format_metric
+from histocli.workspace import atomic_path
+
+_MAX_SIDE = 1600  # pixels: the longer side of a picture
+_OPACITY = 0.6  # the opacity of the map over the slide
+COLOURS = "inferno"  # the colour map of probabilities
+_BAR_LENGTHS_MM = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # lengths of a scale bar in mm
+
+
+def write_tissue(path: Path, overview: Pixels, tissue: Mask) -> None:
+    """Write the overview with the outlines of the tissue as a PNG file."""
+    image, mask = _shrink(overview), tissue.astype(np.uint8)
+    mask = np.asarray(cv2.resize(mask, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_NEAREST), np.uint8)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    drawn = cv2.drawContours(
+        cv2.cvtColor(image, cv2.COLOR_RGB2BGR), outlines, -1, _parse_bgr(NORMAL), max(1, max(image.shape) // 500)
+    )
+    ok, png = cv2.imencode(".png", drawn)
+    assert ok
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(png.tobytes())
+
+
+def write_heatmap_picture(
+    path: Path, name: str, overview: Pixels, overview_mpp: float, scores: Map, grid: Grid, threshold: float
+) -> None:
+    """Write the map over the overview as a PNG file, with a colour bar and a scale bar."""
+    height, width = overview.shape[:2]
+    ratio = min(max(height / width, 0.3), 1.6)
+
+    def draw(figure: Figure) -> None:
+        axes: Axes = figure.add_subplot()
+        extent = (0.0, float(width), float(height), 0.0)
+        axes.imshow(_shrink(overview), extent=extent)
+        side = grid.step * grid.mpp / overview_mpp
+        rows, columns = grid.shape
+        shown = axes.imshow(
+            np.ma.masked_invalid(scores),
+            cmap=COLOURS,
+            vmin=0,
+            vmax=1,
+            alpha=_OPACITY,
+            interpolation="nearest",
+            extent=(0.0, columns * side, rows * side, 0.0),
+        )
+        axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="probability of tumour")
+        bar.solids.set_alpha(1)  # type: ignore[union-attr]
+        bar.ax.axhline(threshold, color=TUMOUR, linewidth=1.2)
+        _draw_scale_bar(axes, width, height, overview_mpp)
+        scored = int(np.isfinite(scores).sum())
+        set_title(figure, name, f"{scored:,} squares of {grid.step * grid.mpp:.0f} µm; threshold {threshold:.3g}")
+
+    save(path, Look(), PAGE, PAGE * ratio * 0.8 + 0.8, draw)
+
+
+def draw_slide_roc(path: Path, report: SlideEvaluation) -> Path:
+    """Draw the ROC curves of slides, one for each way to make one score of a slide."""
+
+    def draw(figure: Figure) -> None:
+        axes: Axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="chance")
+        for (name, estimate), colour in zip(report.auc.items(), (NORMAL, ORANGE, GREEN), strict=True):
+            if estimate.value is None:
+                continue
+            axes.plot(
+                *zip(*report.compute_roc(name), strict=True),
+                color=colour,
+                clip_on=False,
+                label=f"{name}: {_format_estimate(estimate)}",
+            )
+        axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        figure.legend(loc="outside lower center")
+        set_title(figure, "ROC of slides", f"{report.slides:,} slides, {report.tumour_slides:,} with tumour")
+
+    return save(path, Look(), COLUMN, COLUMN + 1, draw)
+
+
+def draw_froc(path: Path, report: SlideEvaluation) -> Path:
+    """Draw the FROC curve, and the points whose mean is the score."""
+
+    def draw(figure: Figure) -> None:
+        axes: Axes = figure.add_subplot()
+        last = max(report.false_positives[-1], FALSE_POSITIVES[-1])
+        false = [*report.false_positives, last]
+        found = [*report.sensitivity, report.sensitivity[-1]]
+        axes.plot(false, found, color=NORMAL, clip_on=False)
+        at = np.interp(FALSE_POSITIVES, report.false_positives, report.sensitivity)
+        axes.plot(FALSE_POSITIVES, at, "o", color=TUMOUR, clip_on=False, label="1/4 to 8 false positives")
+        axes.set(xlabel="false positives per slide", ylabel="sensitivity for lesions", ylim=(0, 1))
+        axes.set(xlim=(0, FALSE_POSITIVES[-1]))
+        axes.legend(loc="lower right")
+        lesions = sum(recall.lesions for recall in report.recall.values())
+        what = f"{format_count(lesions, 'lesion')} in {report.slides:,} slides"
+        set_title(figure, "FROC of lesions", f"{what}; score {_format_estimate(report.froc)}")
+
+    return save(path, Look(), COLUMN, COLUMN, draw)
+
+
+def _format_estimate(estimate: Estimate) -> str:
+    interval = f" ({estimate.interval[0]:.2f} to {estimate.interval[1]:.2f})" if estimate.interval else ""
+    return format_metric(estimate.value, 3) + interval
+
+
+def _draw_scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:
+    """Draw a bar of a round number of millimetres, about a fifth of the picture wide, below the slide."""
+    wanted = width * mpp / 1000 / 5
+    length = max((bar for bar in _BAR_LENGTHS_MM if bar <= wanted), default=_BAR_LENGTHS_MM[0])
+    pixels = length * 1000 / mpp
+    right, y = width * 0.98, height * 1.03
+    axes.plot([right - pixels, right], [y, y], color="black", linewidth=2.5, solid_capstyle="butt", clip_on=False)
+    label: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 8}
+    axes.text(right - pixels / 2, y + height * 0.012, f"{length:g} mm", **label)
+
+
+def _shrink(image: Pixels) -> Pixels:
+    scale = _MAX_SIDE / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _parse_bgr(colour: str) -> tuple[int, int, int]:
+    return int(colour[5:7], 16), int(colour[3:5], 16), int(colour[1:3], 16)

@@ -1,0 +1,107 @@
+"""The style of all plots, and a function that writes them; the same input gives the same bytes."""
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import matplotlib.style
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from histocli.plots import Format
+from histocli.workspace import atomic_path
+
+# Okabe & Ito (2008): colours that differ under every common colour blindness: https://jfly.uni-koeln.de/color/
+NORMAL, TUMOUR = "#0072B2", "#D55E00"
+GREEN, ORANGE, PURPLE, GREY = "#009E73", "#E69F00", "#CC79A7", "#666666"
+CLASS_NAMES = ("normal", "tumour")
+CLASS_COLOURS = (NORMAL, TUMOUR)
+
+COLUMN = 3.5  # inches: one column of a paper; sheets of patches take two
+PAGE = 7.2
+DPI = 200
+_TITLE_CHARACTERS = 14  # how many characters of a title fit in an inch
+
+_STYLE: dict[str, Any] = {
+    "axes.grid": True,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 9,
+    "figure.dpi": DPI,
+    "figure.titlesize": 9,
+    "font.family": "DejaVu Sans",  # part of Matplotlib, so that every machine draws the same
+    "font.size": 8,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "legend.fontsize": 8,
+    "legend.edgecolor": "none",
+    "legend.facecolor": "white",  # text over a curve or over the diagonal stays readable
+    "legend.framealpha": 0.8,
+    "legend.handlelength": 1.4,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.5,
+    "pdf.fonttype": 42,
+    "savefig.dpi": DPI,
+    "svg.hashsalt": "histo",
+    "text.parse_math": False,  # a name may have a dollar sign
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
+_METADATA: dict[Format, dict[str, Any]] = {
+    Format.PNG: {"Software": None},
+    Format.SVG: {"Date": None},
+    Format.PDF: {"CreationDate": None},
+}
+
+
+class Look(NamedTuple):
+    """How plots are written: in which format, with which resolution, how wide in inches, and whether with a title."""
+
+    format: Format = Format.PNG
+    dpi: int = DPI
+    width: float | None = None
+    has_title: bool = True
+
+
+def save(path: Path, look: Look, width: float, height: float, draw: Callable[[Figure], None]) -> Path:
+    """Draw a figure of `width` by `height` inches with `draw`, and write it to `path` atomically.
+
+    If `look` has a width, the figure has this width, and its height is scaled in proportion.
+
+    Raises:
+        HistoError: it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        render(temporary, look, width, height, draw)
+    return path
+
+
+def render(target: Path | BinaryIO, look: Look, width: float, height: float, draw: Callable[[Figure], None]) -> None:
+    """Draw a figure as `save` does, and write it to an open file or a path."""
+    with matplotlib.style.context(["default", _STYLE]):
+        scale = look.width / width if look.width else 1.0
+        figure = Figure(figsize=(width * scale, height * scale), layout="constrained")
+        draw(figure)
+        if not look.has_title:
+            figure.suptitle("").set_in_layout(False)
+        if figure.legends:
+            figure.draw_without_rendering()  # the layout knows the size of a legend only after it was drawn once
+        figure.savefig(target, format=look.format.value, dpi=look.dpi, metadata=_METADATA[look.format])
+
+
+def set_title(figure: Figure, heading: str, *facts: str) -> None:
+    """Set the figure's title: the heading, then a line for each fact, wrapped to the figure's width."""
+    width = int(figure.get_figwidth() * _TITLE_CHARACTERS)
+    lines = [line for text in (heading, *facts) for line in textwrap.wrap(text, width)]
+    figure.suptitle("\n".join(lines))
+
+
+def label_thousands(axis: Axis) -> None:
+    """Label an axis of counts with a few whole numbers with thousands separators."""
+    axis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -1,0 +1,60 @@
+"""The imports go down from package to package, as CONTRIBUTING.md describes."""
+
+import ast
+
+import pytest
+
+from tests.cli import REPOSITORY
+
+_PACKAGES = """
+cli commands trackers training pages plots slides inference models data sources labels images files reports metrics
+compute"""
+PACKAGES = _PACKAGES.split()
+EXCEPTIONS = {
+    ("images", "files"),
+    ("files", "images"),
+    ("sources/slides.py", "slides"),
+    ("sources/synthetic_slides.py", "slides"),
+}
+MODULES = sorted((REPOSITORY / "histocli").glob("*/**/*.py"))
+
+
+def find_imports(path):
+    """Return the full names of what a module imports, also inside its functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}, line {node.lineno}: a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_down(package):
+    above = set(PACKAGES[: PACKAGES.index(package)])
+    wrong = []
+    for path in MODULES:
+        module = path.relative_to(REPOSITORY / "histocli")
+        if module.parts[0] != package:
+            continue
+        for name in find_imports(path):
+            parts = name.split(".")
+            is_above = parts[0] == "histocli" and len(parts) > 1 and parts[1] in above
+            if is_above and not EXCEPTIONS & {(package, parts[1]), (str(module), parts[1])}:
+                wrong.append(f"{module} imports {name}")
+    assert wrong == []
+
+
+def test_every_package_has_its_place():
+    assert {path.relative_to(REPOSITORY / "histocli").parts[0] for path in MODULES} == {*PACKAGES, "config"}
+
+
+def test_only_cli_and_console_import_typer_and_rich():
+    users = {
+        str(path.relative_to(REPOSITORY / "histocli").parts[0])
+        for path in (REPOSITORY / "histocli").rglob("*.py")
+        if any(name.split(".")[0] in {"typer", "rich"} for name in find_imports(path))
+    }
+    assert users == {"cli", "console.py"}
