@@ -18,7 +18,7 @@ import torch
 from benchmarks import memory, prediction, tables, training
 from benchmarks.data import BenchmarkData
 from benchmarks.pairs import PAIRS, Row, record
-from histocli.compute.device import compute_settings, thread_count
+from histocli.compute.device import compute_settings, count_threads
 from histocli.training.provenance import find_git_commit, find_versions
 
 HERE = Path(__file__).parent
@@ -46,7 +46,7 @@ def machine() -> dict[str, object]:
     """Return a description of this machine and its versions."""
     return {
         "processor": processor(),
-        "threads": thread_count(),
+        "threads": count_threads(),
         "versions": find_versions(),
         "load_before": os.getloadavg()[0],
         "pairs": PAIRS,
@@ -81,7 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         raise SystemExit(f"there is no part {', '.join(unknown)}: choose of {', '.join(PARTS)}")
-    name = re.sub(r"[^a-z0-9]+", "-", f"{processor()}-{thread_count()}-threads".lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", f"{processor()}-{count_threads()}-threads".lower()).strip("-")
     file = HERE / "results" / f"{name}.json"
     before = json.loads(file.read_text()) if file.is_file() and options.parts else {"parts": {}, "commits": {}}
     commit = find_git_commit()  # of the code that is loaded, whatever is committed meanwhile

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks.packaged import load_zip
 from histocli.compute.cores import map_pieces
 from histocli.compute.device import compute_settings
-from histocli.inference.explain import average_views, find_feature_maps, hires_cam
+from histocli.inference.explain import average_views, compute_hires_cam, find_feature_maps
 from histocli.models import Classifier, packaged
 from histocli.models.checkpoint import load_checkpoint
 
@@ -116,9 +116,9 @@ def main() -> None:
         "random places": lambda: F.interpolate(noise, (SIDE, SIDE), mode="bilinear")[:, 0],
         "Grad-CAM, last map (6x6)": lambda: explain(coarse, grad_cam),
         "Grad-CAM, 12x12": lambda: explain(fine, grad_cam),
-        "HiResCAM, last map (6x6)": lambda: explain(coarse, hires_cam),
-        "HiResCAM, 12x12": lambda: explain(fine, hires_cam),
-        "HiResCAM, 6x6 and 12x12": lambda: explain(fine + coarse, hires_cam),
+        "HiResCAM, last map (6x6)": lambda: explain(coarse, compute_hires_cam),
+        "HiResCAM, 12x12": lambda: explain(fine, compute_hires_cam),
+        "HiResCAM, 6x6 and 12x12": lambda: explain(fine + coarse, compute_hires_cam),
         "occlusion, 169 passes": lambda: occlusion(network, images, blurred),
     }
     print(f"{options.count} patches called tumour, {options.count} called normal: mean (standard error)")

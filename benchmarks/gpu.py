@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from histocli.commands.download import DownloadConfig, download
-from histocli.compute.device import choose_compute, deterministic
+from histocli.compute.device import choose_compute, make_deterministic
 from histocli.data.loaders import PatchLoader
 from histocli.enums import Augment, Device, Precision
 from histocli.errors import HistoError
@@ -174,7 +174,7 @@ class Bench:
             for graph in (True, False) if size < 512 else (True,):  # eager is bound by the launches, whatever the size
                 batches = PatchLoader(pixels, np.arange(count), np.arange(count) % 2, size, compute.device)
                 torch.manual_seed(0)
-                with deterministic(False):
+                with make_deterministic(False):
                     made = Trainer(create_model("histonet"), Recipe(1e-3, 10_000, 0, cuda_graph=graph), compute)
                     epochs = self._endless(batches)
                     full = self._milliseconds(lambda made=made, epochs=epochs: made.train_step(next(epochs)))

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from histocli.compute.device import thread_count
+from histocli.compute.device import count_threads
 from histocli.metrics import Clusters, estimate_uncertainty, evaluate, make_patch_clusters
 from histocli.metrics.intervals import REPLICATES
 
@@ -36,7 +36,7 @@ def main() -> None:
     labels = rng.integers(0, 2, n)
     probs = 1 / (1 + np.exp(-1.7 * (2 * labels - 1) - 1.5 * rng.normal(size=n)))
     metrics = evaluate(labels, probs).metrics
-    threads = thread_count()
+    threads = count_threads()
     for clusters in (make_patch_clusters(n), Clusters("slide", rng.integers(0, SLIDES, n), SLIDES)):
         clock, processor = measure_seconds(
             partial(estimate_uncertainty, labels, probs, metrics, clusters=clusters, threads=threads)

@@ -38,7 +38,7 @@ from histocli.metrics import evaluate
 from histocli.models import Classifier, create_network
 from histocli.models.histonet import HistoNet
 from histocli.training.trainer import Recipe, Trainer
-from histocli.workspace import atomic_path
+from histocli.workspace import write_atomically
 
 BATCH, EPOCHS = 256, 12
 OUTSIDE = -1  # the group of a patch that is in neither
@@ -201,7 +201,7 @@ def main() -> None:
                 if not file.exists():
                     model = train(CANDIDATES[name], pixels, np.flatnonzero(groups == group), labels, seed, compute)
                     probs = {key: score(model, array, rows, compute) for key, (array, rows, _) in sets.items()}
-                    with atomic_path(file) as temporary, temporary.open("wb") as stream:
+                    with write_atomically(file) as temporary, temporary.open("wb") as stream:
                         np.savez(stream, allow_pickle=False, **probs)
                 single[direction], ensemble[direction] = {}, {}
                 with np.load(file) as probs:

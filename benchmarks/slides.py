@@ -36,8 +36,8 @@ from histocli.slides.reading import open_slide
 from histocli.slides.scoring import plan_slide, score_squares
 from histocli.slides.synthetic import draw_slide
 from histocli.slides.synthetic import plan_slide as plan_synthetic
-from histocli.threads import thread_count
-from histocli.workspace import default_workspace
+from histocli.threads import count_threads
+from histocli.workspace import find_workspace
 
 _SIDE = 10_000
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=PATCH_SIZE)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    workspace = default_workspace()
+    workspace = find_workspace()
     predictor = load_predictor(workspace, [options.ckpt], Device.CPU, Precision.FP32)
     network = load_checkpoint(find_checkpoint(workspace, options.ckpt)).build()
     with TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def main() -> None:
 
 def measure(path: Path, predictor: Predictor, network: Classifier, step: int, repeats: int) -> None:
     """Print the squares per second, and per CPU second, of each way."""
-    with ThreadPoolExecutor(thread_count()) as pool, open_slide(path) as slide:
+    with ThreadPoolExecutor(count_threads()) as pool, open_slide(path) as slide:
         assert slide.mpp is not None
         mpp = slide.mpp
         plan = plan_slide(slide, mpp, step, None, True, pool)
@@ -84,7 +84,7 @@ def measure(path: Path, predictor: Predictor, network: Classifier, step: int, re
                 run()
                 took = time.perf_counter() - start[0], time.process_time() - start[1]
                 best[name] = min(best[name][0], took[0]), min(best[name][1], took[1])
-    print(f"{path.name}: {len(boxes):,} squares, level {plan.grid.level}, {thread_count()} threads")
+    print(f"{path.name}: {len(boxes):,} squares, level {plan.grid.level}, {count_threads()} threads")
     print(f"{'':28}{'squares/s':>12}{'squares/CPU s':>15}")
     for name, (seconds, cpu) in best.items():
         print(f"{name:28}{len(boxes) / seconds:12,.0f}{len(boxes) / cpu:15,.0f}")

@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 from benchmarks.data import BenchmarkData
 from benchmarks.pairs import Row, alternate, row
 from histocli.commands.balance import balance
-from histocli.compute.device import thread_count
+from histocli.compute.device import count_threads
 from histocli.config import BalanceConfig
 from histocli.metrics import Clusters, estimate_uncertainty, evaluate
 from histocli.workspace import Workspace, write_json
@@ -122,10 +122,10 @@ def statistics() -> list[Row]:
         f"`evaluate`, {len(figures)} metrics and curves of {n:,} scores": time_call(lambda: evaluate(labels, probs)),
         "scikit-learn's own calls": time_call(plain),
         "2,000 resamples of them by patch": time_call(
-            lambda: estimate_uncertainty(labels, probs, figures, threads=thread_count())
+            lambda: estimate_uncertainty(labels, probs, figures, threads=count_threads())
         ),
         "2,000 resamples of them by slide": time_call(
-            lambda: estimate_uncertainty(labels, probs, figures, clusters=slides, threads=thread_count())
+            lambda: estimate_uncertainty(labels, probs, figures, clusters=slides, threads=count_threads())
         ),
     }
     found = alternate(ways)

@@ -15,7 +15,7 @@ from histocli.config import CHECKPOINT, BalanceConfig, EvalConfig, PredictConfig
 from histocli.enums import Device, Precision
 from histocli.errors import UsageError
 from histocli.listeners import WarningListener
-from histocli.workspace import Workspace, default_workspace
+from histocli.workspace import Workspace, find_workspace
 
 if TYPE_CHECKING:
     from histocli.commands.download import Dataset
@@ -45,15 +45,15 @@ def download(
     from histocli.commands.download import DownloadConfig, check_inputs, find_dataset, lock_dataset, open_source
     from histocli.commands.download import download as run_download
     from histocli.sources import SOURCE_NAMES, RemoteSource, SourceContext
-    from histocli.sources.options import declared_options, source_options
+    from histocli.sources.options import list_declared_options, make_source_options
 
-    folder, declared = _workspace(workspace), declared_options()
+    folder, declared = _workspace(workspace), list_declared_options()
     check_option_names("download", options, declared)
     if source not in SOURCE_NAMES:
         raise UsageError(f"source={source!r} is not one of {', '.join(SOURCE_NAMES)}")
     n, seed, force = convert("n", n, int), convert("seed", seed, int), convert("force", force, bool)
     values = {key: convert(key, value, declared[key].type) for key, value in options.items()}
-    config = DownloadConfig(source, source_options(source, values, n, seed), n, seed, force)
+    config = DownloadConfig(source, make_source_options(source, values, n, seed), n, seed, force)
     title = source if name is None else name
     check_inputs(folder, title, config)
     if not force and (dataset := find_dataset(folder, title, config)):
@@ -159,4 +159,4 @@ def _workspace(workspace: Workspace | PathLike | None) -> Workspace:
     """Return the workspace that a caller gave as such or as a path, else the default one."""
     if isinstance(workspace, Workspace):
         return workspace
-    return Workspace(Path(workspace)) if workspace is not None else default_workspace()
+    return Workspace(Path(workspace)) if workspace is not None else find_workspace()

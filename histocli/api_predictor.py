@@ -147,14 +147,14 @@ class Predictor:
         """Return the scores of all chunks as a table; without a patch it has no rows."""
         import pandas as pd
 
-        from histocli.inference.columns import ScoredRows, column_types, make_table
+        from histocli.inference.columns import ScoredRows, list_column_types, make_table
 
         config = PredictConfig((), columns=columns, threshold="stored")
-        values: Table = {name: [] for name in column_types(config)}
+        values: Table = {name: [] for name in list_column_types(config)}
         for chunk in chunks:
             for name, column in make_table(config, ScoredRows(chunk, self.threshold)).items():
                 values[name] += column
-        types = {name: kind for name, kind in column_types(config).items() if kind is not str}
+        types = {name: kind for name, kind in list_column_types(config).items() if kind is not str}
         return pd.DataFrame(values).astype(types)
 
 

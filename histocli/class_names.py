@@ -82,7 +82,7 @@ def parse_classes(options: Sequence[str]) -> dict[str, int]:
     return labels
 
 
-def label_of(name: str, classes: Mapping[str, int] | None = None) -> int | None:
+def find_label(name: str, classes: Mapping[str, int] | None = None) -> int | None:
     """Return the label that the name of a class means: 0, 1, or None if it is not understood.
 
     If `classes` (names in lower case) is not empty, only these names are understood.
@@ -123,7 +123,7 @@ def _label_of_kinds(kinds: set[str]) -> int | None:
     return 1 if meaningful in ({"positive"}, {"disease"}, {"positive", "disease"}) else None
 
 
-def split_of(name: str) -> str:
+def find_split(name: str) -> str:
     """Return the split that the name of a folder means: train, valid, test, `EVALUATION`, or ""."""
     text = _SPLIT_ORDER_PREFIX.sub("", _normalise(name))
     return _SPLIT_OF.get(text) or _SPLIT_OF.get(_SPLIT_ENDING.sub("", text)) or ""
@@ -156,7 +156,7 @@ def format_classes_option(names: Iterable[str]) -> str:
         if label is not None:
             sides[label].append(name)
     if not sides[0] or not sides[1]:  # all have words of one side, as `tumor` and `kein_tumor`: only sure ones stay
-        sides = {label: [name for name in sides[label] if not words or label_of(name) == label] for label in (0, 1)}
+        sides = {label: [name for name in sides[label] if not words or find_label(name) == label] for label in (0, 1)}
     rest = [name for name in words if name not in sides[0] + sides[1]]
     for label in (0, 1):
         if rest and not sides[label] and sides[1 - label]:
@@ -184,7 +184,7 @@ def has_other_label(name: str, above: str, label: int) -> bool:
 
 
 def find_split_in_stem(stem: str) -> str:
-    """Return the split that the first or the last word of a file name means: as `split_of`."""
+    """Return the split that the first or the last word of a file name means: as `find_split`."""
     words = _normalise(stem).split("_")
     return _SPLIT_OF.get(words[0]) or _SPLIT_OF.get(words[-1]) or ""
 
@@ -196,7 +196,7 @@ def _normalise(name: str) -> str:
 
 def _suggest(name: str) -> int | None:
     """Return the label that a name probably means; it is used for hints only, never as a label."""
-    if (label := label_of(name)) is not None:
+    if (label := find_label(name)) is not None:
         return label
     words = set(re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
     if words & {"n", "normal", "norm", "benign", "healthy"}:
@@ -220,7 +220,7 @@ def replace_evaluation(splits: Mapping[str, str]) -> dict[str, str]:
 def find_unknown_splits(names: Iterable[str]) -> list[str]:
     """Return the names that are not splits, sorted; [] if none of the names is a split."""
     names = set(names) - {""}
-    unknown = sorted(name for name in names if not split_of(name))
+    unknown = sorted(name for name in names if not find_split(name))
     return unknown if len(unknown) < len(names) else []
 
 

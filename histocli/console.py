@@ -27,7 +27,7 @@ from rich.text import Text
 
 from histocli.errors import HistoError
 from histocli.stdio import Stderr, write_out
-from histocli.text import printable
+from histocli.text import escape_control_characters
 
 OnProgress = Callable[[int, int | None], None]
 
@@ -164,7 +164,7 @@ class Reporter:
 
 def _escape(message: str) -> str:
     """Return a message for Rich on one line, with control characters and markup escaped."""
-    return escape(printable(message))
+    return escape(escape_control_characters(message))
 
 
 def _wrap(text: Text, width: int) -> Text:

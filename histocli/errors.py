@@ -1,6 +1,6 @@
 """Errors that a user can fix, and exit codes; after a signal the exit code is 128 + its number."""
 
-from histocli.text import printable
+from histocli.text import escape_control_characters
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -24,7 +24,7 @@ class HistoError(Exception):
 def _clean(text: str) -> str:
     """Return a text on one line that can be printed."""
     half = _MAX_TEXT // 2
-    return printable(text if len(text) <= _MAX_TEXT else f"{text[:half]} ... {text[-half:]}")
+    return escape_control_characters(text if len(text) <= _MAX_TEXT else f"{text[:half]} ... {text[-half:]}")
 
 
 class PartialError(HistoError):
@@ -39,7 +39,7 @@ class ExplanationError(HistoError):
     """The scores of a network cannot be explained, or the network is not there any more."""
 
 
-def first_line(error: BaseException) -> str:
+def read_first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, at most 300 characters of it; its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 

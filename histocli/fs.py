@@ -49,7 +49,7 @@ def make_folder(path: Path) -> None:
     fsync(path.parent)
 
 
-def folder_size(folder: Path) -> int:
+def measure_folder(folder: Path) -> int:
     """Return the bytes of all files in a folder and its subfolders."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
@@ -88,7 +88,7 @@ def require_space(folder: Path, needed: int, what: str) -> None:
         raise HistoError(text, make_space_hint(folder))
 
 
-def write_error(path: Path, error: OSError, needed: int | None = None, written: int = 0) -> HistoError:
+def make_write_error(path: Path, error: OSError, needed: int | None = None, written: int = 0) -> HistoError:
     """Return the error for a file that could not be written; if the disk is full, it names the space that is needed.
 
     `needed` is the size of the whole file in bytes, if it is known; `written` is the number of bytes already written.

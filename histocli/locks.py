@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from histocli.errors import HistoError
-from histocli.fs import make_folder, write_error
+from histocli.fs import make_folder, make_write_error
 
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF})  # EBADF: NFS, for folders
 _POLL_SECONDS = 0.02
@@ -54,10 +54,10 @@ def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
                     ) from None
                 tries += 1
                 if tries == _MAX_TRIES:  # of a folder in which no file can be made, such as /proc
-                    raise write_error(path, OSError("no file can be made in this folder")) from None
+                    raise make_write_error(path, OSError("no file can be made in this folder")) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise write_error(path, error) from error
+            raise make_write_error(path, error) from error
     try:
         yield
     finally:

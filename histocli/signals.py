@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: stop at the next safe moment (`stop_request`), or at once with an exception.
+"""SIGINT, SIGTERM and SIGHUP: stop at the next safe moment (`catch_signals`), or at once with an exception.
 
 Both context managers restore the previous signal handlers at their end.
 """
@@ -81,7 +81,7 @@ def raise_on_termination() -> Iterator[None]:
 
 
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
+def catch_signals() -> Iterator[StopRequest]:
     """Store SIGINT, SIGTERM and SIGHUP in this block instead of ending the process."""
     request = StopRequest()
     if current_thread() is not main_thread():

@@ -11,7 +11,7 @@ from io import TextIOWrapper
 from typing import IO, Any
 
 from histocli.errors import HistoError
-from histocli.text import printable
+from histocli.text import escape_control_characters
 
 
 class Stderr:
@@ -59,7 +59,7 @@ class Stdout:
         """Write text."""
         with self._explain_errors() as stream:
             if stream.isatty():
-                text = re.sub(r"[^\n\t]+", lambda match: printable(match[0]), text)
+                text = re.sub(r"[^\n\t]+", lambda match: escape_control_characters(match[0]), text)
             return stream.write(text)
 
     def flush(self) -> None:
@@ -103,7 +103,7 @@ class CheckedStdout(TextIOWrapper):
             raise
 
 
-def stdout_error() -> HistoError | None:
+def find_stdout_error() -> HistoError | None:
     """Return the error if stdout could not be written, and drop what it still holds, so that Python can exit."""
     error = getattr(sys.stdout, "error", None)
     if not isinstance(error, OSError):

@@ -18,7 +18,7 @@ _LOCK = re.compile(r"\..+\.lock")
 
 
 @contextmanager
-def temporary_path(path: Path, *, folder: bool = False) -> Iterator[Path]:
+def make_temporary(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """Make an empty file or folder next to `path`; at the end, remove it unless it was renamed.
 
     It is locked in this block, so that other processes do not remove it as a file of a killed process. Such files

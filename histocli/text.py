@@ -3,7 +3,7 @@
 import math
 
 
-def printable(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     """Return a text on one line, with control characters escaped: those of terminals, and those that hide text."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 

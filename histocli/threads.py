@@ -40,11 +40,11 @@ def let_waiting_threads_sleep(others: OtherProcesses) -> None:
     has an effect only before torch is imported. (The load average cannot be used: it still counts processes that have
     ended, such as the previous run.)
     """
-    if others.cores() + thread_count() > (os.cpu_count() or 1) + 0.5:
+    if others.cores() + count_threads() > (os.cpu_count() or 1) + 0.5:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def thread_count() -> int:
+def count_threads() -> int:
     """Return OMP_NUM_THREADS if it is set, else the number of cores that this process may use.
 
     These are the cores of its CPU affinity, limited by the CPU quota of its container (cgroup v2).

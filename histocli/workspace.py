@@ -15,8 +15,8 @@ from typing import Any
 
 from histocli.config import SUBSET
 from histocli.errors import HistoError, UsageError
-from histocli.fs import check_replaceable, fsync, require_space, write_error
-from histocli.temporary import remove_strays, temporary_path
+from histocli.fs import check_replaceable, fsync, make_write_error, require_space
+from histocli.temporary import make_temporary, remove_strays
 from histocli.text import parse_finite
 
 MAX_NAME = 100  # the largest number of characters of a name
@@ -169,7 +169,7 @@ class Workspace:
             remove_strays(folder)
 
 
-def default_workspace() -> Workspace:
+def find_workspace() -> Workspace:
     """Return the workspace that HISTO_WORKSPACE names, or else the one in the platform's data folder.
 
     Raises:
@@ -179,13 +179,13 @@ def default_workspace() -> Workspace:
         return Workspace(Path(path))
     from platformdirs import user_data_path
 
-    folder = user_folder(user_data_path)
+    folder = find_user_folder(user_data_path)
     if folder is None:
         raise UsageError("this user has no home folder for the workspace", "give a folder with --workspace")
     return Workspace(folder)
 
 
-def user_folder(find: Callable[..., Path]) -> Path | None:
+def find_user_folder(find: Callable[..., Path]) -> Path | None:
     """Return histo's folder that a function of platformdirs finds, or None if the user has no home folder."""
     try:
         path = find("histo", appauthor=False)
@@ -227,7 +227,7 @@ def make_name(text: str) -> str:
 
 
 @contextmanager
-def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
+def write_atomically(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path next to `path` to write to; at the end, flush it to the disk and rename it to `path`.
 
     On any exception the temporary file is removed, and `path` does not change. Temporary files of `path` that killed
@@ -239,7 +239,7 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     written = 0
     try:
         check_replaceable(path)
-        with temporary_path(path) as temporary:
+        with make_temporary(path) as temporary:
             if size is not None:
                 require_space(path.parent, size, str(path))
             try:
@@ -250,11 +250,11 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
                 written = temporary.stat().st_size if temporary.exists() else 0
         fsync(path.parent)
     except OSError as error:
-        raise write_error(path, error, size, written) from error
+        raise make_write_error(path, error, size, written) from error
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def create_folder_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary folder next to `path` to fill; at the end, rename it to `path` in one step.
 
     On any exception it is removed. Write the files in it atomically, so that they are on the disk.
@@ -263,18 +263,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         HistoError: the folder exists already, there is not enough space, or the parent cannot be written.
     """
     try:
-        with temporary_path(path, folder=True) as temporary:
+        with make_temporary(path, folder=True) as temporary:
             yield temporary
             fsync(temporary)
             temporary.rename(path)
         fsync(path.parent)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise make_write_error(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file atomically."""
-    with atomic_path(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 

@@ -20,7 +20,7 @@ import histocli
 import histocli.commands.balance
 from histocli.cli import app
 from histocli.models.checkpoint import load_checkpoint
-from histocli.signals import raise_on_termination, stop_request
+from histocli.signals import catch_signals, raise_on_termination
 from tests.cli import REPOSITORY, TRAIN, pseudo_terminal, write_images
 from tests.faults.processes import Process
 
@@ -420,7 +420,7 @@ def test_a_stop_request_leaves_ignored_signals_ignored():
     """`nohup histo train &` continues when its terminal is closed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stop_request() as stop:
+        with catch_signals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop
             os.kill(os.getpid(), signal.SIGTERM)
@@ -433,7 +433,7 @@ def test_a_stop_request_leaves_ignored_signals_ignored():
 def test_signal_handlers_are_restored():
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers], sys.unraisablehook
-    with raise_on_termination(), stop_request():
+    with raise_on_termination(), catch_signals():
         assert [signal.getsignal(number) for number in numbers] != before[0]
     assert ([signal.getsignal(number) for number in numbers], sys.unraisablehook) == before
 

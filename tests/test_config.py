@@ -22,7 +22,7 @@ from histocli.config import (
     ReportConfig,
     TrainConfig,
     TuneConfig,
-    default_batch_size,
+    choose_batch_size,
 )
 
 CONFIGS = {
@@ -153,7 +153,7 @@ def test_every_command_that_computes_has_a_dataclass():
     ("device", "patches", "expected"), [("cpu", 200_000, 128), ("cuda", 29_999, 128), ("cuda", 30_000, 512)]
 )
 def test_the_default_batch_is_larger_for_many_patches_on_a_gpu(device, patches, expected):
-    assert default_batch_size(device, patches) == expected
+    assert choose_batch_size(device, patches) == expected
     assert TrainConfig().batch_size is None
 
 

@@ -19,7 +19,7 @@ def test_waiting_threads_sleep_where_other_processes_need_the_cores(
     """On two cores, of which other processes use so many for ten seconds, while this process uses one."""
     stat, clock, own = tmp_path / "stat", [100.0], [7.0]
     monkeypatch.setattr(threads, "STAT", stat)
-    monkeypatch.setattr(threads, "thread_count", lambda: 2)
+    monkeypatch.setattr(threads, "count_threads", lambda: 2)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(threads.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(threads.time, "process_time", lambda: own[0])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli.errors import HistoError, UsageError
-from histocli.workspace import Workspace, atomic_path, check_name, read_json, write_json, write_text
+from histocli.workspace import Workspace, check_name, read_json, write_atomically, write_json, write_text
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def files_in(folder):
 
 def test_a_complete_file_appears_in_a_new_folder(tmp_path):
     path = tmp_path / "a" / "b" / "x.txt"
-    with atomic_path(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text("half")
         assert not path.exists()
         assert temporary.parent == path.parent
@@ -113,7 +113,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, error):
     path.write_text("old")
 
     def write():
-        with atomic_path(path) as temporary:
+        with write_atomically(path) as temporary:
             temporary.write_text("new")
             raise error("in the middle")
 
@@ -125,7 +125,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, error):
 
 def test_a_full_disk_is_one_error_that_names_the_file(tmp_path):
     def write():
-        with atomic_path(tmp_path / "x.npy"), open("/dev/full", "wb") as full:  # noqa: PTH123
+        with write_atomically(tmp_path / "x.npy"), open("/dev/full", "wb") as full:  # noqa: PTH123
             full.write(b"x" * 100_000)
 
     with pytest.raises(HistoError, match=r"cannot write .*x\.npy: No space left on device") as raised:

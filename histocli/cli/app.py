@@ -20,9 +20,9 @@ from histocli.compute.rendezvous import rank
 from histocli.console import Reporter
 from histocli.errors import EXIT_FAILURE, UsageError
 from histocli.signals import Stopped
-from histocli.stdio import stdout_error
-from histocli.text import printable
-from histocli.workspace import Workspace, default_workspace
+from histocli.stdio import find_stdout_error
+from histocli.text import escape_control_characters
+from histocli.workspace import Workspace, find_workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,7 +41,7 @@ class State:
     def workspace(self) -> Workspace:
         """The workspace; it is looked up when it is needed, because a user without a home folder has no default one."""
         if self.folder is None:
-            return default_workspace()
+            return find_workspace()
         if self.folder.is_file():
             raise UsageError(f"--workspace {self.folder} is a file", "give a folder; it is made if it does not exist")
         return Workspace(self.folder)
@@ -63,7 +63,7 @@ class Application(TyperGroup):
         try:
             return super().main(*args, **options)
         except OSError as error:
-            if (reason := stdout_error()) is None:
+            if (reason := find_stdout_error()) is None:
                 raise
             Reporter().error(reason)
             raise SystemExit(EXIT_FAILURE) from error
@@ -242,7 +242,7 @@ def root(
 
 
 def _find_workspace(ctx: Any) -> Workspace:
-    return ctx.obj.workspace if isinstance(getattr(ctx, "obj", None), State) else default_workspace()
+    return ctx.obj.workspace if isinstance(getattr(ctx, "obj", None), State) else find_workspace()
 
 
 def _find_reporter(ctx: Any) -> Reporter:
@@ -253,4 +253,4 @@ def _make_printable(error: Exception) -> None:
     """Escape control characters in the message of a usage error, which repeats what the user, or a `*`, wrote."""
     message = getattr(error, "message", None)
     if isinstance(message, str):
-        error.message = "\n".join(map(printable, message.split("\n")))  # type: ignore[attr-defined]
+        error.message = "\n".join(map(escape_control_characters, message.split("\n")))  # type: ignore[attr-defined]

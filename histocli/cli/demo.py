@@ -136,7 +136,7 @@ def _run(common: list[str], step: list[str]) -> None:
 
 def _show_summary(report: Reporter, workspace: Workspace) -> None:
     """Show the metrics of the demo's evaluation; `histo plot` has just listed the plots."""
-    from histocli.metrics.registry import metric_title
+    from histocli.metrics.registry import find_metric_title
 
     for path in sorted(workspace.metrics_dir.glob("*-val.json")):
         metrics = read_json(path)["metrics"]
@@ -144,5 +144,5 @@ def _show_summary(report: Reporter, workspace: Workspace) -> None:
         report.table(
             "",
             ["metric on the validation slides", "value"],
-            [[metric_title(name), format_cell(value)] for name, value in metrics.items()],
+            [[find_metric_title(name), format_cell(value)] for name, value in metrics.items()],
         )

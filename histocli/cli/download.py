@@ -13,8 +13,8 @@ from histocli.cli.listener import ConsoleListener
 from histocli.cli.sources import open_with_bars, with_source_options
 from histocli.config import SUBSET
 from histocli.errors import UsageError
-from histocli.sources import SOURCE_NAMES, source_type
-from histocli.sources.options import source_options
+from histocli.sources import SOURCE_NAMES, find_source_type
+from histocli.sources.options import make_source_options
 from histocli.stdio import write_out
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 SourceName = StrEnum("SourceName", [(name.upper(), name) for name in SOURCE_NAMES])  # type: ignore[misc]
 DEFAULT_SOURCE = SourceName(SOURCE_NAMES[0])
 _DEFAULT_N = "; ".join(
-    ["all", *(f"{n:,} for {name}" for name in SOURCE_NAMES if (n := getattr(source_type(name).options, "n", None)))]
+    [
+        "all",
+        *(f"{n:,} for {name}" for name in SOURCE_NAMES if (n := getattr(find_source_type(name).options, "n", None))),
+    ]
 )
 
 
@@ -62,7 +65,7 @@ def download(
     from histocli.data.dataset import make_balance_command
     from histocli.data.manifest import is_subset
 
-    config = DownloadConfig(source.value, source_options(source.value, declared, n, seed), n, seed, force)
+    config = DownloadConfig(source.value, make_source_options(source.value, declared, n, seed), n, seed, force)
     title = name or source.value
     if title == SUBSET or is_subset(state.workspace.manifest_path(title)):
         raise UsageError(f"--name {title} is the name of a subset that histo balance writes", "give another name")
@@ -76,7 +79,7 @@ def download(
     else:
         state.workspace.tidy()
         message = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to do"
-        if source_type(source.value).has_user_files:
+        if find_source_type(source.value).has_user_files:
             message += " (if the files have changed, --force packs them again)"
         state.report.print_done(message, make_balance_command(dataset.name, dataset.patches))
     if json:

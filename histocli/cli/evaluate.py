@@ -166,7 +166,7 @@ def evaluate(
         raise UsageError(f"--compare needs two names, and {flags[0]} is an option", "histo eval --compare A B")
     if compare and options.is_given(ctx, "ckpt"):
         raise UsageError("--ckpt cannot be combined with --compare", "leave one of them out")
-    names = options.checkpoint_names(ctx, ckpt)
+    names = options.split_checkpoint_names(ctx, ckpt)
     config = EvalConfig(
         ckpt=names,
         data=data,

@@ -19,8 +19,8 @@ from histocli.errors import (
     UsageError,
 )
 from histocli.signals import Stopped
-from histocli.stdio import discard, stdout_error
-from histocli.workspace import user_folder
+from histocli.stdio import discard, find_stdout_error
+from histocli.workspace import find_user_folder
 
 _EXIT_PIPE = 141  # the exit code of a program that writes to a closed pipe: 128 + SIGPIPE
 
@@ -52,7 +52,7 @@ def _explain(error: Exception) -> tuple[HistoError, int]:
         return error, EXIT_FAILURE
     if isinstance(error, OSError):
         reason = HistoError(f"{error.filename or 'the system'}: {error.strerror or error}")
-        return stdout_error() or reason, EXIT_FAILURE
+        return find_stdout_error() or reason, EXIT_FAILURE
     if is_out_of_memory(error):
         return HistoError("memory is full", "lower --batch-size, or --batch-size auto"), EXIT_FAILURE
     return HistoError(f"this is a bug in histo: {error!r}", _write_log(error)), EXIT_BUG
@@ -80,6 +80,6 @@ def _find_log_folder() -> Path:
     """Return the folder for log files, or raise `FileNotFoundError`."""
     from platformdirs import user_log_path
 
-    if (path := user_folder(user_log_path)) is None:
+    if (path := find_user_folder(user_log_path)) is None:
         raise FileNotFoundError("this user has no home folder")
     return path

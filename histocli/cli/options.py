@@ -10,7 +10,7 @@ import typer
 from histocli.architectures import ARCHITECTURES, ENCODERS
 from histocli.config import CHECKPOINT
 from histocli.enums import Device, Engine, HeadKind, Precision, Resize, Weights
-from histocli.workspace import Workspace, default_workspace
+from histocli.workspace import Workspace, find_workspace
 
 AUTO = 0  # the value of `--batch-size auto`
 
@@ -41,7 +41,7 @@ def is_given(ctx: typer.Context, option: str, *sources: str) -> bool:
 def _workspace(ctx: typer.Context) -> Workspace:
     """Return the workspace of a command line that is being completed, of which no command runs."""
     given = ctx.find_root().params.get("workspace")
-    return Workspace(Path(given)) if given else default_workspace()
+    return Workspace(Path(given)) if given else find_workspace()
 
 
 def complete_checkpoints(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -95,7 +95,7 @@ def complete_subsets(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in _workspace(ctx).subset_names() if name.startswith(incomplete)]
 
 
-def checkpoint_names(ctx: typer.Context, names: list[str]) -> tuple[str, ...]:
+def split_checkpoint_names(ctx: typer.Context, names: list[str]) -> tuple[str, ...]:
     """Return the values of `--ckpt`; in an environment variable several are separated by a colon, as in PATH."""
     if names and is_given(ctx, "ckpt", "ENVIRONMENT") and not is_given(ctx, "ckpt"):
         text = os.environ.get("HISTO_CKPT") or os.environ[f"{ctx.auto_envvar_prefix}_CKPT"]

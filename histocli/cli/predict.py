@@ -13,12 +13,12 @@ from histocli.cli.prediction import PredictionListener, show_prediction
 from histocli.config import PATCH_MPP, PredictConfig
 from histocli.enums import Columns, IdKind, OnError, Output, SplitName
 from histocli.errors import UsageError
-from histocli.inference.columns import column_types
+from histocli.inference.columns import list_column_types
 from histocli.inference.patterns import expand_patterns
 from histocli.slides.detection import find_slides
 from histocli.stdio import Stdout, is_stdout_a_file
 
-*_OTHERS, _LAST = column_types(PredictConfig((), columns=Columns.FULL))
+*_OTHERS, _LAST = list_column_types(PredictConfig((), columns=Columns.FULL))
 _FULL_COLUMNS = f"{', '.join(_OTHERS)} and {_LAST}"
 
 
@@ -180,7 +180,7 @@ def predict(
     config = PredictConfig(
         inputs=tuple(expand_patterns(inputs)),
         split=split,
-        ckpt=options.checkpoint_names(ctx, ckpt),
+        ckpt=options.split_checkpoint_names(ctx, ckpt),
         out=out,
         format=format,
         columns=columns,

@@ -6,7 +6,7 @@ from histocli.errors import HistoError
 from histocli.metrics import Interval, Uncertainty
 from histocli.metrics.groups import GroupMetrics
 from histocli.metrics.intervals import explain_few_clusters
-from histocli.metrics.registry import BY_NAME, metric_title
+from histocli.metrics.registry import BY_NAME, find_metric_title
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.repeats import RepeatedRun, RepeatsReport
@@ -30,7 +30,7 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: W
     title = f"{evaluation.run} on {evaluation.data}, {evaluation.split}: {counts}"
     by = f" by {uncertainty.bootstrap.by}" if uncertainty else ""
     rows = [
-        [metric_title(name), format_cell(value), _format_interval(uncertainty, name)]
+        [find_metric_title(name), format_cell(value), _format_interval(uncertainty, name)]
         for name, value in measured.metrics.items()
     ]
     report.table(title, ["metric", "value", f"95% interval{by}"], rows)
@@ -47,7 +47,7 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: W
     _show_groups(report, "slide", _select_worst_slides(evaluation.slides), len(evaluation.slides))
     _show_groups(report, "hospital", evaluation.hospitals, len(evaluation.hospitals))
     for name, reason in measured.undefined.items():
-        report.warn(f"{metric_title(name)} cannot be computed: {reason}")
+        report.warn(f"{find_metric_title(name)} cannot be computed: {reason}")
     if uncertainty:
         _show_missing_intervals(report, evaluation, uncertainty)
     _show_caveats(report, evaluation)
@@ -114,7 +114,9 @@ def _show_missing_intervals(report: Reporter, evaluation: EvaluationReport, unce
     """Print which metrics have no interval by bootstrap, and why; an undefined metric needs no interval."""
     for reason, names in evaluation.group_missing_intervals().items():
         metrics = (
-            "all metrics" if len(names) == len(evaluation.measured.metrics) else ", ".join(map(metric_title, names))
+            "all metrics"
+            if len(names) == len(evaluation.measured.metrics)
+            else ", ".join(map(find_metric_title, names))
         )
         instead = "; the interval of the AUC is DeLong's" if any(map(uncertainty.has_delong_interval, names)) else ""
         report.warn(f"no 95% interval by bootstrap of {metrics}: {reason}{instead}")
@@ -127,7 +129,7 @@ def _show_calibration(report: Reporter, evaluation: EvaluationReport) -> None:
         return
     shown = ", ".join(f"{temperature:.3f}" for temperature in temperatures)
     rows = [
-        [metric_title(name), format_cell(before), format_cell(evaluation.measured.metrics[name])]
+        [find_metric_title(name), format_cell(before), format_cell(evaluation.measured.metrics[name])]
         for name, before in evaluation.before_calibration.items()
     ]
     report.table(f"calibration with temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)
@@ -147,7 +149,7 @@ def _show_groups(report: Reporter, kind: str, groups: list[GroupMetrics], total:
         f"each {kind}" if len(groups) == total else f"the {len(groups)} of {total:,} {kind}s with the lowest accuracy"
     )
     rows = [[g.name, g.n, g.positives, *(format_cell(g.metrics[name]) for name in names)] for g in groups]
-    report.table(title, [kind, "patches", "tumour patches", *map(metric_title, names)], rows)
+    report.table(title, [kind, "patches", "tumour patches", *map(find_metric_title, names)], rows)
 
 
 def show_comparison(report: Reporter, comparison: ComparisonReport) -> None:
@@ -189,7 +191,7 @@ def show_repeats(report: Reporter, repeats: RepeatsReport, workspace: Workspace)
     rows.append(["mean", *(format_cell(repeats.mean[name]) for name in _REPEATED_METRICS)])
     rows.append(["standard deviation", *(format_cell(repeats.standard_deviation[name]) for name in _REPEATED_METRICS)])
     title = f"validation metrics of the {repeats.kind} of {repeats.name}"
-    report.table(title, ["run", *map(metric_title, _REPEATED_METRICS)], rows)
+    report.table(title, ["run", *map(find_metric_title, _REPEATED_METRICS)], rows)
     if repeats.split_by == "patch":
         report.warn("slides are, or may be, in both train and validation: these metrics are too good")
     if single := [run.run for run in repeats.runs if _predicts_one_class(run)]:

@@ -10,7 +10,7 @@ import typer
 
 from histocli.console import OnProgress, Reporter
 from histocli.sources import RemoteSource, Source, SourceContext
-from histocli.sources.options import DeclaredOption, declared_options
+from histocli.sources.options import DeclaredOption, list_declared_options
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def with_source_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that sources declare to a command; it receives their values as the dictionary `declared`."""
     fixed = [p for p in inspect.signature(command).parameters.values() if p.name != "declared"]
-    declared = declared_options()
+    declared = list_declared_options()
     parameters = [_make_parameter(name, option) for name, option in declared.items()]
 
     @wraps(command)

@@ -8,7 +8,7 @@ import numpy as np
 from histocli.config import SUBSET, BalanceConfig
 from histocli.data.appearance import GROUP_NAMES, find_appearance_groups
 from histocli.data.dataset import open_packed
-from histocli.data.groups import OVERLAP, connected_components
+from histocli.data.groups import OVERLAP, find_connected_components
 from histocli.data.leakage import audit, find_leaking, list_audited_names
 from histocli.data.manifest import SUBSET_COLUMNS, hash_file, is_subset, write_manifest
 from histocli.data.overlap_cache import search_overlaps
@@ -54,7 +54,7 @@ def balance(
         HistoError: the data set does not exist, a class has too few patches, or slides or hospitals are not known.
     """
     _check_options(workspace, config)
-    data = config.data or default_dataset(workspace)
+    data = config.data or choose_dataset(workspace)
     manifest = _read_manifest(workspace, data)
     has_own_splits = _keeps_own_splits(workspace, config, data, manifest)
     others = list_audited_names(workspace, data)[1:] if config.audit or config.drop_leaks else []
@@ -197,7 +197,7 @@ def _keeps_own_splits(workspace: Workspace, config: BalanceConfig, data: str, ma
     return has_both and is_allowed and is_folder
 
 
-def default_dataset(workspace: Workspace) -> str:
+def choose_dataset(workspace: Workspace) -> str:
     """Return the name of the only data set; if there are none or several, return "kaggle"."""
     names = workspace.dataset_names()
     return names[0] if len(names) == 1 else "kaggle"
@@ -268,7 +268,7 @@ def _assign_splits(
         is_single = np.bincount(group_of)[group_of] == 1
         subset, columns = subset.assign(**{OVERLAP: np.where(is_single, "", group_of.astype(str))}), [*columns, OVERLAP]
         has_slides = (subset["slide"] != "").any()
-        units = connected_components(subset, should_trust_slides=False).codes if has_slides else group_of
+        units = find_connected_components(subset, should_trust_slides=False).codes if has_slides else group_of
         val = split_by_group(units, labels, config.val_fraction, config.seed, "overlap group")
     else:
         columns = [*columns, unit.value] if unit is Group.APPEARANCE else columns

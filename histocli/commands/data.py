@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.errors import HistoError
-from histocli.fs import folder_size
+from histocli.fs import measure_folder
 from histocli.reports.balance import read_balance_report
 from histocli.schema import Count, from_json
 from histocli.workspace import Workspace, read_json
@@ -73,7 +73,7 @@ def list_data(workspace: Workspace) -> Inventory:
 
 def _summarise_dataset(workspace: Workspace, name: str) -> DatasetSummary:
     """Return the summary of a data set; of one that cannot be read, its size and the error."""
-    size = folder_size(workspace.dataset_dir(name))
+    size = measure_folder(workspace.dataset_dir(name))
     try:
         path = workspace.dataset_path(name)
         origin = from_json(_Origin, read_json(path), str(path))

@@ -13,8 +13,8 @@ from histocli.errors import HistoError, UsageError
 from histocli.listeners import SILENT, CommandListener
 from histocli.locks import hold
 from histocli.schema import Json
-from histocli.sources import PlannedFile, RemoteSource, Source, SourceContext, SourceOptions, source_type
-from histocli.sources.options import declared_options
+from histocli.sources import PlannedFile, RemoteSource, Source, SourceContext, SourceOptions, find_source_type
+from histocli.sources.options import list_declared_options
 from histocli.sources.retry import DEFAULT_POLICY
 from histocli.workspace import Workspace, check_name, read_json, write_json
 
@@ -34,7 +34,7 @@ class DownloadConfig:
         """The options that decide the content of the data set, as `dataset.json` records them."""
         values = {
             declared.option.flag.removeprefix("--"): _to_json_value(name, getattr(self.options, name, declared.default))
-            for name, declared in declared_options().items()
+            for name, declared in list_declared_options().items()
         }
         is_seed_used = self.n is not None or hasattr(self.options, "seed")
         return {"source": self.source, **values, "n": self.n, "seed": self.seed if is_seed_used else None}
@@ -82,7 +82,7 @@ def find_dataset(workspace: Workspace, name: str, config: DownloadConfig) -> Dat
     if not all(file.is_file() for file in (path, workspace.patches_path(name), workspace.manifest_path(name))):
         return None
     # A data set of an earlier version does not record options that were added later. They have their defaults.
-    declared = declared_options().items()
+    declared = list_declared_options().items()
     defaults = {d.option.flag.removeprefix("--"): _to_json_value(name, d.default) for name, d in declared}
     try:
         dataset = Dataset(**read_json(path))
@@ -134,7 +134,7 @@ def open_source(config: DownloadConfig, context: SourceContext) -> Source:
     Raises:
         HistoError: an option is not possible with this source, or its location does not exist.
     """
-    source: Source = source_type(config.source).open(config.options, context)
+    source: Source = find_source_type(config.source).open(config.options, context)
     return source
 
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from histocli.config import PATCH_MPP, SlideEvalConfig
 from histocli.errors import HistoError, UsageError
-from histocli.files.file import file_at
+from histocli.files.file import make_file
 from histocli.labels.table_files import read_labels
 from histocli.metrics import compute_auc
 from histocli.plots.slides import draw_froc, draw_slide_roc
-from histocli.reports.slides import MAXIMUM, ChosenScore, Estimate, Recall, SlideEvaluation, slide_evaluation_path
+from histocli.reports.slides import MAXIMUM, ChosenScore, Estimate, Recall, SlideEvaluation, find_slide_evaluation_path
 from histocli.schema import to_json
 from histocli.slides.annotations import TumourAreas, check_inside, read_tumour
 from histocli.slides.detection import SlideFile
@@ -90,7 +90,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
         chosen = _choose_score(config.choose_on, _evaluate_folder(training, find_truth, threshold)[0])
     notes += describe_others(found)
     report = _compute_report(config, slides, without_truth, threshold, chosen)
-    path = slide_evaluation_path(workspace, config.slides)
+    path = find_slide_evaluation_path(workspace, config.slides)
     write_json(path, to_json(report))
     plots = [draw_slide_roc(workspace.plots_dir / f"{path.stem}-roc.png", report)]
     if report.sensitivity:
@@ -178,7 +178,7 @@ def _make_label_lookup(path: Path | None, files: dict[str, SlideFile], notes: li
     assert path is not None
     if not path.is_file():
         raise HistoError(f"there is no file {path}", "give a table with the columns id,label")
-    labels = read_labels(file_at(path))
+    labels = read_labels(make_file(path))
     unknown = set(labels).difference(*(file.keys for file in files.values()))
     if unknown:
         notes.append(f"{format_count(len(unknown), 'label')} without a map of this name, such as {min(unknown)}")

@@ -13,7 +13,7 @@ from histocli.data.manifest import hash_file
 from histocli.data.store import open_store
 from histocli.enums import Device, ExportFormat, Precision
 from histocli.errors import HistoError
-from histocli.files.outputs import check_output, output_path
+from histocli.files.outputs import check_output, write_output
 from histocli.inference.forward import compute_log_odds
 from histocli.metrics.calibration import compute_probabilities
 from histocli.metrics.curves import Floats
@@ -24,7 +24,7 @@ from histocli.models.wsinfer import write_wsinfer
 from histocli.packages import require_packages
 from histocli.patch import Pixels
 from histocli.sources.synthetic import SyntheticSource
-from histocli.workspace import Workspace, atomic_folder
+from histocli.workspace import Workspace, create_folder_atomically
 
 N_CHECKED = 64  # number of patches on which the exported network is compared with the checkpoint
 TOLERANCE = 1e-4  # largest allowed difference in probability; another order of summation gives about 1e-6
@@ -77,7 +77,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     expected = np.stack(
         [compute_probabilities(odds.astype(np.float64), checkpoint.temperature), compute_probabilities(odds)]
     )
-    with output_path(out) as temporary:
+    with write_output(out) as temporary:
         run = write(module, config.format, temporary, facts)
         floats = images.float().div(255).contiguous().numpy()
         parts = [np.stack(run(part)) for part in np.split(floats, [1, 8]) if len(part)]
@@ -94,7 +94,7 @@ def _export_wsinfer(workspace: Workspace, checkpoint: Checkpoint, out: Path) -> 
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     [odds] = compute_log_odds(checkpoint.build(), images, choose_compute(Device.CPU, Precision.FP32)).numpy()
     expected = compute_probabilities(odds.astype(np.float64), checkpoint.temperature)
-    with atomic_folder(out) as temporary:
+    with create_folder_atomically(out) as temporary:
         run = write_wsinfer(checkpoint.build(), checkpoint.temperature, temporary)
         floats = images.float().div(255).contiguous().numpy()
         actual = np.concatenate([run(part)[0] for part in np.split(floats, [1, 8]) if len(part)])

@@ -177,7 +177,7 @@ def _plan_overlay(workspace: Workspace, runs: Sequence[str], kind: Kind, data: S
         Kind.PR: overlay.draw_pr_of_runs,
         Kind.CALIBRATION: overlay.draw_calibration_of_runs,
     }[kind]
-    by_run = [by_conditions(_find_evaluations(workspace, run, data)) for run in runs]
+    by_run = [group_by_conditions(_find_evaluations(workspace, run, data)) for run in runs]
     common = [key for key in by_run[0] if all(key in evaluations for evaluations in by_run)]
     if not common:
         raise MissingInputError(
@@ -192,7 +192,7 @@ def _plan_overlay(workspace: Workspace, runs: Sequence[str], kind: Kind, data: S
     return plots
 
 
-def by_conditions(evaluations: dict[Path, EvaluationReport]) -> dict[tuple[str, ...], EvaluationReport]:
+def group_by_conditions(evaluations: dict[Path, EvaluationReport]) -> dict[tuple[str, ...], EvaluationReport]:
     """Return evaluations by what must be equal to compare them: the data, the split, and how they were scored."""
     reports: dict[tuple[str, ...], EvaluationReport] = {}
     for report in evaluations.values():

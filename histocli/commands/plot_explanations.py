@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histocli.commands.plot_sheets import explain_groups, plan_sheet, read_tables, score_captions
+from histocli.commands.plot_sheets import explain_groups, make_captions, plan_sheet, read_tables
 from histocli.config import CHECKPOINT, PlotConfig
 from histocli.data.manifest import read_manifest
 from histocli.enums import Resize
@@ -15,7 +15,7 @@ from histocli.images.stream import load_chunk
 from histocli.inference.explain import explain
 from histocli.inference.explain_scored import load_for_explaining
 from histocli.inference.inputs import open_inputs
-from histocli.inference.scored_patches import read_packed, read_scored
+from histocli.inference.scored_patches import read_packed, read_scored_patches
 from histocli.patch import Pixels
 from histocli.plots import Kind, Plot, shorten
 from histocli.reports.evaluation import EvaluationReport
@@ -35,22 +35,22 @@ def plan_explanations(workspace: Workspace, evaluations: dict[Path, EvaluationRe
     """
     from histocli.plots.evaluation import make_subtitles
     from histocli.plots.explanations import KEY
-    from histocli.plots.sheets import Group, most_confident_errors
+    from histocli.plots.sheets import Group, select_confident_errors
 
     plots = []
     for path, report, scores in read_tables(workspace, evaluations):
         labels, probs, threshold = scores["label"], scores["prob"], report.measured.threshold
-        wrong = most_confident_errors(labels, probs, threshold, _PER_GROUP)
-        right = most_confident_errors(1 - labels, probs, threshold, _PER_GROUP)  # errors if the labels are exchanged
+        wrong = select_confident_errors(labels, probs, threshold, _PER_GROUP)
+        right = select_confident_errors(1 - labels, probs, threshold, _PER_GROUP)  # errors if the labels are exchanged
         names = ("True positives", "True negatives", "False positives", "False negatives")
         chosen = [scores.iloc[rows] for rows in (*right, *wrong)]
-        pixels = [read_scored(workspace, report, table) for table in chosen]
+        pixels = [read_scored_patches(workspace, report, table) for table in chosen]
         pictures = explain_groups(workspace, report, pixels)
         groups = [
             Group(
                 f"{name}: {f'{len(table)}, the most confident first' if len(table) else 'none'}",
                 patches,
-                score_captions(table["id"], table["prob"]),
+                make_captions(table["id"], table["prob"]),
                 beside,
             )
             for name, table, patches, beside in zip(names, chosen, pixels, pictures, strict=True)
@@ -70,7 +70,7 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
         UsageError: there are too many patches.
         HistoError: a patch or a checkpoint cannot be read, or the network has no feature map.
     """
-    from histocli.plots.explanations import KEY, colour_maps
+    from histocli.plots.explanations import KEY, draw_maps
     from histocli.plots.sheets import Group
 
     predictor = load_for_explaining(workspace, config.ckpt or tuple(dict.fromkeys(config.run)) or (CHECKPOINT,))
@@ -81,9 +81,9 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
     for member in predictor.members:
         on_note(member.checkpoint.describe())
     probs = predictor.predict_array(pixels).probs
-    pictures = colour_maps(pixels, explain([member.network for member in predictor.networks], pixels))
+    pictures = draw_maps(pixels, explain([member.network for member in predictor.networks], pixels))
     run = "+".join(member.checkpoint.run for member in predictor.members)
-    group = Group(format_count(len(ids), "patch"), pixels, score_captions(ids, probs), pictures)
+    group = Group(format_count(len(ids), "patch"), pixels, make_captions(ids, probs), pictures)
     key_line = f"under each patch: its probability of tumour (threshold {predictor.threshold():.3g}) and its id"
     stem = _make_stem(run, ids, pixels, [member.sha256 for member in predictor.members])
     return [plan_sheet(stem, [group], f"Explanations: {run}", key_line, KEY)]

@@ -73,7 +73,7 @@ def read_tables(
     Raises:
         MissingInputError: there are none.
     """
-    from histocli.inference.scored_patches import can_read_scored
+    from histocli.inference.scored_patches import can_read_scored_patches
 
     tables, missing = [], []
     for path, report in evaluations.items():
@@ -82,7 +82,7 @@ def read_tables(
             missing.append(table)
             continue
         scores = read_scores(table)
-        if can_read_scored(workspace, report, scores):
+        if can_read_scored_patches(workspace, report, scores):
             tables.append((path, report, scores))
     if not tables and missing:
         raise MissingInputError(f"there is no file {missing[0]}", "histo eval writes it again")
@@ -103,29 +103,29 @@ def explain_groups(workspace: Workspace, report: EvaluationReport, groups: Seque
     import numpy as np
 
     from histocli.inference.explain_scored import explain_scored
-    from histocli.plots.explanations import colour_maps
+    from histocli.plots.explanations import draw_maps
 
     pixels = np.concatenate(groups)
-    pictures = colour_maps(pixels, explain_scored(workspace, report, pixels))
+    pictures = draw_maps(pixels, explain_scored(workspace, report, pixels))
     return np.split(pictures, np.cumsum([len(group) for group in groups])[:-1])
 
 
-def score_captions(ids: Iterable[str], probs: Iterable[float]) -> list[str]:
+def make_captions(ids: Iterable[str], probs: Iterable[float]) -> list[str]:
     """Return the two lines under each patch: its probability and its id."""
     return [f"{prob:.3f}\n{shorten(key, 10)}" for key, prob in zip(ids, probs, strict=True)]
 
 
 def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scores: "pd.DataFrame") -> Plot:
     """Return the plot of the most confident errors of an evaluation; their patches are read now."""
-    from histocli.inference.scored_patches import read_scored
+    from histocli.inference.scored_patches import read_scored_patches
     from histocli.plots.evaluation import make_subtitles
     from histocli.plots.explanations import KEY
-    from histocli.plots.sheets import Group, most_confident_errors
+    from histocli.plots.sheets import Group, select_confident_errors
 
     threshold, confusion = report.measured.threshold, report.measured.confusion
     kinds = (("False positives", confusion.fp), ("False negatives", confusion.fn))
-    chosen = [scores.iloc[rows] for rows in most_confident_errors(scores["label"], scores["prob"], threshold)]
-    pixels = [read_scored(workspace, report, errors) for errors in chosen]
+    chosen = [scores.iloc[rows] for rows in select_confident_errors(scores["label"], scores["prob"], threshold)]
+    pixels = [read_scored_patches(workspace, report, errors) for errors in chosen]
     pictures: Sequence[Pixels | None]
     try:
         pictures, explained = explain_groups(workspace, report, pixels), KEY
@@ -134,7 +134,7 @@ def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport,
     groups = []
     for (name, count), errors, patches, beside in zip(kinds, chosen, pixels, pictures, strict=True):
         shown = f"{len(errors):,} of {count:,}, the most confident first" if len(errors) else "none"
-        groups.append(Group(f"{name}: {shown}", patches, score_captions(errors["id"], errors["prob"]), beside))
+        groups.append(Group(f"{name}: {shown}", patches, make_captions(errors["id"], errors["prob"]), beside))
     key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
     heading = f"Most confident errors: {report.run}"
     return plan_sheet(f"{stem}-{Kind.ERRORS}", groups, heading, ", ".join(make_subtitles(report)), key_line, explained)

@@ -24,7 +24,7 @@ from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
 from histocli.config import PredictConfig
 from histocli.errors import HistoError
-from histocli.files.outputs import output_path
+from histocli.files.outputs import write_output
 from histocli.fs import shorten_name
 from histocli.images.processes import DecodingProcesses
 from histocli.inference.done import write_record
@@ -141,7 +141,7 @@ def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction
     """Join the finished parts into the file, and remove the parts."""
     counts = Counts()
     with (
-        output_path(parts.target) as path,
+        write_output(parts.target) as path,
         open_part(path, job.config.output_format, job.column_types) as writer,
     ):
         if job.done and job.done.ids:

@@ -12,12 +12,12 @@ from histocli.config import PredictConfig
 from histocli.data.likeness import LikenessMeter
 from histocli.enums import ExportFormat, OnError, Output
 from histocli.errors import HistoError, UsageError
-from histocli.files.outputs import check_output, is_stream, real_path
+from histocli.files.outputs import check_output, is_stream, resolve_link
 from histocli.images.processes import DecodingProcesses
 from histocli.images.remarks import Remark, Remarks
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_from_config
-from histocli.inference.columns import ScoredRows, column_types, has_class, make_table
+from histocli.inference.columns import ScoredRows, has_class, list_column_types, make_table
 from histocli.inference.done import Done, MadeWith, read_done, select_new_patches
 from histocli.inference.failed import write_failed
 from histocli.inference.inputs import MAX_LISTED, STDIN, Inputs, open_inputs, read_stdin_lines
@@ -116,12 +116,12 @@ class Job(NamedTuple):
     def out(self) -> Path:
         """The regular file to write."""
         assert self.config.out is not None
-        return real_path(self.config.out)
+        return resolve_link(self.config.out)
 
     @property
     def column_types(self) -> dict[str, type]:
         """The columns of the result and their types."""
-        return column_types(self.config)
+        return list_column_types(self.config)
 
     def score(self, patches: Iterable[Patch], *, is_reporting: bool = True) -> Generator[ScoredChunk, None, None]:
         """Read and score patches, as `Predictor.predict_patches` does, and report the first remark of each kind.
@@ -245,7 +245,7 @@ def open_job(
     if config.skip_done:
         assert config.out is not None
         made_with = describe_rows(config, predictor)
-        done = read_done(config.out, config.output_format, list(column_types(config)), made_with)
+        done = read_done(config.out, config.output_format, list(list_column_types(config)), made_with)
         patches = select_new_patches(inputs.patches, done, config.out)
         inputs = inputs._replace(patches=patches, total=len(patches))
     size = predictor.chunk_size(config.batch_size)

@@ -42,7 +42,7 @@ from histocli.slides.scoring import SlidePlan, plan_slide, score_squares
 from histocli.slides.slide import Slide
 from histocli.slides.slide_files import TISSUE_MASK_SUFFIXES, find_tissue_mask
 from histocli.slides.writers import write_geojson, write_heatmap, write_scores
-from histocli.threads import thread_count
+from histocli.threads import count_threads
 from histocli.unchanged import find_state
 from histocli.workspace import Workspace
 
@@ -104,7 +104,7 @@ def predict_slides(
     dependencies = _collect_dependencies(config, predictor, threshold)
     with ExitStack() as stack:
         ranks.on_rank0(lambda: stack.enter_context(hold(out / ".lock", str(out))))
-        pool = stack.enter_context(ThreadPoolExecutor(thread_count(), "histo-slide"))
+        pool = stack.enter_context(ThreadPoolExecutor(count_threads(), "histo-slide"))
         job = _Job(config, out, predictor, threshold, resolutions, dependencies, pool)
         finished_records = ranks.on_rank0(lambda: [_find_finished(job, slide) for slide in slides])
         todo = [number for number, record in enumerate(finished_records) if record is None]

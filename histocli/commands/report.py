@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.commands.plot import by_conditions, check_data, choose_runs
+from histocli.commands.plot import check_data, choose_runs, group_by_conditions
 from histocli.config import ReportConfig
 from histocli.data.groups import find_split_unit
 from histocli.data.manifest import read_manifest
 from histocli.errors import HistoError
-from histocli.files.outputs import check_output, output_path
+from histocli.files.outputs import check_output, write_output
 from histocli.inference.comparison import compare
 from histocli.inference.score_table import read_scores
 from histocli.listeners import SILENT, CommandListener
@@ -103,7 +103,7 @@ def report(
         listener.on_warning(
             f"the page has {len(page) / 1e6:.1f} MB, because it shows {count} evaluations; --data shows fewer"
         )
-    with output_path(path, len(page)) as temporary:
+    with write_output(path, len(page)) as temporary:
         temporary.write_bytes(page)
     return WrittenReport(path, len(page), len(runs), count, len(slides.maps.pictures) if slides else 0)
 
@@ -248,7 +248,7 @@ def _make_comparison_sections(
     evaluations: dict[str, Evaluations], listener: CommandListener
 ) -> list[ComparisonSection]:
     """Return a section for each data set on which several of the runs were evaluated in the same way."""
-    by_run = {run: by_conditions(found) for run, found in evaluations.items()}
+    by_run = {run: group_by_conditions(found) for run, found in evaluations.items()}
     keys = list(dict.fromkeys(key for conditions in by_run.values() for key in conditions))
     sections = []
     for key in keys:

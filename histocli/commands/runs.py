@@ -11,7 +11,7 @@ from typing import NamedTuple
 from histocli.config import CHECKPOINT
 from histocli.enums import RunSort
 from histocli.errors import HistoError, UsageError
-from histocli.fs import folder_size
+from histocli.fs import measure_folder
 from histocli.locks import hold, is_held
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.run import EpochRecord, RunRecord, read_history, read_run
@@ -96,7 +96,7 @@ def remove_runs(workspace: Workspace, names: Sequence[str]) -> RemovedRuns:
             held.enter_context(hold(_lock_path(workspace, name), f"run {name!r}"))
         folders = [workspace.run_dir(name) for name in names]
         removed = RemovedRuns(
-            names, sum(map(folder_size, folders)), any(_is_published(workspace, name) for name in names)
+            names, sum(map(measure_folder, folders)), any(_is_published(workspace, name) for name in names)
         )
         for folder in folders:
             remove_folder(folder)
@@ -141,7 +141,7 @@ def _summarise(workspace: Workspace, run: str) -> RunSummary:
         val_auc=best.val_auc if best else None,
         seconds=sum(row.seconds for row in history),
         updated=datetime.fromtimestamp(_find_last_write(folder), UTC).isoformat(timespec="seconds"),
-        bytes=folder_size(folder),
+        bytes=measure_folder(folder),
         is_default=_is_published(workspace, run),
         problem=problem,
     )

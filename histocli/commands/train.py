@@ -10,19 +10,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
-from histocli.compute.device import compute_settings, deterministic
+from histocli.compute.device import compute_settings, make_deterministic
 from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, make_memory_error, release_gpu_memory
 from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.errors import UsageError
 from histocli.inference.forward import compute_log_odds
 from histocli.models.checkpoint import publish_checkpoints
 from histocli.pages.model_card import write_card
-from histocli.signals import stop_request
+from histocli.signals import catch_signals
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.listeners import Listener
 from histocli.training.options import check_options, check_values, complete_config
 from histocli.training.progress import Epoch
-from histocli.training.provenance import check_run_name, find_interrupted_run, lock_run, name_taken_error, reserve_name
+from histocli.training.provenance import (
+    check_run_name,
+    find_interrupted_run,
+    lock_run,
+    make_name_taken_error,
+    reserve_name,
+)
 from histocli.training.repeats import is_member
 from histocli.training.resume import apply_given_options, extend_config, load_run_config
 from histocli.training.run import Run
@@ -106,20 +112,20 @@ def train_run(
     """Train one run. With `should_publish`, its checkpoints are copied to the workspace's `checkpoints/` at the end."""
     start = time.monotonic()
     with ExitStack() as stack:
-        stack.enter_context(deterministic(config.deterministic))
+        stack.enter_context(make_deterministic(config.deterministic))
         if resume:
             assert name is not None
             ranks.on_rank0(lambda: stack.enter_context(lock_run(workspace, name)))
             run = ranks.on_all_ranks(lambda: Run(workspace, config, resumed=name, ranks=ranks))
             run.resume()
         elif name and ranks.on_rank0(workspace.run_dir(name).exists):
-            raise name_taken_error(name)
+            raise make_name_taken_error(name)
         else:
             if can_halve_batch:
                 config = _halve_batch_size(workspace, config, ranks)
             run = ranks.on_all_ranks(lambda: Run(workspace, config, ranks=ranks))
         stack.enter_context(explain_out_of_memory(run.train.batch_size))
-        with stop_request() as stop:
+        with catch_signals() as stop:
             if not resume:
                 run.create(ranks.on_rank0(lambda: stack.enter_context(reserve_name(workspace, name, config.arch))))
             resumed_at = run.trainer.step

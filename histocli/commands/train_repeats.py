@@ -15,7 +15,7 @@ from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped
 from histocli.training.listeners import Listener
 from histocli.training.options import check_options, check_values, complete_config
-from histocli.training.provenance import find_interrupted_run, name_taken_error
+from histocli.training.provenance import find_interrupted_run, make_name_taken_error
 from histocli.training.repeats import (
     Member,
     Repeats,
@@ -106,7 +106,7 @@ def _find_started(workspace: Workspace, names: list[str], *, resume: bool) -> se
     if resume and not started:
         raise HistoError(f"there is no run {names[0]!r} to resume", "give the --name of the runs to continue")
     if started and not resume:
-        raise name_taken_error(min(started))
+        raise make_name_taken_error(min(started))
     return started
 
 

@@ -15,7 +15,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.models.encoders import find_short_name
 from histocli.packages import require_packages
 from histocli.reports.tune import FINISHED, TrialReport, TuneReport, compare_trials, write_tune
-from histocli.signals import Stopped, StopRequest, stop_request
+from histocli.signals import Stopped, StopRequest, catch_signals
 from histocli.training.listeners import Listener
 from histocli.training.run import Run
 from histocli.training.search_space import format_train_command, make_base_config, make_trial_config
@@ -75,7 +75,7 @@ def tune(
     start, ended, listener = time.monotonic(), 0, listener or TuneListener()
     config = replace(config, arch=tuple(map(find_short_name, config.arch)))
     config.check()
-    with stop_request() as stop, compute_settings():
+    with catch_signals() as stop, compute_settings():
         study = open_study(workspace, config, given)
         path = workspace.metrics_dir / f"{config.name}-study.json"
         listener.on_study(study, study.trials())

@@ -44,7 +44,7 @@ class Cores:
 _cores = cache(Cores)  # one set of threads for each number of PyTorch's threads
 
 
-def all_cores() -> Cores:
+def start_cores() -> Cores:
     """Return one thread for each of PyTorch's threads; each computes alone."""
     threads = torch.get_num_threads()
     return _cores(threads, threads)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from histocli.compute.rendezvous import find_processes, find_torchrun_agent, is_distributed, report_to_torchrun
 from histocli.errors import EXIT_FAILURE, HistoError
-from histocli.signals import stop_request
+from histocli.signals import catch_signals
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -269,7 +269,7 @@ def _is_connection_error(error: RuntimeError) -> bool:
 
 def _exit_after_the_failed_process(error: RuntimeError) -> NoReturn:
     """Wait for a signal, then raise: torchrun reports the process that ends first, which must be the failed one."""
-    with stop_request() as stop:
+    with catch_signals() as stop:
         deadline = time.monotonic() + _EXIT_DELAY
         while not stop and time.monotonic() < deadline:
             time.sleep(0.05)

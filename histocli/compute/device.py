@@ -14,9 +14,9 @@ import torch
 from histocli.compute.memory import keep_freed_memory
 from histocli.compute.rendezvous import is_distributed
 from histocli.enums import Device, Precision
-from histocli.errors import HistoError, first_line
+from histocli.errors import HistoError, read_first_line
 from histocli.text import format_count
-from histocli.threads import thread_count as thread_count
+from histocli.threads import count_threads as count_threads
 
 GPU_FILE = Path("/dev/nvidia0")  # exists if the machine has an NVIDIA GPU, even if PyTorch cannot use it
 
@@ -57,8 +57,8 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     )
     if problem:
         reason = "the GPU cannot be used"
-    place = local_gpu() if kind == "cuda" and is_distributed() else torch.device(kind)
-    name = torch.cuda.get_device_name() if kind == "cuda" else format_count(thread_count(), "thread")
+    place = select_local_gpu() if kind == "cuda" and is_distributed() else torch.device(kind)
+    name = torch.cuda.get_device_name() if kind == "cuda" else format_count(count_threads(), "thread")
     chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
     if kind == "cuda" and chosen is Precision.FP32:
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default: 10 bits of mantissa in convolutions
@@ -66,7 +66,7 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     return Compute(place, chosen, f"{kind} ({name}; {reason}), {chosen} ({why})", problem or "")
 
 
-def local_gpu() -> torch.device:
+def select_local_gpu() -> torch.device:
     """Select the GPU of this process, one of several on this machine, and return it.
 
     Raises:
@@ -94,7 +94,7 @@ def _find_gpu_problem() -> str | None:
         try:
             torch.cuda.init()
         except RuntimeError as error:
-            return first_line(error)
+            return read_first_line(error)
         return "PyTorch does not find it"
     major, minor = torch.cuda.get_device_capability()
     builds = [arch.partition("_")[::2] for arch in torch.cuda.get_arch_list()]
@@ -108,7 +108,7 @@ def _find_gpu_problem() -> str | None:
     try:
         torch.zeros(1, device="cuda")
     except RuntimeError as error:  # another process holds all of its memory, or the GPU for itself
-        return f"{first_line(error)}; nvidia-smi shows which processes use the GPU"
+        return f"{read_first_line(error)}; nvidia-smi shows which processes use the GPU"
     return None
 
 
@@ -121,9 +121,9 @@ def _can_run(kind: str, built_for: int, capability: int) -> bool:
 
 @contextmanager
 def compute_settings() -> Iterator[None]:
-    """Use `thread_count` threads and keep freed memory in this block; afterwards restore both settings."""
+    """Use `count_threads` threads and keep freed memory in this block; afterwards restore both settings."""
     before = torch.get_num_threads()
-    torch.set_num_threads(thread_count())
+    torch.set_num_threads(count_threads())
     try:
         with keep_freed_memory():
             yield
@@ -132,7 +132,7 @@ def compute_settings() -> Iterator[None]:
 
 
 @contextmanager
-def deterministic(is_wanted: bool) -> Iterator[None]:
+def make_deterministic(is_wanted: bool) -> Iterator[None]:
     """Use only CUDA algorithms that give the same bits each time in this block, if `is_wanted`.
 
     Without it, cuDNN chooses by its heuristics. Letting it measure (torch.backends.cudnn.benchmark) took 7 to 10

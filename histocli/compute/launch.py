@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from histocli import child
-from histocli.compute.device import thread_count
+from histocli.compute.device import count_threads
 from histocli.compute.launcher import LAUNCHER, SECONDS_TO_SAVE, wake_suspended_children
 from histocli.compute.rendezvous import RENDEZVOUS_FILE
 from histocli.errors import HistoError
@@ -29,7 +29,7 @@ def launch(arguments: list[str], processes: int) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it would repeat our error messages
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, thread_count() // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, count_threads() // processes)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -24,7 +24,7 @@ from histocli.config.training import (
     PACKAGED_ARCH,
     RunConfig,
     TrainConfig,
-    default_batch_size,
+    choose_batch_size,
 )
 from histocli.config.tuning import TuneConfig
 
@@ -49,5 +49,5 @@ __all__ = [
     "SlideEvalConfig",
     "TrainConfig",
     "TuneConfig",
-    "default_batch_size",
+    "choose_batch_size",
 ]

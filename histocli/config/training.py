@@ -16,7 +16,7 @@ MAX_LORA = 256  # the largest rank; with much more the adapters are as large as 
 _FINE_TUNING = 0.1  # factor of the learning rate for weights that were trained on patches of lymph nodes
 
 
-def default_batch_size(device: str, patches: int) -> int:
+def choose_batch_size(device: str, patches: int) -> int:
     """Return the patches per step for a kind of device ("cuda", "cpu") and a number of training patches."""
     return GPU_BATCH_SIZE if device == "cuda" and patches >= GPU_BATCH_PATCHES else BATCH_SIZE
 
@@ -29,7 +29,7 @@ class RunConfig:
     arch: str = "histonet"
     weights: Weights = Weights.RANDOM
     data: str = SUBSET
-    batch_size: int | None = None  # None: `default_batch_size`
+    batch_size: int | None = None  # None: `choose_batch_size`
     lr: float | None = None  # None: `LEARNING_RATE`, scaled to the batch size
     precision: Precision = Precision.AUTO
     device: Device = Device.AUTO

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.fs import fsync, make_folder, require_space, write_all, write_error
+from histocli.fs import fsync, make_folder, make_write_error, require_space, write_all
 from histocli.locks import hold
 from histocli.patch import Pixels
-from histocli.threads import thread_count
+from histocli.threads import count_threads
 from histocli.workspace import Workspace, make_name, read_json, write_json
 
 _KEY = np.dtype([("sha1", "u1", 20), ("crc32", "<u4")])
@@ -73,7 +73,7 @@ class FeatureCache:
         try:
             make_folder(self.folder)
         except OSError as error:
-            raise write_error(self.folder, error) from error
+            raise make_write_error(self.folder, error) from error
         with hold(self.folder / ".lock", str(self.folder), wait=True):
             if not description.exists():
                 write_json(description, asdict(source))
@@ -133,7 +133,7 @@ class FeatureCache:
                 _write_at(self._keys, count * _KEY.itemsize, keys)
                 self.refresh()
         except OSError as error:
-            raise write_error(self._features, error) from error
+            raise make_write_error(self._features, error) from error
 
     def _map(self) -> "np.ndarray[Any, np.dtype[np.float32]]":
         """Map the rows that are on the disk read-only: float32 (N,F)."""
@@ -160,5 +160,5 @@ def hash_patches(store: Pixels, rows: "np.ndarray[Any, np.dtype[np.int64]]") -> 
         patches = np.ascontiguousarray(store[rows[start : start + _BLOCK]])
         return [sha1(patch.data, usedforsecurity=False).digest() for patch in patches]
 
-    with ThreadPoolExecutor(thread_count(), "histo-sha1") as pool:
+    with ThreadPoolExecutor(count_threads(), "histo-sha1") as pool:
         return [digest for digests in pool.map(hash_block, range(0, len(rows), _BLOCK)) for digest in digests]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from histocli.data.groups import Groups, connected_components
+from histocli.data.groups import Groups, find_connected_components
 from histocli.data.manifest import UNLABELLED
 from histocli.enums import Group
 from histocli.errors import HistoError
@@ -29,8 +29,8 @@ class Folds(NamedTuple):
 def make_folds(manifest: "pd.DataFrame", k: int, seed: int, group: Group | None = None) -> Folds:
     """Assign the labelled rows of train and validation to `k` folds that have similar shares of both classes.
 
-    The patches of one group of `connected_components` are in the same fold: a slide, or else an overlap group. With
-    `group`, the patches that have the same value in that column are in the same fold instead.
+    The patches of one group of `find_connected_components` are in the same fold: a slide, or else an overlap group.
+    With `group`, the patches that have the same value in that column are in the same fold instead.
 
     Raises:
         HistoError: there are too few slides, groups or patches for both classes in and outside each fold.
@@ -38,7 +38,7 @@ def make_folds(manifest: "pd.DataFrame", k: int, seed: int, group: Group | None 
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     labelled = manifest[manifest["split"].isin(("train", "val")) & (manifest["label"] != UNLABELLED)]
-    by, codes = Groups(group.value, labelled[group].to_numpy(str)) if group else connected_components(labelled)
+    by, codes = Groups(group.value, labelled[group].to_numpy(str)) if group else find_connected_components(labelled)
     labels = labelled["label"].to_numpy(np.int64)
     n_groups = len(np.unique(codes))
     kind, groups = (StratifiedKFold, None) if by == "patch" else (StratifiedGroupKFold, codes)

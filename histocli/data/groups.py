@@ -35,7 +35,7 @@ def find_split_unit(manifest: "pd.DataFrame") -> str:
     return "patch"
 
 
-def connected_components(frame: "pd.DataFrame", *, should_trust_slides: bool = True) -> Groups:
+def find_connected_components(frame: "pd.DataFrame", *, should_trust_slides: bool = True) -> Groups:
     """Group the patches of a table that share a slide or an overlap group, directly or through other patches.
 
     If every slide is known, only slides are used, unless `should_trust_slides` is false: then overlapping patches are

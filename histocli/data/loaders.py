@@ -16,7 +16,7 @@ from torch.utils.data import SubsetRandomSampler
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.images.stream import map_on_pool
 from histocli.patch import Pixels
-from histocli.threads import thread_count
+from histocli.threads import count_threads
 
 _BLOCK = 4096  # patches copied to a GPU at a time while the whole subset is uploaded
 BATCHES_AHEAD = 3  # batches that the background thread reads ahead
@@ -167,9 +167,9 @@ class PatchLoader:
         """Return a copy of all rows on the device; they are copied in blocks, so that the host needs little memory."""
         images = torch.empty((len(self), *self.store.shape[1:]), dtype=torch.uint8, device=self.device)
         starts = range(0, len(self), _BLOCK)
-        with ThreadPoolExecutor(thread_count(), "histo-upload") as pool:
+        with ThreadPoolExecutor(count_threads(), "histo-upload") as pool:
             blocks = map_on_pool(
-                pool, lambda start: self.store[self.rows[start : start + _BLOCK]], starts, thread_count()
+                pool, lambda start: self.store[self.rows[start : start + _BLOCK]], starts, count_threads()
             )
             for start, block in zip(starts, blocks, strict=True):
                 images[start : start + _BLOCK] = torch.from_numpy(block)

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from histocli.errors import HistoError
 from histocli.files.tables import make_table_writer, read_columns, read_table
-from histocli.workspace import atomic_path
+from histocli.workspace import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ class Row(NamedTuple):
 @contextmanager
 def open_row_writer(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[Any]:
     """Yield a `csv.writer`; the complete file appears at `path` when the block ends without an exception."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with write_atomically(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = make_table_writer(file)
         writer.writerow(columns)
         yield writer

@@ -10,7 +10,7 @@ from histocli.data.dataset import open_packed
 from histocli.data.overlaps import CODING_ERROR, MIN_OVERLAP, PAIR, Array, OnStage, find_overlaps
 from histocli.data.store import map_array, open_store
 from histocli.errors import HistoError
-from histocli.workspace import Workspace, atomic_path, read_json
+from histocli.workspace import Workspace, read_json, write_atomically
 
 
 def search_overlaps(
@@ -77,7 +77,7 @@ def _is_in_store(numbers: Array, starts: Array, store: int) -> Array:
 
 
 def _save(path: Path, pairs: Array) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
+    with write_atomically(path) as temporary, temporary.open("wb") as file:
         np.save(file, pairs)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from histocli.errors import HistoError
 from histocli.images.decode import PATCH_SIZE
-from histocli.images.stream import map_ordered, worker_count
+from histocli.images.stream import count_workers, map_ordered
 from histocli.patch import Pixels
 
 MIN_OVERLAP = 16  # px in height and width: PCam's patches are on a grid of 16 px, so this is their smallest overlap
@@ -76,13 +76,13 @@ def find_overlaps(stores: Sequence[Pixels], on_stage: OnStage = lambda what, don
         raise HistoError(f"overlaps are searched among fewer than {_MAX_PATCHES:,} patches; there are {total:,}")
     bits = _POSITION + total.bit_length()
     bins: list[list[Array]] = [[] for _ in range(_BINS)]
-    with closing(map_ordered(partial(_sort_into_bins, bits=bits), _make_tasks(stores), worker_count())) as tasks:
+    with closing(map_ordered(partial(_sort_into_bins, bits=bits), _make_tasks(stores), count_workers())) as tasks:
         for done, pieces in enumerate(tasks, 1):
             for bin_anchors, piece in zip(bins, pieces, strict=True):
                 bin_anchors.append(piece)
             on_stage("reading patches", min(done * _TASK_PATCHES, total), total)
     proposals = np.empty(0, np.uint64)
-    with closing(map_ordered(partial(_propose, bits=bits), _pop_bins(bins), worker_count())) as proposed:
+    with closing(map_ordered(partial(_propose, bits=bits), _pop_bins(bins), count_workers())) as proposed:
         for done, new_proposals in enumerate(proposed, 1):
             proposals = _sort_unique(np.concatenate([proposals, new_proposals]))
             on_stage("pairing anchors", done, _BINS)

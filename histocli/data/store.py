@@ -15,11 +15,11 @@ from histocli.data.manifest import COLUMNS, POSITION_COLUMNS, IdsDigest, Row, op
 from histocli.errors import HistoError
 from histocli.fs import fsync
 from histocli.images.remarks import Remarks
-from histocli.images.stream import CHUNK, Chunk, iterate_chunks, load_chunk, map_ordered, worker_count
+from histocli.images.stream import CHUNK, Chunk, count_workers, iterate_chunks, load_chunk, map_ordered
 from histocli.listeners import SILENT, CommandListener
 from histocli.patch import Patch, Pixels
 from histocli.sources import Source
-from histocli.workspace import Workspace, atomic_path
+from histocli.workspace import Workspace, write_atomically
 
 PATCH_SHAPE = (96, 96, 3)
 _PATCH_BYTES = 96 * 96 * 3
@@ -100,10 +100,10 @@ def pack(
     done = 0
     with (
         open_row_writer(workspace.manifest_path(name), columns) as manifest,
-        atomic_path(workspace.patches_path(name), size) as temporary,
+        write_atomically(workspace.patches_path(name), size) as temporary,
         temporary.open("wb") as array,
         closing(
-            map_ordered(_hash_chunk, iterate_chunks(_sample_patches(source, n, seed), CHUNK), worker_count())
+            map_ordered(_hash_chunk, iterate_chunks(_sample_patches(source, n, seed), CHUNK), count_workers())
         ) as chunks,
     ):
         packing = _Packer(source, array, manifest)

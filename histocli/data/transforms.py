@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from histocli.compute.cores import all_cores
+from histocli.compute.cores import start_cores
 from histocli.enums import Augment
 
 # Unit optical-density vectors of haematoxylin, eosin and DAB for red, green and blue:
@@ -18,7 +18,7 @@ _UNMIX = torch.linalg.inv(_STAINS)
 
 STAIN_SCALE = 0.3  # standard deviation of a stain's relative strength
 STAIN_SHIFT = 0.04  # standard deviation of a stain's additive density
-ZOOM = 1.2  # `random_affine` enlarges or shrinks a patch by up to this factor
+ZOOM = 1.2  # `apply_random_affine` enlarges or shrinks a patch by up to this factor
 OFFSET = 6 / 96  # the largest shift in x and in y, as a fraction of the patch's side
 _MAX_ROWS = 2**15 - 2  # rows of the largest image that OpenCV can remap
 
@@ -32,9 +32,9 @@ def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: in
     """
     if level is not Augment.NONE:
         is_same_size = side in (None, images.shape[-1])
-        images = random_affine(images, is_sharp=is_same_size) if any_angle else random_d4(images)
+        images = apply_random_affine(images, is_sharp=is_same_size) if any_angle else apply_random_d4(images)
     smaller = resize_images(images, side).float()
-    return hed_jitter(smaller) if level is Augment.FULL else smaller.div_(255)
+    return apply_hed_jitter(smaller) if level is Augment.FULL else smaller.div_(255)
 
 
 def resize_images(images: Tensor, side: int | None) -> Tensor:
@@ -49,7 +49,7 @@ def resize_images(images: Tensor, side: int | None) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def d4_views(images: Tensor) -> list[Tensor]:
+def make_d4_views(images: Tensor) -> list[Tensor]:
     """Return the eight flips and right-angle rotations of square images (N,C,H,H), the images themselves first."""
     return [_d4_view(images, number) for number in range(8)]
 
@@ -61,12 +61,12 @@ def _d4_view(images: Tensor, number: int) -> Tensor:
 
 
 def undo_d4_view(images: Tensor, number: int) -> Tensor:
-    """Turn view `number` of `d4_views` (N,C,H,H) back into the images that it was made from."""
+    """Turn view `number` of `make_d4_views` (N,C,H,H) back into the images that it was made from."""
     rotated = images.flip(3) if number >= 4 else images
     return rotated.rot90(-(number % 4), (2, 3))
 
 
-def random_d4(images: Tensor) -> Tensor:
+def apply_random_d4(images: Tensor) -> Tensor:
     """Apply the eight flips and right-angle rotations of a square (D4) to eight parts of the batch, in random order.
 
     The batch must be in random order itself, as a training batch is. Then each patch gets each of the eight with the
@@ -94,7 +94,7 @@ def _stain_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
     return _STAINS.to(device), _UNMIX.to(device)
 
 
-def hed_jitter(images: Tensor) -> Tensor:
+def apply_hed_jitter(images: Tensor) -> Tensor:
     """Scale and shift each image's stain concentrations in optical density.
 
     Images (N,3,H,W) from 0 to 255 in, float32 in [0, 1] out. After Tellez et al., "Whole-slide mitosis detection in
@@ -114,7 +114,7 @@ def hed_jitter(images: Tensor) -> Tensor:
     return jittered.view(n, height, width, 3).permute(0, 3, 1, 2)
 
 
-def random_affine(images: Tensor, *, is_sharp: bool = False) -> Tensor:
+def apply_random_affine(images: Tensor, *, is_sharp: bool = False) -> Tensor:
     """Flip each image (N,3,H,H), rotate it by any angle, zoom and shift it. Returns uint8, or float32 on a GPU.
 
     Pixels from outside the image are reflected at its border. Linear interpolation blurs; the blur disappears if images
@@ -145,7 +145,7 @@ def _warp_with_opencv(images: Tensor, matrix: Tensor, is_sharp: bool) -> Tensor:
         min(torch.get_num_threads(), len(images)), math.ceil(len(images) / (_MAX_ROWS // (images.shape[-1] + 4)))
     )
     parts = zip(images.tensor_split(count), matrix.tensor_split(count), strict=True)
-    return torch.cat(all_cores().map(lambda part: _warp_on_one_core(*part, is_sharp), parts))
+    return torch.cat(start_cores().map(lambda part: _warp_on_one_core(*part, is_sharp), parts))
 
 
 def _warp_on_one_core(images: Tensor, matrix: Tensor, is_sharp: bool) -> Tensor:

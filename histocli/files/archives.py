@@ -76,7 +76,7 @@ def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]
             opened.append(file)
             continue
         members = _open_archive(file.name, lambda file=file: open_file(file))  # type: ignore[misc]
-        folder = file.name.rpartition("/")[0] if is_table else folder_name(file.name)
+        folder = file.name.rpartition("/")[0] if is_table else remove_archive_suffix(file.name)
         opened += [File(f"{folder}/{member.name}" if folder else member.name, member.read) for member in members]
     names = {file.name for file in opened}
     if len(names) < len(opened):
@@ -86,7 +86,7 @@ def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]
     return opened
 
 
-def folder_name(name: str) -> str:
+def remove_archive_suffix(name: str) -> str:
     """Return the name of an archive without its suffix."""
     return _ZIP_SUFFIX.sub("", _TAR_SUFFIX.sub("", _ARRAY_SUFFIX.sub("", name)))
 

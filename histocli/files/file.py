@@ -85,7 +85,7 @@ class ImageList(NamedTuple):
     others: list[File]
 
 
-def file_at(path: Path, name: str | None = None) -> File:
+def make_file(path: Path, name: str | None = None) -> File:
     """Return the `File` of a path; its name is the path unless `name` is given."""
     return File(to_utf8(str(path) if name is None else name), DiskReader(str(path.parent), path.name))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.files.archives import is_archive, list_archive, open_inner_archives
-from histocli.files.file import SYSTEM_FOLDERS, DiskReader, File, file_at, to_utf8
+from histocli.files.file import SYSTEM_FOLDERS, DiskReader, File, make_file, to_utf8
 from histocli.files.formats import refuse_format
 from histocli.files.streams import ArchiveOpener
 from histocli.workspace import Workspace
@@ -38,7 +38,7 @@ def list_files(path: Path) -> list[File]:
             if is_archive(path.name):
                 return list_archive(str(path), ArchiveOpener(path))
             refuse_format(path)
-            return [file_at(path, path.name)]
+            return [make_file(path, path.name)]
         wrong = f"{path} is not a file or folder" if path.exists() else f"there is no file or folder {path}"
     except OSError as error:
         raise HistoError(f"cannot read {error.filename or path}: {error.strerror or error}") from error

@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from histocli.class_names import split_of
+from histocli.class_names import find_split
 from histocli.errors import HistoError
 from histocli.files.array_tables import LABEL_TITLES, format_value, make_unique_titles, write_csv
 from histocli.files.file import MAX_FILE_BYTES, File, MadeTable
@@ -35,13 +35,13 @@ class _Array(NamedTuple):
     @property
     def folder(self) -> str:
         """A folder named after the split in the array's name, such as `train/` for `train_images`; else ""."""
-        split = next((word for word in re.split(r"[_\W]+", self.key.lower()) if split_of(word)), "")
+        split = next((word for word in re.split(r"[_\W]+", self.key.lower()) if find_split(word)), "")
         return f"{split}/" if split else ""
 
     @property
     def title(self) -> str:
         """The array's name in lower case, without the split: `y` for `Y_train`."""
-        words = [word for word in re.split(r"[_\W]+", self.key.lower()) if word and not split_of(word)]
+        words = [word for word in re.split(r"[_\W]+", self.key.lower()) if word and not find_split(word)]
         return "_".join(words)
 
     @property

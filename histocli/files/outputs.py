@@ -12,8 +12,8 @@ from typing import IO
 
 from histocli.errors import UsageError
 from histocli.files.file import HEAD_BYTES, is_image, is_image_start
-from histocli.fs import write_error
-from histocli.workspace import Workspace, atomic_path
+from histocli.fs import make_write_error
+from histocli.workspace import Workspace, write_atomically
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self|proc/thread-self)/fd/(\d+)")
 _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
@@ -69,7 +69,7 @@ def _read_start(path: Path) -> bytes:
 
 
 @contextmanager
-def output_path(path: Path, size: int | None = None) -> Iterator[Path]:
+def write_output(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path to write a whole file to; at the end of the block, its content is at `path`.
 
     A regular file is replaced in one step; a symbolic link stays, and the file that it points to is replaced. A pipe or
@@ -79,7 +79,7 @@ def output_path(path: Path, size: int | None = None) -> Iterator[Path]:
         HistoError: there is not enough space, or `path` cannot be written.
     """
     if not is_stream(path):
-        with atomic_path(real_path(path), size) as temporary:
+        with write_atomically(resolve_link(path), size) as temporary:
             yield temporary
         return
     with TemporaryDirectory(prefix="histo-") as folder:
@@ -105,10 +105,10 @@ def open_stream(path: Path) -> Iterator[IO[bytes]]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise write_error(path, error) from error
+        raise make_write_error(path, error) from error
 
 
-def real_path(path: Path) -> Path:
+def resolve_link(path: Path) -> Path:
     """Return the file that a symbolic link points to, or `path` itself if it is none."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 

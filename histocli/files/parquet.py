@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histocli.class_names import split_of
+from histocli.class_names import find_split
 from histocli.errors import HistoError
 from histocli.files.array_tables import LABEL_TITLES, format_value, make_unique_titles, write_csv
 from histocli.files.file import File, MadeTable
@@ -44,7 +44,7 @@ def list_parquet(name: str, open_file: Open) -> list[File]:
             names = ", ".join(f"{field.name} ({field.type})" for field in schema)
             raise HistoError(f"{name} has no column of images: {names}", "images are bytes, as in Hugging Face's sets")
         shard = _SHARD.search(name)
-        folder = f"{shard[1]}/" if shard and split_of(shard[1]) else ""
+        folder = f"{shard[1]}/" if shard and find_split(shard[1]) else ""
         rows = _ParquetRows(table, column, Lock())
         width = len(str(table.metadata.num_rows))
         stem = name.rpartition("/")[2].removesuffix(".parquet")

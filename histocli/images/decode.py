@@ -22,7 +22,7 @@ from histocli.images.remarks import Remarks
 from histocli.images.sizes import ImageError, Size, check_pixels
 from histocli.images.tiff import read_tiff
 from histocli.images.tiff_pages import count_levels, is_tiff, read_first_page
-from histocli.images.tiff_segments import imdecode
+from histocli.images.tiff_segments import decode_with_opencv
 
 cv2.setNumThreads(1)  # patches are small: several threads decode one patch each
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # depends on OpenCV's version
@@ -115,10 +115,10 @@ def _decode(data: bytes, largest_side: int | None, mpp: float | None = None) -> 
     if data.startswith(b"GIF8"):
         return _decode_by_pillow(data), found
     pixels = size.width * size.height if size else 0
-    image = imdecode(remove_unused_chunks(data), pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    image = decode_with_opencv(remove_unused_chunks(data), pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         return _decode_by_pillow(data), found
-    if (shortened := shorten_webp(data)) and imdecode(shortened, pixels, cv2.IMREAD_COLOR) is not None:
+    if (shortened := shorten_webp(data)) and decode_with_opencv(shortened, pixels, cv2.IMREAD_COLOR) is not None:
         raise ImageError("the image is damaged: its stream ends too early")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image), found
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from histocli.enums import Device
 from histocli.images.processes import MIN_FILES_FOR_PROCESSES, DecodingProcesses
-from histocli.threads import thread_count
+from histocli.threads import count_threads
 
 _MIN_CORES = 4  # with fewer cores, the decoding processes would slow down this one
 _MAX_PROCESSES = 16  # for one GPU; 16 processes decode more patches per second than it scores
@@ -17,7 +17,7 @@ _GPU_DRIVERS = ("nvidiactl", "kfd", "dxg")  # files in /dev of the drivers of NV
 
 def create_decoding_processes() -> DecodingProcesses | None:
     """Return processes that decode for one GPU, not started yet; None if there are too few cores for them."""
-    cores = thread_count()
+    cores = count_threads()
     return DecodingProcesses(min(_MAX_PROCESSES, cores - 2)) if cores >= _MIN_CORES and os.name != "nt" else None
 
 

@@ -12,7 +12,7 @@ from histocli.images.image_files import ImageFile
 from histocli.images.processes import MIN_FILES_FOR_PROCESSES, Decoded, DecodingProcesses, Loader, decode_all
 from histocli.images.remarks import Remarks
 from histocli.patch import Patch, Pixels
-from histocli.threads import thread_count
+from histocli.threads import count_threads
 
 CHUNK = 64  # patches in a task: with fewer, the cost of each task matters; with more, memory does
 _THREADED_PATCHES = MIN_FILES_FOR_PROCESSES  # patches that threads load before processes are started
@@ -31,9 +31,9 @@ class Chunk(NamedTuple):
     remarks: Remarks
 
 
-def worker_count() -> int:
-    """Return how many decoding threads are useful: as many as `thread_count` allows, at most eight."""
-    return min(_MAX_WORKERS, thread_count())
+def count_workers() -> int:
+    """Return how many decoding threads are useful: as many as `count_threads` allows, at most eight."""
+    return min(_MAX_WORKERS, count_threads())
 
 
 def iterate_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -81,7 +81,7 @@ def load_chunks(
     has started yet, threads load the first patches, and the processes start only if there are more. They end when all
     patches are loaded, or when the caller stops.
     """
-    chunks, workers = iterate_chunks(patches, size), workers or worker_count()
+    chunks, workers = iterate_chunks(patches, size), workers or count_workers()
     if pool is None:
         return map_ordered(load_chunk, chunks, workers)
     return _load_in_processes(chunks, size, workers, pool)

@@ -19,7 +19,7 @@ from histocli.images.sizes import ImageError, check_pixels
 from histocli.images.tiff_codecs import CODEC_NAMES, check_segments
 from histocli.images.tiff_layout import BLACK_IS_ZERO, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, Layout, Values
 from histocli.images.tiff_pages import Page, read_following_pages
-from histocli.images.tiff_segments import JPEG, UNPACK, imdecode
+from histocli.images.tiff_segments import JPEG, UNPACK, decode_with_opencv
 
 _IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)  # the number of images, in ImageJ's descriptions
 _BY_OPENCV = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, 5, YCBCR)  # 5 is CMYK; its colours in Lab are wrong
@@ -92,7 +92,7 @@ def _check_jpeg_segments(layout: Layout) -> None:
         stream = start + layout.page.data[at : at + length].removeprefix(b"\xff\xd8")
         size = check_jpeg(stream)
         image: Values | None = decode_jpeg(stream)
-        image = imdecode(stream, size.width * size.height) if image is None else image
+        image = decode_with_opencv(stream, size.width * size.height) if image is None else image
         if image is None or image.shape[:2] != (size.height, size.width):
             raise ImageError("the image is damaged: a JPEG in it cannot be decoded")
         if size.width < min(layout.segment_width, layout.width):
@@ -100,7 +100,7 @@ def _check_jpeg_segments(layout: Layout) -> None:
 
 
 def _read_by_opencv(page: Page) -> Values:
-    image = imdecode(page.data, page.size.width * page.size.height, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    image = decode_with_opencv(page.data, page.size.width * page.size.height, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         raise ImageError("this kind of TIFF cannot be decoded", "save it as an RGB TIFF of 8 bits, or as PNG")
     if sorted(image.shape[:2]) != sorted(page.size):  # OpenCV turns it upright

@@ -62,12 +62,12 @@ def _unpack_lzw(packed: bytes, wanted: int, largest: int) -> bytes:
     If the number of bytes is odd, the last byte is read from an 8-bit image.
     """
     pairs = wanted // 2
-    image = imdecode(_as_grey_tiff(packed, pairs, 16), pairs) if pairs else None
+    image = decode_with_opencv(_as_grey_tiff(packed, pairs, 16), pairs) if pairs else None
     if pairs and (image is None or image.dtype != np.uint16):
         raise ImageError("the image is damaged: its LZW stream cannot be unpacked")
     unpacked = b"" if image is None else image.astype("<u2", copy=False).tobytes()[: 2 * pairs]
     if wanted % 2:
-        whole = imdecode(_as_grey_tiff(packed, wanted, 8), wanted)
+        whole = decode_with_opencv(_as_grey_tiff(packed, wanted, 8), wanted)
         if whole is None:
             raise ImageError("the image is damaged: its LZW stream cannot be unpacked")
         unpacked += whole.tobytes()[wanted - 1 : wanted]
@@ -118,7 +118,7 @@ UNPACK: dict[int, Callable[[bytes, int, int], bytes]] = {
 }
 
 
-def imdecode(data: bytes, pixels: int, flags: int = cv2.IMREAD_UNCHANGED) -> "cv2.typing.MatLike | None":
+def decode_with_opencv(data: bytes, pixels: int, flags: int = cv2.IMREAD_UNCHANGED) -> "cv2.typing.MatLike | None":
     """Decode an image of `pixels` pixels with OpenCV; return None if it cannot.
 
     Raises:

@@ -86,7 +86,7 @@ COLUMNS = (
 )
 
 
-def column_types(config: PredictConfig) -> dict[str, type]:
+def list_column_types(config: PredictConfig) -> dict[str, type]:
     """Return the name and the type of each column that the options ask for, in their order in the table."""
     return {column.name: column.type for column in COLUMNS if column.is_written(config)}
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.compute.device import thread_count
+from histocli.compute.device import count_threads
 from histocli.errors import HistoError
 from histocli.inference.score_table import find_clusters, read_scores
 from histocli.metrics import compare_aucs, compute_auc
@@ -55,7 +55,7 @@ def compare(first: Path, second: Path) -> ComparisonReport:
         b=b,
         n=len(paired),
         left_out=(len(tables[0]) - len(paired), len(tables[1]) - len(paired)),
-        paired=compare_aucs(labels, probs[0], probs[1], find_clusters(paired), threads=thread_count()),
+        paired=compare_aucs(labels, probs[0], probs[1], find_clusters(paired), threads=count_threads()),
     )
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from histocli.compute.device import compute_settings
-from histocli.data.transforms import d4_views, undo_d4_view
+from histocli.data.transforms import make_d4_views, undo_d4_view
 from histocli.errors import ExplanationError
 from histocli.inference.forward import Network
 from histocli.models.backbone import PATCH_SIDE
@@ -131,7 +131,7 @@ def _is_decisive(network: nn.Module, module: nn.Module) -> bool:
         return not logits.requires_grad or torch.autograd.grad(logits, image, allow_unused=True)[0] is None
 
 
-def hires_cam(activation: Tensor, gradient: Tensor) -> Tensor:
+def compute_hires_cam(activation: Tensor, gradient: Tensor) -> Tensor:
     """Return activation times gradient: to first order, the contribution of each value of a map to the log odds."""
     return activation * gradient
 
@@ -140,7 +140,7 @@ def average_views(
     network: nn.Module,
     modules: Sequence[nn.Module],
     images: Tensor,
-    contribution: Callable[[Tensor, Tensor], Tensor] = hires_cam,
+    contribution: Callable[[Tensor, Tensor], Tensor] = compute_hires_cam,
 ) -> Tensor:
     """Return the maps (N,H,H) of float images (N,3,H,H): the mean over the eight views, each rotated back.
 
@@ -148,7 +148,7 @@ def average_views(
     modules, each in the same unit.
     """
     total = torch.zeros(len(images), 1, *images.shape[2:])
-    for number, view in enumerate(d4_views(images)):
+    for number, view in enumerate(make_d4_views(images)):
         for activation, gradient in _compute_activations_and_gradients(network, modules, view):
             cells = contribution(activation, gradient).sum(1, keepdim=True)
             total += undo_d4_view(F.interpolate(cells, images.shape[2:], mode="bilinear"), number)

@@ -8,7 +8,7 @@ from torch import Tensor
 from histocli.compute.cores import map_pieces
 from histocli.compute.device import Compute
 from histocli.data.features import is_features
-from histocli.data.transforms import d4_views
+from histocli.data.transforms import make_d4_views
 
 Network = Callable[[Tensor], Tensor]  # float images (N,3,96,96) in [0, 1], or their features (N,F) -> logits (N,2)
 
@@ -29,7 +29,7 @@ def compute_log_odds(network: Network, images: Tensor, compute: Compute, *, tta:
             views = [images]
         else:
             pixels = images.float().div_(255)
-            views = d4_views(pixels) if tta else [pixels]
+            views = make_d4_views(pixels) if tta else [pixels]
         with compute.autocast():
             logits = [network(batch) for batch in _join_views(views)]
         return torch.cat([_subtract_logits(batch) for batch in logits]).view(len(views), len(images))

@@ -19,7 +19,7 @@ from histocli.data.manifest import hash_file
 from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive
-from histocli.files.file import File, describe_others, file_at, find_images
+from histocli.files.file import File, describe_others, find_images, make_file
 from histocli.files.formats import explain_no_images, refuse_format
 from histocli.files.listing import list_files
 from histocli.images.decode import Preparation
@@ -211,7 +211,7 @@ def _list_prefixed_files(name: str, others: list[File]) -> list[File]:
     path = Path(name)
     if path.is_file() and not is_archive(path.name):
         refuse_format(path)
-        return [file_at(path)]
+        return [make_file(path)]
     return [File(f"{path.as_posix()}/{file.name}", file.read) for file in _list_input_images(path, others)]
 
 

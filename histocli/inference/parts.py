@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from histocli.compute.ddp import Ranks
 from histocli.errors import HistoError
-from histocli.fs import make_folder, shorten_name, write_error
+from histocli.fs import make_folder, make_write_error, shorten_name
 from histocli.schema import Json
 from histocli.workspace import read_json
 
@@ -57,7 +57,7 @@ class Parts:
             make_folder(self.folder)
             return [number for number in range(self.count) if not self._is_finished(number)]
         except OSError as error:
-            raise write_error(self.target, error) from error
+            raise make_write_error(self.target, error) from error
 
     def path(self, number: int) -> Path:
         """Return the path of a part."""
@@ -115,7 +115,7 @@ class Parts:
             temporary.write_text(json.dumps(facts), encoding="utf-8")
             temporary.replace(self._facts_path(number))
         except OSError as error:
-            raise write_error(self.target, error) from error
+            raise make_write_error(self.target, error) from error
 
     def read_counts(self, number: int) -> Any:
         """Return the counts of a finished part."""

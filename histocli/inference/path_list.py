@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histocli.errors import HistoError
-from histocli.files.file import File, file_at
+from histocli.files.file import File, make_file
 
 _QUOTES = "\"'"
 
@@ -43,7 +43,7 @@ def read_path_list(lines: Iterable[bytes]) -> Iterator[tuple[str, File]]:
 
 def _find_file(path: str) -> File:
     """Return the file of a line; if there is none, its error says that quotes or spaces are part of the line."""
-    file = file_at(Path(path), path)
+    file = make_file(Path(path), path)
     is_quoted = len(path) > 1 and path[0] in _QUOTES and path[0] == path[-1]
     if (is_quoted or path != path.strip()) and not os.path.lexists(path):
         what = "quotes" if is_quoted else "spaces or tabs"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from histocli.compute.cores import PIECE, all_cores
+from histocli.compute.cores import PIECE, start_cores
 from histocli.compute.device import Compute
 from histocli.compute.memory import is_out_of_memory, make_memory_error
 from histocli.data.loaders import PatchLoader
@@ -182,7 +182,7 @@ class Predictor:
 
     def _score_on_cores(self, patches: Iterable[Patch], size: int) -> Generator[ScoredChunk, None, None]:
         """Read and score the chunks, each on one core, and yield them in order."""
-        cores = all_cores()
+        cores = start_cores()
         return map_on_pool(cores.pool, self._read_and_score, iterate_chunks(patches, size), 2 * cores.count)
 
     def _read_and_score(self, patches: list[Patch]) -> ScoredChunk:

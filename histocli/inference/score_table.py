@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.compute.device import thread_count
-from histocli.data.groups import OVERLAP, connected_components
-from histocli.errors import HistoError, describe_value, first_line
+from histocli.compute.device import count_threads
+from histocli.data.groups import OVERLAP, find_connected_components
+from histocli.errors import HistoError, describe_value, read_first_line
 from histocli.metrics import Clusters, Measurement, Uncertainty, estimate_uncertainty, evaluate, make_patch_clusters
-from histocli.metrics.groups import GroupMetrics, metrics_per_group
+from histocli.metrics.groups import GroupMetrics, compute_group_metrics
 from histocli.metrics.registry import METRICS
-from histocli.workspace import atomic_path
+from histocli.workspace import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ def write_scores(path: Path, table: "pd.DataFrame") -> None:
 
     Probabilities are written with all their digits, so that values near 1 stay different.
     """
-    with atomic_path(path) as temporary:
+    with write_atomically(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
@@ -54,7 +54,7 @@ def read_scores(path: Path) -> "pd.DataFrame":
     except FileNotFoundError:
         raise HistoError(f"there is no file {path}", again) from None
     except (ValueError, TypeError, OverflowError) as error:
-        raise HistoError(f"{path} is not a table of scores: {first_line(error)}", again) from error
+        raise HistoError(f"{path} is not a table of scores: {read_first_line(error)}", again) from error
     is_wrong = ~(table["label"].isin((0, 1)) & table["prob"].between(0, 1))
     if is_wrong.any():
         key, label, prob = table.loc[is_wrong, ["id", "label", "prob"]].to_numpy()[0]
@@ -67,7 +67,7 @@ def read_scores(path: Path) -> "pd.DataFrame":
 
 def find_clusters(table: "pd.DataFrame") -> Clusters:
     """Return the groups to resample as a whole: slides, else patches of the same tissue, else single patches."""
-    by, codes = connected_components(table)
+    by, codes = find_connected_components(table)
     return make_patch_clusters(len(table)) if by == "patch" else Clusters(by, codes, int(codes.max()) + 1)
 
 
@@ -77,7 +77,7 @@ def measure_scores(table: "pd.DataFrame", threshold: float) -> tuple[Measurement
     measured = evaluate(labels, probs, threshold)
     uncalibrated = evaluate(labels, table["raw"].to_numpy(), threshold).metrics
     intervals = estimate_uncertainty(
-        labels, probs, measured.metrics, threshold, find_clusters(table), threads=thread_count()
+        labels, probs, measured.metrics, threshold, find_clusters(table), threads=count_threads()
     )
     changed = {metric.name: uncalibrated[metric.name] for metric in METRICS if metric.is_changed_by_calibration}
     return measured, changed, intervals
@@ -88,4 +88,4 @@ def measure_groups(column: str, table: "pd.DataFrame", threshold: float) -> list
     if column not in table.columns:
         return []
     labels, probs = table["label"].to_numpy(np.int64), table["prob"].to_numpy(np.float64)
-    return metrics_per_group(table[column].to_numpy(str), labels, probs, threshold)
+    return compute_group_metrics(table[column].to_numpy(str), labels, probs, threshold)

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def can_read_scored(workspace: Workspace, report: EvaluationReport, scores: "pd.DataFrame") -> bool:
+def can_read_scored_patches(workspace: Workspace, report: EvaluationReport, scores: "pd.DataFrame") -> bool:
     """Return whether the scored patches still exist."""
     if report.folder:
         return Path(report.folder).exists()
     return all(name and workspace.patches_path(name).is_file() for name in scores["data"].unique())
 
 
-def read_scored(workspace: Workspace, report: EvaluationReport, scores: "pd.DataFrame") -> Pixels:
+def read_scored_patches(workspace: Workspace, report: EvaluationReport, scores: "pd.DataFrame") -> Pixels:
     """Read patches (N,96,96,3) uint8 in the order of `scores`, which are some rows of an evaluation's scores.
 
     Raises:

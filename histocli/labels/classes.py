@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from histocli.class_names import (
     SPLIT_NAMES,
     describe_counts,
+    find_label,
+    find_split,
     find_split_in_stem,
     find_unknown_splits,
     format_classes_option,
     has_other_label,
-    label_of,
     replace_evaluation,
     split_and_class_of,
-    split_of,
 )
 from histocli.errors import HistoError
 from histocli.files.file import split_suffix
@@ -94,7 +94,7 @@ def find_classes(paths: Iterable[str], classes: Mapping[str, int]) -> ClassFolde
     for folder, count in folders.items():
         if parts[folder]:
             counts["{} = {}".format(*parts[folder][0])] += count
-        elif names := [part for part in folder.split("/") if not split_of(part)]:
+        elif names := [part for part in folder.split("/") if not find_split(part)]:
             unknown[names[-1]] += count
     labels = {path: found[0][1] for path in paths if "/" in path and (found := parts[path.rpartition("/")[0]])}
     return ClassFolders(labels, counts, unknown, problem, _find_possible_splits(parts))
@@ -112,7 +112,7 @@ def _find_possible_splits(parts: Mapping[str, list[tuple[str, int]]]) -> list[st
         labels_of.setdefault(rest, set()).update(label for _, label in found)
     names = sorted(labels_of)
     is_possible = 2 <= len(names) <= _MAX_SPLITS and all(labels == {0, 1} for labels in labels_of.values())
-    is_named = all(name and not re.search(r"\d", name) and not any(map(split_of, name.split("/"))) for name in names)
+    is_named = all(name and not re.search(r"\d", name) and not any(map(find_split, name.split("/"))) for name in names)
     return names if is_possible and is_named else []
 
 
@@ -129,7 +129,7 @@ def _label_folders(folders: Iterable[str], classes: Mapping[str, int]) -> dict[t
     known = {}
     for depth, part in names:
         is_number = part.isdecimal() and not classes
-        label = label_of(part, classes)
+        label = find_label(part, classes)
         if label is not None and not (is_number and not numbers[depth] <= {"0", "1"}):
             known[depth, part] = label
     return known
@@ -167,7 +167,7 @@ def _find_split_of_path(folder: str, both: Mapping[str, str]) -> str:
 
     `both` are the splits of folders such as `test_tumor`.
     """
-    splits = {part: split for part in folder.split("/") if (split := both.get(part) or split_of(part))}
+    splits = {part: split for part in folder.split("/") if (split := both.get(part) or find_split(part))}
     if len(set(splits.values())) > 1:
         raise HistoError(
             f"two folders of {folder}/ have the names of different splits: {' and '.join(splits)}",
@@ -185,9 +185,9 @@ def _check_beside_train(folders: Iterable[str]) -> None:
             children.setdefault(above, set()).add(part)
             above = f"{above}/{part}"
     for parts in children.values():
-        unknown = [part for part in find_unknown_splits(parts) if label_of(part) is None]
-        if unknown and any(split_of(part) == "train" for part in parts):
-            known = sorted(part for part in parts if split_of(part))
+        unknown = [part for part in find_unknown_splits(parts) if find_label(part) is None]
+        if unknown and any(find_split(part) == "train" for part in parts):
+            known = sorted(part for part in parts if find_split(part))
             raise HistoError(
                 f"the folder {unknown[0]} is beside {' and '.join(known)}, but its name is not a split",
                 f"rename it; the names are {SPLIT_NAMES}. Or give only the folders that you need to --from",
@@ -205,7 +205,7 @@ def _find_more_classes(
     neighbours: Counter[str] = Counter()
     for folder, count in folders.items():
         for depth, part in enumerate(folder.split("/")):
-            is_candidate = not parts[folder] and not split_of(part) and (depth in class_depths or _is_number(part))
+            is_candidate = not parts[folder] and not find_split(part) and (depth in class_depths or _is_number(part))
             if (depth, part) in known or (is_candidate and folder not in parents):
                 neighbours[part] += count
                 break

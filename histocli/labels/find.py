@@ -7,12 +7,12 @@ from pathlib import Path
 
 from histocli.class_names import describe_counts, format_classes_option
 from histocli.errors import HistoError
-from histocli.files.file import File, file_at
+from histocli.files.file import File, make_file
 from histocli.labels.classes import ClassFolders, find_classes
 from histocli.labels.label_tables import Labels, LabelTables, format_examples
 from histocli.labels.patch_tables import TableOptions
 from histocli.labels.sidecars import find_words_in_names, read_labels_in_names, read_sidecars
-from histocli.labels.table_files import peek_columns, table_at
+from histocli.labels.table_files import find_table, peek_columns
 
 _OTHER_TABLE = re.compile(
     r"\.(xlsx|xls|ods|jsonl|feather|parquet)$|(label|metadata|annotation)[^/]*\.(json|txt)$", re.IGNORECASE
@@ -43,9 +43,9 @@ def find_labels(
     tables = LabelTables(names, options)
     result = tables.result
     if options.slides:
-        tables.add_slide_table(table_at(options.slides))
+        tables.add_slide_table(find_table(options.slides))
     if options.labels:
-        tables.read_labels(table_at(options.labels))
+        tables.read_labels(find_table(options.labels))
     else:
         tables.use_tables_inside(others)
         tables.find_beside(locations, found)
@@ -150,7 +150,7 @@ def _note_possible_tables(tables: LabelTables, others: Sequence[File]) -> None:
 def _note_table_beside(tables: LabelTables, role: str, option: str) -> None:
     """Add a note on a table next to the images, if it has columns of ids and of labels or slides (`role`)."""
     for path in tables.tables_beside[:_MAX_TABLES]:
-        if {"id", role} <= peek_columns(file_at(path), tables.options.columns):
+        if {"id", role} <= peek_columns(make_file(path), tables.options.columns):
             tables.result.notes.append(
                 f"{path.name} next to the images may have the {option}: --{option} {shlex.quote(str(path))}"
             )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from histocli.class_names import SplitError
 from histocli.errors import HistoError
-from histocli.files.file import File, file_at
+from histocli.files.file import File, make_file
 from histocli.labels.matching import ImageIndex, Matched, check_unambiguous
 from histocli.labels.patch_tables import PatchTable, TableOptions, check_ids, is_rounded
 from histocli.labels.splits import SplitFinder, find_split_of_table, read_split_column
@@ -187,7 +187,7 @@ class LabelTables:
                 _is_label_table(path.name)
                 and path.is_file()
                 and not self.result.labels.keys() >= set(self.names)
-                and (error := self._try_labels(file_at(path)))
+                and (error := self._try_labels(make_file(path)))
             ):
                 self.result.notes.append(f"skipped a table next to the images: {error}")
 

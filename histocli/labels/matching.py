@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from histocli.class_names import split_of
+from histocli.class_names import find_split
 from histocli.errors import HistoError
 from histocli.files.file import is_image, split_suffix
 
@@ -97,7 +97,7 @@ class ImageIndex:
         if folder and len(fitting) > 1:
             fitting = [i for i in fitting if self.names[i].startswith(f"{folder}/")] or fitting
         if split and len(fitting) > 1:
-            fitting = [i for i in fitting if split in map(split_of, self.names[i].split("/")[:-1])] or fitting
+            fitting = [i for i in fitting if split in map(find_split, self.names[i].split("/")[:-1])] or fitting
         if len(fitting) == 1:
             first = found.rows.setdefault(self.names[fitting[0]], row)
             if first != row and ids[first] != ids[row]:

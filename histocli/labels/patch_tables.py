@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.class_names import LABEL_NAMES, describe_counts, format_classes_option, label_of
+from histocli.class_names import LABEL_NAMES, describe_counts, find_label, format_classes_option
 from histocli.errors import HistoError
 from histocli.files.file import MadeTable, is_image
 
@@ -154,7 +154,7 @@ class PatchTable:
         """
         column = self.require("label", given)
         labels = self._parse_labels(column, classes)
-        if not classes and label_of(column) == 0 and all(is_flag(text) for text in set(self.columns[column])):
+        if not classes and find_label(column) == 0 and all(is_flag(text) for text in set(self.columns[column])):
             raise HistoError(
                 f"{self.title}: by its name, 1 in the column {column} means a normal patch, but label 1 means tumour",
                 "give another column, or say what the values mean: --classes negative=1 --classes positive=0",
@@ -217,7 +217,7 @@ class PatchTable:
                     f"choose one: --label-column {column} or --label-column {other}",
                 )
         for other in self.columns:
-            if other != column and label_of(other) == 0 and _has_contradiction(labels, self.columns[other]):
+            if other != column and find_label(other) == 0 and _has_contradiction(labels, self.columns[other]):
                 raise HistoError(
                     f"{self.title}: a row has 1 in the columns {column} and {other}, which contradict each other",
                     f"correct the table, or choose the column: --label-column {column}",
@@ -273,4 +273,4 @@ def _parse_label(text: str, classes: Mapping[str, int]) -> int | None:
         return classes[text.lower()]
     if number := _NUMBER_OF_LABEL.fullmatch(text):
         return int(number[1])
-    return None if text.isdecimal() else label_of(text)
+    return None if text.isdecimal() else find_label(text)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from histocli.class_names import LABEL_NAMES, format_classes_option, label_of
+from histocli.class_names import LABEL_NAMES, find_label, format_classes_option
 from histocli.errors import HistoError
 from histocli.files.file import File, read_bytes, split_suffix
 
@@ -53,7 +53,7 @@ def find_words_in_names(names: Sequence[str]) -> str:
     """
     for at in (0, -1):
         words = {name: re.split(r"[\W_]+", split_suffix(name)[0])[at] for name in names}
-        if {label_of(word) for word in set(words.values())} == {0, 1}:
+        if {find_label(word) for word in set(words.values())} == {0, 1}:
             return names[0]
     return ""
 
@@ -70,7 +70,7 @@ def _read_label(file: File, is_json: bool, classes: Mapping[str, int]) -> int | 
         if key is None:
             return None
         text = str(values[key])
-    label = label_of(text, classes)
+    label = find_label(text, classes)
     if label is None:
         raise HistoError(
             f"{file.name}: the label {text[:40]!r} is not 0 or 1", f"name it: {format_classes_option([text[:40]])}"

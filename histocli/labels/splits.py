@@ -10,9 +10,9 @@ from histocli.class_names import (
     SPLIT_NAMES,
     SplitError,
     describe_counts,
+    find_split,
     find_unknown_splits,
     replace_evaluation,
-    split_of,
 )
 from histocli.files.file import File, read_bytes
 from histocli.labels.matching import ImageIndex
@@ -54,7 +54,7 @@ def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None,
         _check_flags(table)
         return None, []
     texts = table.columns[column]
-    splits = {text: _SHORT_SPLIT_NAMES.get(text.strip().lower()) or split_of(text) for text in set(texts)}
+    splits = {text: _SHORT_SPLIT_NAMES.get(text.strip().lower()) or find_split(text) for text in set(texts)}
     splits = replace_evaluation(splits)
     for row, text in enumerate(texts):
         if text and not splits[text]:
@@ -78,7 +78,7 @@ def _find_column_by_values(table: PatchTable) -> str | None:
     found = []
     for name, texts in table.columns.items():
         words = set(texts)
-        if 1 < len(words) <= _MAX_WORDS and len({split_of(word) for word in words - {""}} - {""}) > 1:
+        if 1 < len(words) <= _MAX_WORDS and len({find_split(word) for word in words - {""}} - {""}) > 1:
             found += [] if find_unknown_splits(words) else [name]
     return found[0] if len(found) == 1 else None
 
@@ -96,10 +96,10 @@ def _check_flags(table: PatchTable) -> None:
 
 
 def find_split_of_table(name: str) -> str:
-    """Return the split in the name of a table such as `test_labels.csv`, as `split_of`; "" if there are several."""
+    """Return the split in the name of a table such as `test_labels.csv`, as `find_split`; "" if there are several."""
     stem = name.rpartition("/")[2].lower()
     stem = re.sub(r"\.gz$", "", stem).rpartition(".")[0]
-    found = {split_of(word) for word in re.split(r"[\W_]+", stem)} - {""}
+    found = {find_split(word) for word in re.split(r"[\W_]+", stem)} - {""}
     return found.pop() if len(found) == 1 else ""
 
 
@@ -196,7 +196,7 @@ def _check_folders(splits: Mapping[str, str]) -> None:
         SplitError: an image has another split.
     """
     for image, split in splits.items():
-        folder_splits = {split_of(part) for part in image.split("/")[:-1]} - {"", "train"}
+        folder_splits = {find_split(part) for part in image.split("/")[:-1]} - {"", "train"}
         allowed = folder_splits | ({"valid", "test"} if EVALUATION in folder_splits else set())
         if folder_splits and split not in allowed:
             raise SplitError(

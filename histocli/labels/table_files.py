@@ -9,7 +9,7 @@ from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.files.archives import is_archive
-from histocli.files.file import MAX_FILE_BYTES, File, MadeTable, file_at, read_bytes
+from histocli.files.file import MAX_FILE_BYTES, File, MadeTable, make_file, read_bytes
 from histocli.files.listing import list_files
 from histocli.files.tables import read_table
 from histocli.labels.patch_tables import ColumnNames, PatchTable, check_ids
@@ -60,7 +60,7 @@ def read_patch_table(file: File) -> PatchTable:
     return PatchTable(file.name, dict(zip((names[i] for i in kept), columns, strict=True)), lines, made)
 
 
-def table_at(path: Path) -> File:
+def find_table(path: Path) -> File:
     """Return the table at a path: a CSV file, or the only one in an archive.
 
     Raises:
@@ -69,7 +69,7 @@ def table_at(path: Path) -> File:
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be entered
         raise HistoError(f"there is no file {path}", "give a CSV table")
     if not is_archive(path.name):
-        return file_at(path)
+        return make_file(path)
     tables = [file for file in list_files(path) if file.name.lower().endswith((".csv", ".tsv"))]
     if len(tables) != 1:
         raise HistoError(f"{path} contains {len(tables)} CSV tables, not one", "unpack it, and give one of them")

@@ -19,20 +19,20 @@ from histocli.metrics.curves import (
     Ints,
     bin_reliability,
     compute_area,
-    confusion,
-    histogram,
-    precision_recall,
+    compute_confusion,
+    compute_histogram,
+    compute_precision_recall,
+    compute_roc,
     rank,
-    roc,
 )
-from histocli.metrics.delong import AucDifferenceError, AucError, delong, delong_difference
+from histocli.metrics.delong import AucDifferenceError, AucError, compute_delong, compute_delong_difference
 from histocli.metrics.intervals import (
     REPLICATES,
     ClassCounts,
     Clusters,
     Interval,
     Resampling,
-    intervals,
+    compute_intervals,
     make_patch_clusters,
     resample,
 )
@@ -155,10 +155,10 @@ def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5
         threshold=float(threshold),
         metrics=metrics,
         undefined={name: BY_NAME[name].undefined for name, value in metrics.items() if value is None},
-        confusion=confusion(y, p, threshold),
-        curves=Curves(roc(ranking), precision_recall(ranking)),
+        confusion=compute_confusion(y, p, threshold),
+        curves=Curves(compute_roc(ranking), compute_precision_recall(ranking)),
         calibration=bin_reliability(y, p),
-        histogram=histogram(y, p),
+        histogram=compute_histogram(y, p),
     )
 
 
@@ -192,7 +192,7 @@ def estimate_uncertainty(
     clusters = clusters or make_patch_clusters(len(y))
     scored = [SortedScores(y, p, threshold)]
     (bootstrap,) = resample(y, scored, clusters, replicates=replicates, seed=seed, threads=threads)
-    return Uncertainty(*intervals(bootstrap, metrics), delong(y, p, clusters))
+    return Uncertainty(*compute_intervals(bootstrap, metrics), compute_delong(y, p, clusters))
 
 
 def compare_aucs(
@@ -240,7 +240,7 @@ def compare_aucs(
             interval=None if isinstance(interval, str) else interval,
             p=_p_value(differences, first.n_informative(BY_NAME["auc"])) if has_p_value else None,
         ),
-        delong=delong_difference(y, p, q, clusters),
+        delong=compute_delong_difference(y, p, q, clusters),
     )
 
 

@@ -120,7 +120,7 @@ def compute_area(ranking: Ranking) -> float | None:
     return twice_pairs / (2 * pairs) if pairs else None
 
 
-def confusion(labels: Ints, probs: Floats, threshold: float) -> Confusion:
+def compute_confusion(labels: Ints, probs: Floats, threshold: float) -> Confusion:
     """Return the confusion matrix of (N,) labels and probabilities at `threshold`."""
     predicted = probs >= threshold
     tn, fp, fn, tp = np.bincount(2 * labels + predicted, minlength=4).tolist()
@@ -150,7 +150,7 @@ def bin_reliability(labels: Ints, probs: Floats) -> list[CalibrationBin]:
     ]
 
 
-def roc(ranking: Ranking) -> RocCurve:
+def compute_roc(ranking: Ranking) -> RocCurve:
     """Return the ROC curve from (0, 0) to (1, 1); it is empty if a class is missing."""
     positives, negatives = int(ranking.tp[-1]), int(ranking.fp[-1])
     if not positives or not negatives:
@@ -162,7 +162,7 @@ def roc(ranking: Ranking) -> RocCurve:
     return RocCurve(fpr[keep].tolist(), tpr[keep].tolist(), threshold[keep].tolist())
 
 
-def precision_recall(ranking: Ranking) -> PrecisionRecallCurve:
+def compute_precision_recall(ranking: Ranking) -> PrecisionRecallCurve:
     """Return precision by increasing recall, beginning at (0, 1) by convention; it is empty if no patch is tumour."""
     positives = int(ranking.tp[-1])
     if not positives:
@@ -182,7 +182,7 @@ def _thin_out(x: Floats, y: Floats) -> Ints:
     return np.unique(np.append(chosen, len(x) - 1))
 
 
-def histogram(labels: Ints, probs: Floats) -> Histogram:
+def compute_histogram(labels: Ints, probs: Floats) -> Histogram:
     """Count the scores of each class in 20 equal bins."""
     edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
     negative, positive = (np.histogram(probs[labels == label], edges)[0].tolist() for label in (0, 1))

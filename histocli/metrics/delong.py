@@ -37,7 +37,7 @@ class AucDifferenceError:
     p: Fraction
 
 
-def delong(labels: Ints, probs: Floats, clusters: Clusters) -> AucError | None:
+def compute_delong(labels: Ints, probs: Floats, clusters: Clusters) -> AucError | None:
     """Return the standard error and the 95% interval of an AUC; None if it has no variance.
 
     A variance needs two clusters with tumour, two with normal patches, and an AUC that is neither 0 nor 1.
@@ -59,7 +59,9 @@ def delong(labels: Ints, probs: Floats, clusters: Clusters) -> AucError | None:
     return AucError(clusters.by, error, (low, high))
 
 
-def delong_difference(labels: Ints, first: Floats, second: Floats, clusters: Clusters) -> AucDifferenceError | None:
+def compute_delong_difference(
+    labels: Ints, first: Floats, second: Floats, clusters: Clusters
+) -> AucDifferenceError | None:
     """Return the error of the difference AUC(first) - AUC(second) on the same patches; None if it has no variance.
 
     Args:

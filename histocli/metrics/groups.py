@@ -21,7 +21,7 @@ class GroupMetrics:
     metrics: dict[str, float | None]
 
 
-def metrics_per_group(
+def compute_group_metrics(
     groups: npt.NDArray[np.str_], labels: Ints, probs: Floats, threshold: float
 ) -> list[GroupMetrics]:
     """Compute the metrics of each group, sorted by name; patches with the group "" are not counted.

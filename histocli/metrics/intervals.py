@@ -155,7 +155,9 @@ def resample(
     return [Bootstrap(each, clusters.by, clusters.n, clusters.by_class(labels), seed) for each in values]
 
 
-def intervals(bootstrap: Bootstrap, metrics: dict[str, float | None]) -> tuple[dict[str, Interval | None], Resampling]:
+def compute_intervals(
+    bootstrap: Bootstrap, metrics: dict[str, float | None]
+) -> tuple[dict[str, Interval | None], Resampling]:
     """Return the interval of each metric (None if it has none), and how the intervals were computed.
 
     Args:

@@ -155,6 +155,6 @@ def compute_metric_values(scores: SortedScores) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else value for name, value in zip(NAMES, values, strict=True)}
 
 
-def metric_title(name: str) -> str:
+def find_metric_title(name: str) -> str:
     """Return the title of a metric in tables; a metric that this version does not know has its key as title."""
     return BY_NAME[name].title if name in BY_NAME else name.replace("_", " ")

@@ -13,7 +13,7 @@ from histocli.enums import Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import packaged, timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, HeadedNetwork
-from histocli.models.encoders import create_encoder_backbone, encoder_note
+from histocli.models.encoders import create_encoder_backbone, find_encoder_note
 from histocli.models.hub import require_timm
 from histocli.models.patch_network import PatchNetwork
 from histocli.models.torchvision_models import create_torchvision_backbone, list_torchvision_names
@@ -120,7 +120,7 @@ def describe_weights(arch: str, weights: str) -> str:
     """Return what a user must know of the weights that training starts from, as a sentence, or ""."""
     if weights == Weights.RANDOM:
         return ""
-    return packaged.NOTE if weights == Weights.HISTONET_PCAM else encoder_note(arch)
+    return packaged.NOTE if weights == Weights.HISTONET_PCAM else find_encoder_note(arch)
 
 
 def check_architecture(arch: str) -> None:

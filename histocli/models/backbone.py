@@ -83,7 +83,7 @@ class HeadedNetwork(nn.Module):
         return run_head_in_fp32(self.head, self.features(images))
 
 
-def missing_weights_error(arch: str, reason: str, place: str) -> HistoError:
+def make_missing_weights_error(arch: str, reason: str, place: str) -> HistoError:
     """Return the error for pretrained weights that cannot be loaded; their file can be put into `place` by hand."""
     return HistoError(
         f"the pretrained weights of {arch} cannot be loaded: {reason}",

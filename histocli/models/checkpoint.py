@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 
 from histocli.data.quality import Reference
-from histocli.errors import HistoError, UsageError, describe_value, first_line
+from histocli.errors import HistoError, UsageError, describe_value, read_first_line
 from histocli.locks import hold
 from histocli.metrics.calibration import HIGHEST, LOWEST
 from histocli.models import Classifier, packaged
@@ -23,7 +23,7 @@ from histocli.models.archive import check_archive
 from histocli.models.backbone import HEAD
 from histocli.models.limits import build_for
 from histocli.schema import Count, Fraction, Range, from_json
-from histocli.workspace import Workspace, atomic_path, check_name, is_path
+from histocli.workspace import Workspace, check_name, is_path, write_atomically
 
 _VALIDATION = {"labels": (torch.uint8, 1), "log_odds": (torch.float32, 1)}
 _MAX_VALIDATION = 10_000_000  # validation patches; to choose a threshold takes some 40 bytes of memory for each
@@ -92,10 +92,10 @@ class Checkpoint:
                 "a newer version of histo may know it",
             ) from error
         except RuntimeError as error:
-            raise HistoError(f"{self.origin}: the weights do not fit {self.arch}: {first_line(error)}") from error
+            raise HistoError(f"{self.origin}: the weights do not fit {self.arch}: {read_first_line(error)}") from error
         except HistoError as error:
             raise HistoError(
-                f"{self.origin}: {first_line(error)}",
+                f"{self.origin}: {read_first_line(error)}",
                 error.hint or "if an older version of histo wrote it, train again",
             ) from error
         if not all(tensor.isfinite().all() for tensor in weights.values()):
@@ -132,7 +132,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint atomically."""
     content = BytesIO()  # PyTorch writes the name of a file into it, and does not report a full disk clearly
     torch.save({name: _intern_texts(value) for name, value in vars(checkpoint).items() if name != "origin"}, content)
-    with atomic_path(path, len(content.getbuffer())) as temporary:
+    with write_atomically(path, len(content.getbuffer())) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
@@ -159,7 +159,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except Exception as error:  # damaged bytes can make PyTorch raise any kind of exception
         is_onnx = path.suffix.lower() == ".onnx"
         hint = "give the checkpoint that it was exported from, and --engine onnx" if is_onnx else ""
-        raise HistoError(f"{path} cannot be read safely as a checkpoint: {first_line(error)}", hint) from error
+        raise HistoError(f"{path} cannot be read safely as a checkpoint: {read_first_line(error)}", hint) from error
     found = content.get("format") if isinstance(content, dict) else content
     if isinstance(content, dict) and type(found) is int and found == 3:
         content, found = _convert_from_3(content), FORMAT
@@ -221,7 +221,7 @@ def publish_checkpoints(workspace: Workspace, run_dir: Path) -> None:
         if published.is_file() and published.stat().st_mtime_ns > last.stat().st_mtime_ns:
             return
         for name in ("best.pt", "last.pt"):
-            with atomic_path(target / name, (run_dir / name).stat().st_size) as temporary:
+            with write_atomically(target / name, (run_dir / name).stat().st_size) as temporary:
                 shutil.copy2(run_dir / name, temporary)  # copy2 keeps the time, which is the end of training
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from histocli.architectures import ENCODERS, Encoder
-from histocli.errors import HistoError, first_line
+from histocli.errors import HistoError, read_first_line
 from histocli.models.backbone import Backbone
 from histocli.models.encoder_formats import FILES, replace_patch_embedding, to_timm
-from histocli.models.hub import hub_error, offline_if_unreachable, require_timm
+from histocli.models.hub import make_hub_error, require_timm, use_cache_if_unreachable
 
 _CLASSIFIER_PREFIXES = ("head.", "fc.", "classifier.")  # the layers for other classes in published weights
 
@@ -67,12 +67,12 @@ def _download(name: str, encoder: Encoder) -> dict[str, Tensor]:
     from timm.models import load_state_dict_from_hf
 
     try:
-        with offline_if_unreachable():
+        with use_cache_if_unreachable():
             weights: dict[str, Tensor] = load_state_dict_from_hf(
                 encoder.repository, FILES[encoder.weights_format], weights_only=True
             )
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError) as error:
-        raise hub_error(name, encoder.repository, error) from error
+        raise make_hub_error(name, encoder.repository, error) from error
     return weights
 
 
@@ -83,14 +83,14 @@ def _load_weights(network: nn.Module, weights: dict[str, Tensor], name: str, enc
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        problem = (str(error).splitlines()[1:] or [first_line(error)])[0].strip()
+        problem = (str(error).splitlines()[1:] or [read_first_line(error)])[0].strip()
         raise HistoError(
             f"the weights on {encoder.page} are not those of {name}: {problem[:200]}",
             f"see whether the page has changed; --arch timm/hf-hub:{encoder.repository} follows its config.json",
         ) from error
 
 
-def encoder_note(arch: str) -> str:
+def find_encoder_note(arch: str) -> str:
     """Return the warning for users of an encoder, or "" if there is none."""
     encoder = ENCODERS.get(arch)
     return f"{arch}: {encoder.note}" if encoder and encoder.note else ""

@@ -2,9 +2,9 @@
 
 After Cohen and Welling, "Group equivariant convolutional networks", 2016, and Veeling et al., "Rotation equivariant
 CNNs for digital pathology", 2018. A feature map has one plane for each of the eight symmetries of the square (D4, in
-the order of `data.transforms.d4_views`): (N,8C,H,W), where channel 8c+g is field c in orientation g. If the input image
-is transformed by a symmetry, each plane is transformed in the same way, and the eight planes of a field change places.
-Therefore the maximum or mean over the planes and the image does not change.
+the order of `data.transforms.make_d4_views`): (N,8C,H,W), where channel 8c+g is field c in orientation g. If the input
+image is transformed by a symmetry, each plane is transformed in the same way, and the eight planes of a field change
+places. Therefore the maximum or mean over the planes and the image does not change.
 
 Each layer makes the eight filters of an output field from one filter, by index, and convolves once. The layer is
 exactly equivariant if its grid is symmetric: (H + 2 padding - kernel_size) is a multiple of the stride.
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from histocli.data.transforms import d4_views
+from histocli.data.transforms import make_d4_views
 
 ORDER = 8  # elements of the group
 
@@ -100,7 +100,7 @@ class GroupBatchNorm(nn.Module):
         return normal
 
 
-def group_mean(maps: Tensor) -> Tensor:
+def average_orientations(maps: Tensor) -> Tensor:
     """Return the mean over the eight orientations of every field: (N,8C,...) -> (N,C,...)."""
     mean: Tensor = maps.unflatten(1, (-1, ORDER)).mean(2)
     return mean
@@ -109,7 +109,7 @@ def group_mean(maps: Tensor) -> Tensor:
 def _index_transformed_pixels(side: int) -> Tensor:
     """Return the source of each pixel of a square after each symmetry: flat indices, int64 (8,side²)."""
     square = torch.arange(side**2).view(1, 1, side, side)
-    return torch.stack([view.flatten() for view in d4_views(square)])
+    return torch.stack([view.flatten() for view in make_d4_views(square)])
 
 
 def _index_transformed_filter(side: int) -> Tensor:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from histocli.errors import HistoError, first_line
+from histocli.errors import HistoError, read_first_line
 from histocli.packages import require_packages
 
 _LOGIN = "hf auth login"  # huggingface-cli login in older versions of huggingface_hub
@@ -19,7 +19,7 @@ def require_timm(arch: str) -> None:
 
 
 @contextmanager
-def offline_if_unreachable() -> Iterator[None]:
+def use_cache_if_unreachable() -> Iterator[None]:
     """In this block, let huggingface_hub use only its cache if no server answers.
 
     It would try for half a minute for each file, with two lines for each try, before it looks into its cache.
@@ -53,7 +53,7 @@ def describe_hub_error(error: Exception) -> str:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     if not isinstance(error, LocalEntryNotFoundError):
-        return first_line(error)
+        return read_first_line(error)
     why = (
         "HF_HUB_OFFLINE is set"
         if constants.HF_HUB_OFFLINE
@@ -62,7 +62,7 @@ def describe_hub_error(error: Exception) -> str:
     return f"they are not on this computer, and {why}"
 
 
-def hub_error(arch: str, repository: str, error: Exception) -> HistoError:
+def make_hub_error(arch: str, repository: str, error: Exception) -> HistoError:
     """Return the error for weights on the hub that cannot be loaded, with a hint how to get them."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError

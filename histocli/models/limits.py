@@ -12,7 +12,7 @@ from torch.nn.modules.module import (
 )
 
 from histocli.architectures import ENCODERS
-from histocli.errors import HistoError, first_line
+from histocli.errors import HistoError, read_first_line
 from histocli.models import Classifier, rebuild_model
 from histocli.models.backbone import HEAD, PATCH_SIDE, HeadedNetwork
 from histocli.models.knn import KnnHead
@@ -59,7 +59,7 @@ def _try_forward(model: Classifier) -> None:
         with torch.inference_mode():
             logits = model.eval()(torch.zeros(1, 3, PATCH_SIDE, PATCH_SIDE))
     except Exception as error:  # a network of another library can raise any kind of exception
-        raise HistoError(f"{model.arch[:100]} does not take patches: {first_line(error)}") from error
+        raise HistoError(f"{model.arch[:100]} does not take patches: {read_first_line(error)}") from error
     if logits.shape != (1, 2):
         raise HistoError(f"{model.arch[:100]} gives an output of {tuple(logits.shape)} for a patch, not (1, 2)")
 
@@ -87,7 +87,7 @@ def _build_on_meta_device(arch: str, weights: Mapping[str, torch.Tensor]) -> Cla
             return _rebuild(arch, weights)
     except NotImplementedError as error:
         if arch.startswith(PREFIX) or arch in ENCODERS:
-            raise HistoError(f"{arch[:100]} cannot be built on the meta device: {first_line(error)}") from error
+            raise HistoError(f"{arch[:100]} cannot be built on the meta device: {read_first_line(error)}") from error
         return None
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import histocli
 from histocli.compute.memory import is_out_of_memory
-from histocli.errors import HistoError, first_line
+from histocli.errors import HistoError, read_first_line
 from histocli.models.export import INPUT, OUTPUTS, open_onnx_session
 
 _HINT = "remove it, or write it again with histo export"
@@ -30,7 +30,7 @@ class OnnxNetwork:
         except Exception as error:  # ONNX Runtime's exceptions have no common class
             if is_out_of_memory(error) or isinstance(error, ImportError):
                 raise
-            raise HistoError(f"{path} cannot be used: {first_line(error)}", _HINT) from error
+            raise HistoError(f"{path} cannot be used: {read_first_line(error)}", _HINT) from error
         facts = self._session.get_modelmeta().custom_metadata_map
         if facts.get("checkpoint_sha256") != sha256:
             raise HistoError(f"{path} was not made from this checkpoint", _HINT)
@@ -48,7 +48,7 @@ class OnnxNetwork:
         except Exception as error:  # ONNX Runtime's exceptions have no common class
             if is_out_of_memory(error):
                 raise
-            raise HistoError(f"{self._path} cannot be used: {first_line(error)}", _HINT) from error
+            raise HistoError(f"{self._path} cannot be used: {read_first_line(error)}", _HINT) from error
         if not isinstance(odds, np.ndarray) or odds.dtype != np.float32 or odds.shape != (len(images),):
             raise HistoError(f"{self._path} does not compute one log odds for each patch", _HINT)
         log_odds = torch.from_numpy(odds)

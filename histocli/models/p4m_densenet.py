@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from histocli.models.equivariant import GroupBatchNorm, GroupConv, LiftingConv, group_mean
+from histocli.models.equivariant import GroupBatchNorm, GroupConv, LiftingConv, average_orientations
 from histocli.models.head import run_head_in_fp32
 from histocli.models.patch_network import PatchNetwork
 
@@ -45,7 +45,7 @@ class P4MDenseNet(PatchNetwork):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N,2) of normalised images (N,3,96,96); their softmax is the class probabilities."""
         maps = self.layers(images)  # (N,8C,2,2)
-        return run_head_in_fp32(self.head, group_mean(maps.mean((2, 3))))
+        return run_head_in_fp32(self.head, average_orientations(maps.mean((2, 3))))
 
 
 class DenseLayer(nn.Module):

@@ -15,9 +15,9 @@ from urllib.parse import parse_qsl, urlencode
 
 from torch import nn
 
-from histocli.errors import UsageError, describe_value, first_line
-from histocli.models.backbone import Backbone, missing_weights_error
-from histocli.models.hub import describe_hub_error, hub_error, offline_if_unreachable, require_timm
+from histocli.errors import UsageError, describe_value, read_first_line
+from histocli.models.backbone import Backbone, make_missing_weights_error
+from histocli.models.hub import describe_hub_error, make_hub_error, require_timm, use_cache_if_unreachable
 
 PREFIX = "timm/"
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
@@ -67,7 +67,7 @@ def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
     needs_hub = name.startswith(_HUB) or (pretrained and not is_stored_elsewhere(arch))
     try:
         query_options = _parse_options(query)
-        with offline_if_unreachable() if needs_hub else nullcontext():
+        with use_cache_if_unreachable() if needs_hub else nullcontext():
             stored = _read_config(name, hf_hub_download) if is_stored_elsewhere(arch) else (name, {})
             architecture, config_options = stored
             _check_name(architecture)
@@ -85,14 +85,14 @@ def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
                 raise
             raise _wrong_options_error(arch, error) from error
         if name.startswith(_HUB) and isinstance(error, OSError):
-            raise hub_error(arch, name.removeprefix(_HUB).partition("@")[0], error) from error
+            raise make_hub_error(arch, name.removeprefix(_HUB).partition("@")[0], error) from error
         place = "a folder with its config.json, as --arch timm/local-dir:FOLDER"
-        raise missing_weights_error(arch, describe_hub_error(error), place) from error
+        raise make_missing_weights_error(arch, describe_hub_error(error), place) from error
     return _describe_backbone(network, architecture, options if architecture != name else query_options, pretrained)
 
 
 def _wrong_options_error(arch: str, error: Exception) -> UsageError:
-    return UsageError(f"--arch {arch[:200]}: {first_line(error)}", _OPTIONS_HINT)
+    return UsageError(f"--arch {arch[:200]}: {read_first_line(error)}", _OPTIONS_HINT)
 
 
 def _check_options(arch: str, options: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from histocli.errors import first_line
-from histocli.models.backbone import PATCH_SIDE, Backbone, missing_weights_error
+from histocli.errors import read_first_line
+from histocli.models.backbone import PATCH_SIDE, Backbone, make_missing_weights_error
 
 # These have auxiliary classifiers for ImageNet's classes; with published weights they take images in [-1, 1].
 _AUXILIARIES = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
@@ -42,7 +42,7 @@ def create_torchvision_backbone(arch: str, pretrained: bool) -> Backbone:
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        raise missing_weights_error(arch, first_line(error), f"{torch.hub.get_dir()}/checkpoints") from error
+        raise make_missing_weights_error(arch, read_first_line(error), f"{torch.hub.get_dir()}/checkpoints") from error
     if arch in _AUXILIARIES:
         for name, value in (("aux_logits", False), *((name_of_part, None) for name_of_part in _AUXILIARIES[arch])):
             setattr(network, name, value)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from histocli import __version__
 from histocli.metrics import Uncertainty
 from histocli.metrics.groups import GroupMetrics
-from histocli.metrics.registry import metric_title
+from histocli.metrics.registry import find_metric_title
 from histocli.pages import charts
 from histocli.pages.charts import Chart
 from histocli.pages.gallery import Gallery
@@ -21,7 +21,7 @@ from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.repeats import RepeatsReport
 from histocli.reports.run import RunRecord
-from histocli.text import printable
+from histocli.text import escape_control_characters
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -119,7 +119,7 @@ def _make_environment() -> "Environment":
     environment.filters |= {
         "number": lambda value: "undefined" if value is None else f"{value:.4f}",
         "known": lambda count: "not known" if count is None else f"{count:,}",
-        "metric": metric_title,
+        "metric": find_metric_title,
         "interval": _format_interval,
         "file_name": lambda path: re.split(r"[/\\]", path.rstrip("/\\"))[-1],  # a page for others names no folder
         "select_worst_groups": select_worst_groups,
@@ -131,7 +131,7 @@ def _make_environment() -> "Environment":
 
 def _make_printable(value: Any) -> Any:
     """Return text without control characters; text that is HTML already stays as it is."""
-    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+    return escape_control_characters(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _format_interval(uncertainty: Uncertainty | None, name: str) -> str:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.errors import ExplanationError
-from histocli.inference.scored_patches import read_scored
-from histocli.plots.explanations import colour_maps
-from histocli.plots.sheets import most_confident_errors
+from histocli.inference.scored_patches import read_scored_patches
+from histocli.plots.explanations import draw_maps
+from histocli.plots.sheets import select_confident_errors
 from histocli.reports.evaluation import EvaluationReport
 from histocli.workspace import Workspace
 
@@ -58,12 +58,12 @@ def make_error_galleries(
     """
     confusion = report.measured.confusion
     kinds = (("False positives", confusion.fp), ("False negatives", confusion.fn))
-    errors = most_confident_errors(scores["label"], scores["prob"], report.measured.threshold, count)
+    errors = select_confident_errors(scores["label"], scores["prob"], report.measured.threshold, count)
     galleries = []
     for rows, (title, total) in zip(errors, kinds, strict=True):
         table = scores.iloc[rows]
         slides = table["slide"].tolist() if "slide" in table.columns else [""] * len(table)
-        pixels = read_scored(workspace, report, table)
+        pixels = read_scored_patches(workspace, report, table)
         images = [_make_data_address(patch, _QUALITY) for patch in pixels]
         sizes = _PAIR_FACTOR * np.cumsum([len(image) for image in images])
         shown = int(np.searchsorted(sizes, max_bytes / 2, side="right"))
@@ -78,7 +78,7 @@ def _explain(workspace: Workspace, report: EvaluationReport, pixels: "NDArray[np
     from histocli.inference.explain_scored import explain_scored  # imports torch
 
     try:
-        pictures = colour_maps(pixels, explain_scored(workspace, report, pixels))
+        pictures = draw_maps(pixels, explain_scored(workspace, report, pixels))
     except ExplanationError as error:
         return [""] * len(pixels), str(error)
     return [_make_data_address(picture, _MAP_QUALITY) for picture in pictures], ""

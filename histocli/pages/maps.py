@@ -116,13 +116,13 @@ def _shrink(path: Path, max_bytes: int) -> str:
 
     from histocli.images.headers import check_header
     from histocli.images.sizes import ImageError
-    from histocli.images.tiff_segments import imdecode
+    from histocli.images.tiff_segments import decode_with_opencv
 
     problem, image = "", None
     try:
         data = path.read_bytes()
         if size := check_header(data):
-            image = imdecode(data, size.width * size.height, cv2.IMREAD_COLOR)
+            image = decode_with_opencv(data, size.width * size.height, cv2.IMREAD_COLOR)
     except (ImageError, OSError) as error:
         problem = f": {error}"
     if image is None:

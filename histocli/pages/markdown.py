@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from histocli.text import printable
+from histocli.text import escape_control_characters
 
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "~": "&#126;"}
 _SPECIAL = re.compile(r"[\\`*\[\]|]|(?<![^\W_])_|_(?![^\W_])|^[#+-](?=\s)")
@@ -22,16 +22,16 @@ def escape_markdown(value: Any) -> Any:
     """
     if not isinstance(value, str) or isinstance(value, Markdown):
         return value
-    text = re.sub("[&<>~]", lambda match: _HTML[match[0]], printable(value))
+    text = re.sub("[&<>~]", lambda match: _HTML[match[0]], escape_control_characters(value))
     return _SPECIAL.sub(r"\\\g<0>", text)
 
 
-def code_span(value: object) -> Markdown:
+def make_code_span(value: object) -> Markdown:
     """Return text as a code span of Markdown, in which HTML has no meaning.
 
     The span begins and ends with more backticks than the text has in a row.
     """
-    text = printable(str(value)).replace("|", "\\|")  # a bar would end the cell of a table
+    text = escape_control_characters(str(value)).replace("|", "\\|")  # a bar would end the cell of a table
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence, pad = "`" * (longest + 1), " " if text.startswith("`") or text.endswith("`") else ""
     return Markdown(f"{fence}{pad}{text}{pad}{fence}")

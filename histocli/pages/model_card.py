@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from histocli.compute.device import thread_count
+from histocli.compute.device import count_threads
 from histocli.data.groups import find_split_unit
 from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
 from histocli.inference.score_table import find_clusters
 from histocli.metrics import Measurement, Uncertainty, estimate_uncertainty, evaluate
 from histocli.metrics.calibration import compute_probabilities
-from histocli.metrics.registry import METRICS, metric_title
+from histocli.metrics.registry import METRICS, find_metric_title
 from histocli.models import describe_weights
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
-from histocli.pages.markdown import code_span, escape_markdown
+from histocli.pages.markdown import escape_markdown, make_code_span
 from histocli.reports.audit import SPLIT_SENTENCES
 from histocli.reports.evaluation import read_evaluations
 from histocli.reports.run import read_run
@@ -156,11 +156,11 @@ def _summarise_validation(best: Checkpoint, manifest: "pd.DataFrame") -> Validat
     measured = evaluate(labels, probs, best.threshold)
     before = evaluate(labels, compute_probabilities(odds)).metrics
     result = estimate_uncertainty(
-        labels, probs, measured.metrics, best.threshold, find_clusters(rows), threads=thread_count()
+        labels, probs, measured.metrics, best.threshold, find_clusters(rows), threads=count_threads()
     )
     no_interval: dict[str, list[str]] = {}
     for name, reason in result.bootstrap.undefined.items():
-        no_interval.setdefault(reason, []).append(metric_title(name))
+        no_interval.setdefault(reason, []).append(find_metric_title(name))
     return ValidationSummary(
         measured=measured,
         before_calibration={metric.name: before[metric.name] for metric in METRICS if metric.is_changed_by_calibration},
@@ -178,7 +178,12 @@ def _make_environment() -> "Environment":
     environment = Environment(  # noqa: S701 - `escape_markdown` escapes HTML too
         loader=PackageLoader("histocli.pages"), undefined=StrictUndefined, trim_blocks=True, finalize=escape_markdown
     )
-    environment.filters |= {"number": _format_metric, "known": _format_count, "code": code_span, "metric": metric_title}
+    environment.filters |= {
+        "number": _format_metric,
+        "known": _format_count,
+        "code": make_code_span,
+        "metric": find_metric_title,
+    }
     environment.filters["split_sentence"] = SPLIT_SENTENCES.__getitem__
     return environment
 

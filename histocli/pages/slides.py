@@ -6,7 +6,7 @@ from pathlib import Path
 from histocli.errors import HistoError
 from histocli.pages.charts import Axis, Chart, Line, make_rate_axis
 from histocli.pages.maps import MapGallery, make_folder_maps
-from histocli.reports.slides import MAXIMUM, SlideEvaluation, read_slide_evaluation, slide_evaluation_path
+from histocli.reports.slides import MAXIMUM, SlideEvaluation, find_slide_evaluation_path, read_slide_evaluation
 from histocli.slides.lesions import FALSE_POSITIVES
 from histocli.slides.records import FinishedSlide, read_folder
 from histocli.text import format_metric
@@ -40,7 +40,7 @@ def make_slide_section(workspace: Workspace, folder: Path, max_bytes: int) -> Sl
         return SlideSection(maps, problem=f"{error} ({error.hint})")
     if evaluation is None:
         return SlideSection(maps)
-    file = slide_evaluation_path(workspace, folder).name
+    file = find_slide_evaluation_path(workspace, folder).name
     if not _is_of_these_maps(evaluation, finished):
         problem = f"{file} was computed from other maps: histo eval --maps {folder.name} measures them again"
         return SlideSection(maps, problem=problem)

@@ -13,7 +13,7 @@ _LIGHTER = 0.35  # how much of white is mixed into the grey patch
 Pictures = npt.NDArray[np.uint8]
 
 
-def colour_maps(pixels: Pictures, maps: npt.NDArray[np.float32]) -> Pictures:
+def draw_maps(pixels: Pictures, maps: npt.NDArray[np.float32]) -> Pictures:
     """Return pictures, uint8 (N,H,W,3), of patches (N,H,W,3) and their explanations (N,H,W).
 
     Orange raises the probability of tumour, blue lowers it. Each patch has its own scale: the colours are

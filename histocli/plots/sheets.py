@@ -37,7 +37,7 @@ class Group(NamedTuple):
         return 1 if self.beside is None else 2
 
 
-def most_confident_errors(
+def select_confident_errors(
     labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float, count: int = PER_GROUP
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the rows of the false positives and of the false negatives, the most confident first.

@@ -15,7 +15,7 @@ from histocli.slides.grid import Grid, Mask
 from histocli.slides.lesions import FALSE_POSITIVES
 from histocli.slides.measures import Map
 from histocli.text import format_count, format_metric
-from histocli.workspace import atomic_path
+from histocli.workspace import write_atomically
 
 _MAX_SIDE = 1600  # pixels: the longer side of a picture
 _OPACITY = 0.6  # the opacity of the map over the slide
@@ -33,7 +33,7 @@ def write_tissue(path: Path, overview: Pixels, tissue: Mask) -> None:
     )
     ok, png = cv2.imencode(".png", drawn)
     assert ok
-    with atomic_path(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(png.tobytes())
 
 

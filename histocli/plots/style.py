@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from histocli.plots import Format
-from histocli.workspace import atomic_path
+from histocli.workspace import write_atomically
 
 # Okabe & Ito (2008): colours that differ under every common colour blindness: https://jfly.uni-koeln.de/color/
 NORMAL, TUMOUR = "#0072B2", "#D55E00"
@@ -76,7 +76,7 @@ def save(path: Path, look: Look, width: float, height: float, draw: Callable[[Fi
     Raises:
         HistoError: it cannot be written.
     """
-    with atomic_path(path) as temporary:
+    with write_atomically(path) as temporary:
         render(temporary, look, width, height, draw)
     return path
 

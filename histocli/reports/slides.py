@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histocli.metrics.curves import rank, roc
+from histocli.metrics.curves import compute_roc, rank
 from histocli.schema import Count, Fraction, from_json
 from histocli.workspace import Workspace, make_name, read_json
 
@@ -82,11 +82,11 @@ class SlideEvaluation:
         It is empty if there are no slides with tumour, or none without.
         """
         scores = np.array([self.scores[slide][name] for slide in self.labels])
-        curve = roc(rank(np.array(list(self.labels.values())), scores))
+        curve = compute_roc(rank(np.array(list(self.labels.values())), scores))
         return list(zip(curve.fpr, curve.tpr, strict=True))
 
 
-def slide_evaluation_path(workspace: Workspace, folder: Path) -> Path:
+def find_slide_evaluation_path(workspace: Workspace, folder: Path) -> Path:
     """Return where `histo eval --maps` writes the evaluation of the maps in a folder."""
     return workspace.metrics_dir / f"{make_name(f'slides-{folder.resolve().name}')}.json"
 
@@ -97,7 +97,7 @@ def read_slide_evaluation(workspace: Workspace, folder: Path) -> SlideEvaluation
     Raises:
         HistoError: the file of the evaluation cannot be read.
     """
-    path = slide_evaluation_path(workspace, folder)
+    path = find_slide_evaluation_path(workspace, folder)
     if not path.is_file():
         return None
     found = from_json(SlideEvaluation, read_json(path), str(path), f"histo eval --maps {folder} writes it again")

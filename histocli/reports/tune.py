@@ -54,7 +54,7 @@ class TrialReport:
     @property
     def standard_error(self) -> float | None:
         """The standard error of the mean over the folds; None with fewer than two."""
-        return standard_error(self.auc)
+        return compute_standard_error(self.auc)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class TuneReport:
         return sum(trial.state == state for trial in self.trials)
 
 
-def standard_error(values: Sequence[float]) -> float | None:
+def compute_standard_error(values: Sequence[float]) -> float | None:
     """Return the standard error of the mean, or None of fewer than two values."""
     return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
 
@@ -116,7 +116,7 @@ def compare_trials(trial: TrialReport, other: TrialReport) -> Difference | None:
     if trial.number == other.number or {trial.state, other.state} != {FINISHED}:
         return None
     differences = [a - b for a, b in zip(trial.auc, other.auc, strict=True)]
-    error = standard_error(differences)
+    error = compute_standard_error(differences)
     assert error is not None  # there are at least two folds
     return Difference(float(np.mean(differences)), error)
 

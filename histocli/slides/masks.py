@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from histocli.errors import HistoError, first_line
+from histocli.errors import HistoError, read_first_line
 from histocli.images import MAX_PIXELS
 from histocli.images.headers import check_header
 from histocli.images.sizes import ImageError
-from histocli.images.tiff_segments import imdecode
+from histocli.images.tiff_segments import decode_with_opencv
 from histocli.patch import Pixels
 from histocli.slides.grid import Grid, Mask
 
@@ -176,7 +176,7 @@ def _decode_png(path: Path) -> "np.ndarray[Any, np.dtype[Any]]":
     try:
         data = path.read_bytes()
         size = check_header(data)
-        image = imdecode(data, size.width * size.height if size else 0)
+        image = decode_with_opencv(data, size.width * size.height if size else 0)
     except (ImageError, OSError) as error:
         hint = "export it again; a very large mask can be a tiled TIFF"
         raise HistoError(f"{path}: the mask cannot be read: {error}", hint) from error
@@ -208,7 +208,9 @@ def _open_largest_page(path: Path) -> Iterator[Any]:
             )
             is_mask = page.samplesperpixel == 1 and page.dtype in (np.uint8, np.bool_)
         except Exception as error:  # a damaged file can make tifffile raise any kind of exception
-            raise HistoError(f"{path} is not a mask in a TIFF file: {first_line(error)}", "export it again") from error
+            raise HistoError(
+                f"{path} is not a mask in a TIFF file: {read_first_line(error)}", "export it again"
+            ) from error
         if not is_mask:
             _refuse_pixel_type(path, page.samplesperpixel, page.dtype)
         if not (page.imagewidth and page.imagelength and 0 < tile <= MAX_PIXELS):

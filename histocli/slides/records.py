@@ -14,7 +14,7 @@ from histocli.errors import HistoError, describe_value
 from histocli.files.tables import make_table_writer, read_columns
 from histocli.schema import Count, Fraction, Range, from_json, to_json
 from histocli.slides.slide import MAX_LENGTH, PLAUSIBLE_MPP
-from histocli.workspace import atomic_path, read_json, write_json
+from histocli.workspace import read_json, write_atomically, write_json
 
 if TYPE_CHECKING:
     from histocli.slides.measures import Map
@@ -189,7 +189,7 @@ def _read_table(path: Path, required: tuple[str, ...]) -> dict[str, list[str]]:
 
 def write_table(out: Path, records: list[SlideRecord]) -> None:
     """Write slides.csv."""
-    with atomic_path(out / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with write_atomically(out / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = make_table_writer(file)
         writer.writerow([field.name for field in fields(SlideRecord)])
         for record in records:

@@ -24,7 +24,7 @@ from histocli.slides.synthetic import SyntheticSlide, draw_slide, write_annotati
 from histocli.slides.synthetic import plan_slide as plan_synthetic_slide
 from histocli.sources import PlannedFile, SourceContext, SourceReport
 from histocli.sources.camelyon import find_hospital
-from histocli.threads import thread_count
+from histocli.threads import count_threads
 
 LABEL_SIDE = 32  # pixels of the square that decides a patch's label
 _BORDER_UM = 500.0  # squares that are nearer to tumour are hard to classify
@@ -113,7 +113,7 @@ class SlidesSource:
     def fetch(self) -> None:
         """Find the tissue and the tumour of each slide, and choose the patches."""
         rng = np.random.default_rng(self.seed)
-        with ThreadPoolExecutor(thread_count(), "histo-slide") as pool:
+        with ThreadPoolExecutor(count_threads(), "histo-slide") as pool:
             self._sampled = [self._find_squares(slide, pool) for slide in self.slides]
         with_tumour = [sample.tissue & sample.tumour for sample in self._sampled]
         near = [sample.tissue & ~sample.tumour & _find_near_squares(sample.tumour) for sample in self._sampled]
@@ -153,7 +153,7 @@ class SlidesSource:
 
     def patches(self) -> Iterator[Patch]:
         """Yield the chosen patches, slide by slide and row by row."""
-        with ThreadPoolExecutor(thread_count(), "histo-slide") as pool:
+        with ThreadPoolExecutor(count_threads(), "histo-slide") as pool:
             for sample in self._sampled:
                 yield from self._read_slide_patches(sample, pool)
 

@@ -22,7 +22,7 @@ from histocli.slides.polygons import Polygon, Ring, fill_polygons
 from histocli.slides.writers import TUMOUR_CLASS
 from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
 from histocli.sources.synthetic.tissue import SIZE, Blob, Layout
-from histocli.workspace import atomic_path, write_text
+from histocli.workspace import write_atomically, write_text
 
 if TYPE_CHECKING:
     import tifffile
@@ -164,7 +164,7 @@ def draw_slide(
     import tifffile
 
     drawer = _SlideDrawer(slide)
-    with atomic_path(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=True) as file:
+    with write_atomically(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=True) as file:
         for level, factor in enumerate(factors):
             shape = math.ceil(slide.height / factor), math.ceil(slide.width / factor)
             write_level(file, _draw_tiles(drawer, factor, shape, on_progress), shape, factor, is_first=level == 0)

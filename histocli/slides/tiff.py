@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from histocli.errors import HistoError, first_line
+from histocli.errors import HistoError, read_first_line
 from histocli.patch import Pixels
 from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_tile, has_shape_of, keep_plausible_mpp
 from histocli.slides.xml import read_elements
@@ -56,7 +56,7 @@ class TiffReader(Slide):
                 raise
             except Exception as error:  # a damaged file can make tifffile raise any kind of exception
                 raise HistoError(
-                    f"{path}: the slide is damaged: {first_line(error)}", "copy or export it again"
+                    f"{path}: the slide is damaged: {read_first_line(error)}", "copy or export it again"
                 ) from error
             stack.pop_all()
 

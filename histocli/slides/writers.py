@@ -12,7 +12,7 @@ from histocli.files.tables import make_table_writer
 from histocli.inference.writers import DIGITS
 from histocli.slides.grid import Grid
 from histocli.slides.measures import Map, Region, find_regions
-from histocli.workspace import atomic_path
+from histocli.workspace import write_atomically
 
 TUMOUR_CLASS = {"name": "Tumor", "color": [200, 0, 0]}  # a class, and its colour, of every QuPath project
 COLUMNS = ("x", "y", "width", "height", "probability")
@@ -21,7 +21,7 @@ _TILE = 256
 
 def write_scores(path: Path, scores: Map, grid: Grid) -> None:
     """Write `x,y,width,height,probability` of each scored square; the first four are level-0 pixels."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with write_atomically(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = make_table_writer(file)
         writer.writerow(COLUMNS)
         for row, column in np.argwhere(np.isfinite(scores)).tolist():
@@ -33,7 +33,7 @@ def write_geojson(path: Path, slide: str, scores: Map, grid: Grid, threshold: fl
 
     `slide` is the name of the slide: equal slides and squares get equal ids.
     """
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with write_atomically(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         separator = "\n"
         for feature in _make_features(slide, scores, grid, threshold):
@@ -84,7 +84,7 @@ def write_heatmap(path: Path, scores: Map, grid: Grid) -> None:
     import tifffile
 
     values = np.round(np.nan_to_num(scores) * 255).astype(np.uint8)
-    with atomic_path(path) as temporary, tifffile.TiffWriter(temporary) as file:
+    with write_atomically(path) as temporary, tifffile.TiffWriter(temporary) as file:
         spacing = grid.step * grid.mpp
         while True:
             file.write(

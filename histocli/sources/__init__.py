@@ -117,7 +117,7 @@ class SourceType(Generic[Options]):
 
 
 @cache
-def source_type(name: str) -> SourceType[Any]:
+def find_source_type(name: str) -> SourceType[Any]:
     """Return the kind of source with this name, one of `SOURCE_NAMES`: the `SOURCE` of the module of this name."""
     source: SourceType[Any] = import_module(f"histocli.sources.{name.replace('-', '_')}").SOURCE
     return source

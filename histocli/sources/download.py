@@ -20,9 +20,9 @@ from histocli.sources.http import (
     RangeError,
     RefusedError,
     check_url,
-    content_length,
-    content_range,
     open_url,
+    parse_content_length,
+    parse_content_range,
     redact_url,
     refuse_web_page,
 )
@@ -69,7 +69,7 @@ def download_file(
     hint = "run the same command again later: it continues where it stopped"
     for _ in range(2):  # a partial file can be damaged or from two versions: then download the whole file again
         policy.run(attempt, f"cannot download {redact_url(url)}", hint, lambda: partial_file.size)
-        found = file_md5(partial_file.path)
+        found = compute_md5(partial_file.path)
         if md5 in (None, found):
             return partial_file.commit(found)
         partial_file.restart()
@@ -101,7 +101,7 @@ def is_complete(url: str, target: Path, md5: str | None = None) -> bool:
         return is_unchanged and record.get("url") == _hash(url)
     if is_unchanged and "md5" in record:
         return bool(record["md5"] == md5)
-    if file_md5(target) != md5:
+    if compute_md5(target) != md5:
         return False
     _write_record(url, target, target, md5)
     return True
@@ -113,7 +113,7 @@ def read_recorded_md5(target: Path) -> str | None:
     return md5 if isinstance(md5, str) else None
 
 
-def file_md5(path: Path) -> str:
+def compute_md5(path: Path) -> str:
     """Compute the MD5 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
@@ -124,14 +124,14 @@ def _request_size(url: str, timeout: float) -> int | None:
     try:
         with open_url(url, timeout, method="HEAD") as response:
             refuse_web_page(url, response)
-            if (size := content_length(response)) is not None:
+            if (size := parse_content_length(response)) is not None:
                 return size
     except RefusedError:
         pass
     try:
         with open_url(url, timeout, {"Range": "bytes=0-0"}) as response:
             refuse_web_page(url, response)
-            return content_range(response)[1] if response.status_code == 206 else content_length(response)
+            return parse_content_range(response)[1] if response.status_code == 206 else parse_content_length(response)
     except RangeError as error:
         return error.total  # an empty file has no first byte
 
@@ -173,13 +173,13 @@ def _download_rest(url: str, partial_file: "_PartialFile", on_progress: OnProgre
 def _prepare(url: str, response: requests.Response, partial_file: "_PartialFile") -> None:
     """Prepare the partial file for the response, which is the rest of it or the whole file."""
     if response.status_code == 206:
-        start, total = content_range(response)
+        start, total = parse_content_range(response)
         if start != partial_file.size or (None not in (total, partial_file.total) and total != partial_file.total):
             partial_file.restart()
             raise RetryableError("the server sent other bytes than the requested ones")
     elif response.status_code == 200:
         partial_file.restart()
-        total = content_length(response)
+        total = parse_content_length(response)
     else:
         code = response.status_code
         raise HistoError(f"the server does not send {redact_url(url)}: HTTP {code}", "check the address")

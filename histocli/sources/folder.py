@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from histocli.class_names import describe_counts, label_of, parse_classes, split_of
+from histocli.class_names import describe_counts, find_label, find_split, parse_classes
 from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
-from histocli.files.archives import folder_name, is_archive
+from histocli.files.archives import is_archive, remove_archive_suffix
 from histocli.files.file import File, describe_others, find_images
 from histocli.files.formats import explain_no_images
 from histocli.files.listing import list_files
@@ -218,13 +218,13 @@ def _name_locations(locations: Sequence[Path], found: list[list[File]], classes:
     The name of a class is added if there are no class folders in the location; the names of splits are added if the
     locations have different splits: `--from train/ --from test/`.
     """
-    names = [folder_name(location.absolute().name) for location in locations]
-    has_splits = len({split_of(name) for name in names}) > 1
+    names = [remove_archive_suffix(location.absolute().name) for location in locations]
+    has_splits = len({find_split(name) for name in names}) > 1
     named = []
     for name, location, files in zip(names, locations, found, strict=True):
-        is_class = label_of(name, classes) is not None and not find_classes((f.name for f in files), classes).labels
+        is_class = find_label(name, classes) is not None and not find_classes((f.name for f in files), classes).labels
         is_named = (location.is_dir() or is_archive(location.name)) and (
-            is_class or (has_splits and split_of(name) != "")
+            is_class or (has_splits and find_split(name) != "")
         )
         named.append([File(f"{name}/{file.name}", file.read) for file in files] if is_named else files)
     return named

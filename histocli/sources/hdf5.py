@@ -13,7 +13,7 @@ from histocli.errors import HistoError
 from histocli.files.hdf5_array import MAX_CHUNK, convert_damage_errors, find_array
 from histocli.fs import format_bytes, make_space_hint, require_space, write_all
 from histocli.patch import Pixels
-from histocli.temporary import temporary_path
+from histocli.temporary import make_temporary
 
 if TYPE_CHECKING:
     import h5py
@@ -87,7 +87,7 @@ def open_h5(
     expected = None if rows is None else rows * prod(PATCH_SHAPE)
     with ExitStack() as stack:
         with _convert_disk_errors(path, scratch, expected):
-            temporary = stack.enter_context(temporary_path(scratch / path.stem))
+            temporary = stack.enter_context(make_temporary(scratch / path.stem))
         if expected is not None:
             require_space(scratch, expected, f"unpacking {path.name}")
             limit = expected + expected // 16 + _OVERHEAD

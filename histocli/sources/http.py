@@ -90,14 +90,14 @@ def open_url(
         _raise_connection_error(url, error)
 
 
-def content_range(response: requests.Response) -> tuple[int | None, int | None]:
+def parse_content_range(response: requests.Response) -> tuple[int | None, int | None]:
     """Return the start of a partial response and the size of the whole file, in bytes; None if not known."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     start, total = match.groups() if match else (None, None)
     return (None if start is None else int(start)), (None if total in (None, "*") else int(total))
 
 
-def content_length(response: requests.Response) -> int | None:
+def parse_content_length(response: requests.Response) -> int | None:
     """Return the size of the body in bytes, None if the server does not send it."""
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() and "Transfer-Encoding" not in response.headers else None
@@ -193,7 +193,7 @@ def _check_status(url: str, response: requests.Response) -> None:
     if 200 <= code < 300:
         return
     if code == 416:
-        raise RangeError(content_range(response)[1])
+        raise RangeError(parse_content_range(response)[1])
     if code in RETRIED_STATUS:
         raise RetryableError(f"HTTP {code} {response.reason}", _retry_after(response))
     if code in (404, 410):

@@ -10,7 +10,7 @@ from typing import Annotated
 from histocli.errors import HistoError
 from histocli.files.file import File, describe_others, is_image, read_bytes, split_suffix
 from histocli.files.listing import list_files
-from histocli.labels.table_files import read_labels, read_slides, table_at
+from histocli.labels.table_files import find_table, read_labels, read_slides
 from histocli.patch import Patch, Pixels
 from histocli.sources import PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.camelyon import find_hospital
@@ -18,8 +18,8 @@ from histocli.sources.kaggle_client import (
     ARCHIVE_BYTES,
     COMPETITION,
     PAGE,
-    competition_dir,
     download_competition,
+    find_competition_dir,
 )
 from histocli.sources.options import FROM, SLIDES, require_single_location
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
@@ -69,7 +69,7 @@ class KaggleSource:
         self._policy = policy
         self._images: dict[str, list[File]] = {}
         self._labels: dict[str, int] = {}
-        self._slides = read_slides(table_at(slides)) if slides else {}
+        self._slides = read_slides(find_table(slides)) if slides else {}
         self.report = SourceReport(origin=PAGE if location is None else str(location))
         if location is not None:
             self._index(location)
@@ -96,7 +96,7 @@ class KaggleSource:
         if self._location is not None:
             size = self._location.stat().st_size if self._location.is_file() else None
             return [PlannedFile(self._location.name, size, True)]
-        is_here = not self._force and competition_dir(self._downloads_dir).is_dir()
+        is_here = not self._force and find_competition_dir(self._downloads_dir).is_dir()
         return [PlannedFile(f"{COMPETITION}.zip", ARCHIVE_BYTES, is_here)]
 
     def fetch(self) -> None:

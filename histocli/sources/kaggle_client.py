@@ -30,7 +30,7 @@ _RULES_HINT = f"log in, accept the rules in the browser at {PAGE}/rules, and run
 _LATER_HINT = "run the same command again later: the client continues where it stopped"
 
 
-def competition_dir(downloads_dir: Path) -> Path:
+def find_competition_dir(downloads_dir: Path) -> Path:
     """Return the folder to which the client unpacks the archive, in KAGGLEHUB_CACHE or else in `downloads_dir`."""
     return Path(os.environ.get(_CACHE_VARIABLE, downloads_dir)) / "competitions" / COMPETITION
 
@@ -43,7 +43,7 @@ def download_competition(downloads_dir: Path, *, force: bool = False, policy: Re
         HistoError: credentials are missing or refused, the rules are not accepted, Kaggle cannot be reached, the
             archive is damaged, or the disk has not enough space.
     """
-    target = competition_dir(downloads_dir)
+    target = find_competition_dir(downloads_dir)
     with hold(target.parent / f".{COMPETITION}.lock", f"Kaggle's archive in {target.parent}"):
         return _download_if_missing(target, downloads_dir, force, policy)
 

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_type_hints
 from histocli.config import PATCH_MPP
 from histocli.enums import Resize
 from histocli.errors import UsageError
-from histocli.sources import SOURCE_NAMES, SourceOptions, source_type
+from histocli.sources import SOURCE_NAMES, SourceOptions, find_source_type
 
 _MIN_MPP, _MAX_MPP = 0.05, 20.0  # micrometres per pixel: from the sharpest oil lens to an overview
 COMMON = ("n", "seed")  # fields that are set by --n and --seed, which every source has
@@ -64,11 +64,11 @@ MPP = Option(
 RESIZE = Option("--resize", "How to change images that are not 96x96: cut out the centre, or scale.")
 
 
-def declared_options() -> dict[str, DeclaredOption]:
+def list_declared_options() -> dict[str, DeclaredOption]:
     """Return the options of all sources, by the name of the field."""
     declared: dict[str, DeclaredOption] = {}
     for source in SOURCE_NAMES:
-        options = source_type(source).options
+        options = find_source_type(source).options
         types = get_type_hints(options, include_extras=True)
         for item in fields(options):
             if item.name in COMMON:
@@ -83,15 +83,15 @@ def declared_options() -> dict[str, DeclaredOption]:
     return declared
 
 
-def source_options(source: str, values: dict[str, Any], n: int | None, seed: int) -> SourceOptions:
+def make_source_options(source: str, values: dict[str, Any], n: int | None, seed: int) -> SourceOptions:
     """Return the options of a source, with its values from `values`, which has the options of all sources.
 
     Raises:
         UsageError: an option was given that this source does not have.
     """
-    options = source_type(source).options
+    options = find_source_type(source).options
     names = {item.name for item in fields(options)}
-    for name, declared in declared_options().items():
+    for name, declared in list_declared_options().items():
         if name not in names and values.get(name, declared.default) != declared.default:
             sources = " or ".join(declared.sources)
             raise UsageError(

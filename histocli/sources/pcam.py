@@ -190,7 +190,7 @@ class PcamSource:
         return slides
 
     def _fetch_split(self, split: str) -> SplitFiles:
-        from histocli.sources.download import file_md5, read_recorded_md5
+        from histocli.sources.download import compute_md5, read_recorded_md5
 
         if self._folder is not None:
             x, y, meta = find_split_files(self._folder, split)
@@ -203,7 +203,9 @@ class PcamSource:
             )
         for path in (y, meta, x):
             if path is not None:
-                self.report.checksums[path.name] = (self._folder is None and read_recorded_md5(path)) or file_md5(path)
+                self.report.checksums[path.name] = (self._folder is None and read_recorded_md5(path)) or compute_md5(
+                    path
+                )
         return SplitFiles(x, y, meta)
 
     def _fetch_file(self, name: str, kind: str) -> Path | None:

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from histocli.errors import first_line
+from histocli.errors import read_first_line
 from histocli.listeners import CommandListener
 from histocli.reports.evaluation import EvaluationReport
 from histocli.trackers.records import make_measured_values, make_tracked_run, read_state
@@ -27,7 +27,9 @@ def send_evaluation(workspace: Workspace, report: EvaluationReport, name: str, l
             tracker.log_run_metrics(metrics)
             tracker.close("finished")
         except Exception as error:  # noqa: BLE001 - another library may raise anything
-            listener.on_note(f"the metrics were not sent to {kind.value}: {type(error).__name__}: {first_line(error)}")
+            listener.on_note(
+                f"the metrics were not sent to {kind.value}: {type(error).__name__}: {read_first_line(error)}"
+            )
             with suppress(Exception):  # it is reported already
                 tracker.close("failed")
         else:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from histocli.enums import Track
-from histocli.errors import first_line
+from histocli.errors import read_first_line
 from histocli.listeners import CommandListener
 from histocli.trackers.base import Status, Summary, Tracker
 from histocli.trackers.pictures import draw_pictures
@@ -87,7 +87,7 @@ class TrackerListener(Listener):
                 self._call_each(lambda active: active.tracker.summarise(summary))
         except Exception as error:  # noqa: BLE001 - such as a full disk; the run is finished, and its files are written
             self.listener.on_warning(
-                f"--track: the final metrics were not sent: {type(error).__name__}: {first_line(error)}"
+                f"--track: the final metrics were not sent: {type(error).__name__}: {read_first_line(error)}"
             )
 
     def _start(self, active: _Active) -> None:
@@ -116,7 +116,7 @@ class TrackerListener(Listener):
                 self.active.remove(active)
                 self.listener.on_warning(
                     f"--track {active.kind.value} failed; the run continues without it: "
-                    f"{type(error).__name__}: {first_line(error)}"
+                    f"{type(error).__name__}: {read_first_line(error)}"
                 )
                 with suppress(Exception):  # it is reported already
                     active.tracker.close("failed")

@@ -16,7 +16,7 @@ from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
 from histocli.reports.run import read_run
 from histocli.schema import Count, from_json, to_json
-from histocli.threads import thread_count
+from histocli.threads import count_threads
 from histocli.trackers.base import TrackedRun, Value
 from histocli.training.progress import Epoch
 from histocli.training.repeats import find_repeats_name, is_member
@@ -129,7 +129,7 @@ def evaluate_best(folder: Path) -> EvaluationReport:
         scores="none",
         measured=measured,
         uncertainty=estimate_uncertainty(
-            labels, probs, measured.metrics, best.threshold, find_clusters(rows), threads=thread_count()
+            labels, probs, measured.metrics, best.threshold, find_clusters(rows), threads=count_threads()
         ),
     )
 

@@ -64,7 +64,7 @@ def count_predicted_tumour(calibration: Calibration) -> int:
     return int((compute_probabilities(odds, calibration.temperature) >= calibration.threshold).sum())
 
 
-def default_calibration(rule: str) -> Calibration:
+def make_default_calibration(rule: str) -> Calibration:
     """Return the calibration before validation: temperature 1, and the threshold `rule` if it is a number, else 0.5."""
     threshold = parse_threshold(rule)
     return Calibration(1.0, 0.5 if threshold is None else threshold, {})

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 _ALIGNMENT = 32  # elements: cuDNN and oneDNN are slower where a weight does not begin on a multiple of 16 bytes
 
 
-def pad_size(count: int) -> int:
+def compute_padded_size(count: int) -> int:
     """Return the number of elements that a tensor of `count` elements takes in a flat buffer."""
     return -(-count // _ALIGNMENT) * _ALIGNMENT
 

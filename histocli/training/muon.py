@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from histocli.training.flat import pad_size
+from histocli.training.flat import compute_padded_size
 
 _UPDATE_SIZE = 0.2  # root mean square of Muon's updates at learning rate 1, about that of AdamW's: Liu et al. 2025
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan 2024: brings singular values near 1 within five steps
@@ -57,7 +57,7 @@ def stack_matrices(params: list[nn.Parameter], dtype: torch.dtype, device: torch
     A GPU takes as long for one small matrix as for ten; a CPU takes longer for padding.
     """
     groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-    starts = np.cumsum([0, *(pad_size(p.numel()) for p in params)]).tolist()
+    starts = np.cumsum([0, *(compute_padded_size(p.numel()) for p in params)]).tolist()
     shapes = [(len(p), p.numel() // len(p)) for p in params]
     for start, shape in sorted(zip(starts, shapes, strict=False), key=lambda item: -item[1][0] * item[1][1]):
         wide = min(shape), max(shape)

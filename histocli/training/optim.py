@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from histocli.models.backbone import BACKBONE
-from histocli.training.flat import flatten, flatten_in_memory_order, pad_size, share_counters
+from histocli.training.flat import compute_padded_size, flatten, flatten_in_memory_order, share_counters
 from histocli.training.muon import stack_matrices
 from histocli.training.schedule import BETA2, OptimConfig, compute_one_cycle, make_step_table
 
@@ -55,14 +55,14 @@ class FlatOptimizer:
         self.params = [*self.muon_params, *(p for group in groups for p in group.params)]
         device = self.params[0].device
         names = [*_find_param_names(named, self.params), *_find_statistics(model)]
-        layout = [pad_size(model.state_dict()[name].numel()) for name in names]
+        layout = [compute_padded_size(model.state_dict()[name].numel()) for name in names]
         self.weights = flatten(model, names, layout)
         self.ema = flatten(ema_model, names, layout)
         share_counters(model, ema_model)
         self.size = sum(layout[: len(self.params)])
         self.muon_size = sum(layout[: len(self.muon_params)])
         self._segments = _make_segments(groups)
-        self._padding = [torch.zeros(pad_size(p.numel()) - p.numel(), device=device) for p in self.params]
+        self._padding = [torch.zeros(compute_padded_size(p.numel()) - p.numel(), device=device) for p in self.params]
         self.momentum = torch.zeros(self.muon_size, device=device)
         self.mean = torch.zeros(self.size - self.muon_size, device=device)
         self.square = torch.zeros(self.size - self.muon_size, device=device)
@@ -129,7 +129,7 @@ class FlatOptimizer:
                 to[start : start + param.numel()] = flatten_in_memory_order(
                     state[number][name].to(to.device), like=param
                 )
-            start += pad_size(param.numel())
+            start += compute_padded_size(param.numel())
 
     def _gather_gradients(self) -> Tensor:
         """Return all gradients as one vector in the order of the weights, and clear them."""
@@ -213,7 +213,7 @@ def _make_segments(groups: list[_Group]) -> list[_Segment]:
     """Return the ranges of the groups that have parameters, counted from the end of Muon's part."""
     segments, start = [], 0
     for group in groups:
-        stop = start + sum(pad_size(p.numel()) for p in group.params)
+        stop = start + sum(compute_padded_size(p.numel()) for p in group.params)
         if stop > start:
             segments.append(_Segment(start, stop, group.lr_factor, group.weight_decay))
         start = stop

@@ -62,7 +62,7 @@ def reserve_name(workspace: Workspace, name: str | None, arch: str) -> Iterator[
             if not workspace.run_dir(run).exists():
                 break
             if name:
-                raise name_taken_error(name)
+                raise make_name_taken_error(name)
             lock.close()
         yield run
 
@@ -79,7 +79,7 @@ def lock_run(workspace: Workspace, run: str) -> Iterator[None]:
         yield
 
 
-def name_taken_error(name: str) -> HistoError:
+def make_name_taken_error(name: str) -> HistoError:
     """Return the error for a new run with the name of another."""
     return HistoError(f"there is a run {name!r} already", "--resume continues it; another --name starts a new run")
 

@@ -18,14 +18,14 @@ from histocli.models.checkpoint import hash_backbone
 from histocli.signals import Stopped, StopRequest
 from histocli.training import run_folder
 from histocli.training.appearance import TrainingAppearance
-from histocli.training.calibrate import calibrate, check_rule, count_predicted_tumour, default_calibration
+from histocli.training.calibrate import calibrate, check_rule, count_predicted_tumour, make_default_calibration
 from histocli.training.lora import add_lora
 from histocli.training.probe import extract_features, make_trainer, open_cache
 from histocli.training.progress import Epoch, EpochListener, EpochStats, Progress, measure_validation, rank_epoch
 from histocli.training.provenance import write_job
 from histocli.training.run_state import collect_training_state, load_training_state, write_checkpoints
 from histocli.training.setup import make_loaders, make_model
-from histocli.workspace import Workspace, atomic_folder
+from histocli.workspace import Workspace, create_folder_atomically
 
 _SAVE_INTERVAL = 600.0  # seconds between saves within an epoch
 
@@ -80,7 +80,7 @@ class Run:
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
-        self.calibration = default_calibration(config.threshold)
+        self.calibration = make_default_calibration(config.threshold)
         self.best_predicted_tumour: int | None = None  # validation patches; None if the best epoch was before resuming
         self.appearance = TrainingAppearance(self.train, config.seed)
         self._last_save = time.monotonic()
@@ -189,7 +189,7 @@ class Run:
         state, agents = collect_training_state(self), gather_torchrun_agents(self.ranks)
 
         def write() -> None:
-            with atomic_folder(self.dir) as folder:
+            with create_folder_atomically(self.dir) as folder:
                 run_folder.write_run_record(self, folder)
                 write_job(folder, agents)
                 write_checkpoints(self, folder, state, is_best=False)

@@ -12,14 +12,14 @@ from histocli.compute.device import Compute
 from histocli.compute.memory import is_out_of_memory
 from histocli.config import RunConfig
 from histocli.data.loaders import PatchLoader
-from histocli.errors import HistoError, first_line
+from histocli.errors import HistoError, read_first_line
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.reports.audit import AuditReport
 from histocli.reports.run import RunRecord, Shots
 from histocli.schema import to_json
 from histocli.training.progress import Epoch
 from histocli.training.provenance import find_git_commit, find_versions
-from histocli.workspace import atomic_path, read_json, write_json, write_text
+from histocli.workspace import read_json, write_atomically, write_json, write_text
 
 
 class DescribedRun(Protocol):
@@ -39,7 +39,7 @@ class DescribedRun(Protocol):
 
 def write_run_record(run: DescribedRun, folder: Path) -> None:
     """Write the manifest and config.json of a new run."""
-    with atomic_path(folder / "manifest.csv") as copy:  # an exact copy, because its SHA-256 is stored
+    with write_atomically(folder / "manifest.csv") as copy:  # an exact copy, because its SHA-256 is stored
         shutil.copyfile(run.manifest, copy)
     record = RunRecord(
         run=run.name,
@@ -95,7 +95,9 @@ def explain_state_errors(path: Path) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        raise HistoError(f"{path}: its training state is damaged: {first_line(error)}", "use another --name") from error
+        raise HistoError(
+            f"{path}: its training state is damaged: {read_first_line(error)}", "use another --name"
+        ) from error
 
 
 @contextmanager

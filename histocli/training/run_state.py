@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
-from histocli.training.calibrate import Calibration, default_calibration
+from histocli.training.calibrate import Calibration, make_default_calibration
 from histocli.training.lora import copy_adapters, merge_adapters, restore_ema_state
 from histocli.training.probe import copy_head_weights, join_state, select_head_state
 from histocli.training.progress import Epoch, EpochStats
@@ -67,7 +67,7 @@ def _make_checkpoint(run: "Run", weights: dict[str, torch.Tensor]) -> Checkpoint
     if epoch and epoch.step != run.trainer.step:  # its metrics and calibration are those of other weights
         epoch = None
     metrics = epoch._asdict() if epoch else {}
-    calibration = run.calibration if epoch else default_calibration(run.config.threshold)
+    calibration = run.calibration if epoch else make_default_calibration(run.config.threshold)
     if run.trainer.step:
         run.appearance.wait()
     return Checkpoint(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from histocli.compute.ddp import Ranks
-from histocli.config import BATCH_SIZE, RunConfig, default_batch_size
+from histocli.config import BATCH_SIZE, RunConfig, choose_batch_size
 from histocli.data.dataset import Subset, select_labelled
 from histocli.data.loaders import PatchLoader
 from histocli.enums import SplitName, Weights
@@ -43,7 +43,7 @@ def make_loaders(subset: Subset, config: RunConfig, device: torch.device, ranks:
     shots = None
     if config.shots is not None:
         train, shots = draw_shots(train, config.shots, config.seed)
-    size, fewest = config.batch_size or default_batch_size(device.type, len(train.rows)), 2 * ranks.size
+    size, fewest = config.batch_size or choose_batch_size(device.type, len(train.rows)), 2 * ranks.size
     if ranks.size > 1 and min(size, len(train.rows)) < fewest:
         raise UsageError(f"--batch-size {size}: {ranks.size} processes need at least {fewest} patches per step")
     val_size = max(2 * size, _GPU_VAL_BATCH) if device.type == "cuda" else 2 * size

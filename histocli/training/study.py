@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.config import TuneConfig
-from histocli.errors import HistoError, first_line
+from histocli.errors import HistoError, read_first_line
 from histocli.locks import hold, is_held
 from histocli.reports.tune import TrialReport
 from histocli.schema import from_json
 from histocli.temporary import remove_strays
 from histocli.training.repeats import Member, plan_repeats
 from histocli.training.search_space import NAMES, find_default_point, make_base_config, round_lr, suggest_parameters
-from histocli.training.study_check import HINT, connect, trial_problem
+from histocli.training.study_check import HINT, connect, find_trial_problem
 from histocli.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Study:
             raise HistoError(f"cannot use {self.path}: the study does not maximize one value", HINT)
         for i, trial in enumerate(trials):
             report = _describe(trial, str(self.path)) if trial.params.keys() >= NAMES else None
-            if problem := trial_problem(trial, report, self.config):
+            if problem := find_trial_problem(trial, report, self.config):
                 raise HistoError(f"cannot use {self.path}: trial {i} {problem}", HINT)
 
     @property
@@ -241,7 +241,7 @@ class Study:
             raise
         except (SQLAlchemyError, StorageInternalError, sqlite3.Error, *more) as error:
             cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-            reason = first_line(getattr(cause, "orig", None) or cause)
+            reason = read_first_line(getattr(cause, "orig", None) or cause)
             raise HistoError(f"cannot use {self.path}: {reason}", HINT) from error
 
     def _lock_path(self, number: int) -> Path:

@@ -90,7 +90,7 @@ def check_unstarted(path: Path) -> None:
         raise HistoError(f"{path} has trials, but their record {path.with_name('study.json')} is gone", HINT)
 
 
-def trial_problem(trial: "FrozenTrial", report: TrialReport | None, config: TuneConfig) -> str:
+def find_trial_problem(trial: "FrozenTrial", report: TrialReport | None, config: TuneConfig) -> str:
     """Return why `histo tune` cannot have written a trial with these options, or ""; `report` describes it."""
     if not is_in_space(config, trial.params) or not is_in_space(config, trial.system_attrs.get("fixed_params", {})):
         return "has parameters that the study does not search"

@@ -10,7 +10,7 @@ from histocli.config import TuneConfig
 from histocli.data.groups import find_split_unit
 from histocli.data.manifest import hash_file, read_manifest
 from histocli.errors import HistoError, UsageError
-from histocli.fs import make_folder, write_error
+from histocli.fs import make_folder, make_write_error
 from histocli.models import create_model
 from histocli.schema import from_json, to_json
 from histocli.training.options import choose_weights
@@ -100,7 +100,7 @@ def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path, given: 
     try:
         make_folder(folder.study_dir)
     except OSError as error:
-        raise write_error(folder.study_dir, error) from error
+        raise make_write_error(folder.study_dir, error) from error
     try:
         write_folds(folder, config.data, repeats, resume=False)
     except HistoError:

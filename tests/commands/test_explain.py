@@ -10,7 +10,7 @@ import pytest
 
 import histocli
 from histocli.errors import UsageError
-from histocli.plots.explanations import colour_maps
+from histocli.plots.explanations import draw_maps
 from tests.cli import write_images
 
 EVAL = ["eval", "--ckpt", "first", "--device", "cpu"]
@@ -121,13 +121,13 @@ def test_orange_raises_and_blue_lowers_and_the_strongest_place_has_the_strongest
     pixels = np.full((1, 96, 96, 3), 200, np.uint8)
     maps = np.zeros((1, 96, 96), np.float32)
     maps[0, :, 40:48], maps[0, :, 80:], maps[0, :, :8] = 1.0, 2.0, -2.0
-    (picture,) = colour_maps(pixels, maps).astype(int)
+    (picture,) = draw_maps(pixels, maps).astype(int)
     grey, weak, orange, blue = (picture[50, x] for x in (60, 44, 90, 4))
     assert grey.max() - grey.min() == 0
     assert orange[0] > orange[1] > orange[2]
     assert blue[0] < blue[1] < blue[2]
     assert np.abs(orange - grey).sum() > np.abs(weak - grey).sum() > 0
-    assert not np.isnan(colour_maps(pixels, 0 * maps)).any()
+    assert not np.isnan(draw_maps(pixels, 0 * maps)).any()
 
 
 def test_python_gives_the_map_as_an_array(histo):

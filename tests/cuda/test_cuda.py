@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmarks.pooling import measure_difference
-from histocli.compute.device import Compute, choose_compute, deterministic
+from histocli.compute.device import Compute, choose_compute, make_deterministic
 from histocli.data.loaders import PatchLoader
-from histocli.data.transforms import augment, random_affine
+from histocli.data.transforms import apply_random_affine, augment
 from histocli.enums import Augment, Device, Precision, Rotate
 from histocli.inference.forward import compute_log_odds
 from histocli.models import create_model
@@ -151,7 +151,7 @@ def test_memory_does_not_grow_over_replays():
 
 def test_deterministic_training_gives_the_same_bits_and_continues_with_them():
     states = []
-    with deterministic(True):
+    with make_deterministic(True):
         for stop in (None, None, 5):
             data, made = batches("cuda"), trainer(gpu(Precision.BF16), total_steps=16)
             if stop:
@@ -182,7 +182,7 @@ def test_patches_are_placed_as_on_the_cpu():
     on_cpu = transforms._warp_with_opencv(smooth, placement, False).float()
     on_gpu = transforms._warp_with_grid_sample(smooth.cuda(), placement.cuda(), False).cpu().float()
     assert (on_cpu - on_gpu).abs().mean() < 1
-    drawn = random_affine(smooth.cuda())
+    drawn = apply_random_affine(smooth.cuda())
     assert drawn.shape == smooth.shape
 
 

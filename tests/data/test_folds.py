@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from histocli.data.folds import make_folds
-from histocli.data.groups import OVERLAP, connected_components, find_split_unit
+from histocli.data.groups import OVERLAP, find_connected_components, find_split_unit
 from histocli.enums import Group
 from histocli.errors import HistoError
 
@@ -31,11 +31,11 @@ def manifest(n=120, slides=12, groups=None):
 def test_patches_are_connected_through_slides_and_overlap_groups():
     frame = pd.DataFrame({"slide": list("aa  b ")}).replace(" ", "")
     frame[OVERLAP] = ["1", "", "1", "2", "2", ""]
-    by, number = connected_components(frame)
+    by, number = find_connected_components(frame)
     assert by == "slide or overlap group"
     assert [set(np.flatnonzero(number == i)) for i in range(3)] == [{0, 1, 2}, {3, 4}, {5}]
-    assert connected_components(frame.assign(slide=list("abcdef")))[0] == "slide"
-    by, number = connected_components(frame.drop(columns=OVERLAP).assign(slide=["a", "", "a", "", "b", "b"]))
+    assert find_connected_components(frame.assign(slide=list("abcdef")))[0] == "slide"
+    by, number = find_connected_components(frame.drop(columns=OVERLAP).assign(slide=["a", "", "a", "", "b", "b"]))
     assert by == "slide or patch"  # where no group is known
     assert len(set(number)) == 4
 

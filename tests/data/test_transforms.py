@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from histocli.data import transforms as module
-from histocli.data.transforms import augment, d4_views, hed_jitter, random_affine, random_d4, resize_images
+from histocli.data.transforms import (
+    apply_hed_jitter,
+    apply_random_affine,
+    apply_random_d4,
+    augment,
+    make_d4_views,
+    resize_images,
+)
 from histocli.enums import Augment
 from histocli.images.decode import CENTRE
 
@@ -27,7 +34,7 @@ def patches(count, side=96):
 
 def find_symmetry(image, original):
     """The number of the symmetry of `original` that `image` is."""
-    matches = [number for number, view in enumerate(d4_views(original[None])) if torch.equal(view[0], image)]
+    matches = [number for number, view in enumerate(make_d4_views(original[None])) if torch.equal(view[0], image)]
     assert len(matches) == 1
     return matches[0]
 
@@ -76,17 +83,17 @@ def test_the_same_seed_gives_the_same_augmentation(level, any_angle):
 
 def test_the_eight_symmetries_are_those_of_the_square():
     numbers = torch.arange(9).view(1, 1, 3, 3)
-    views = {tuple(view.flatten().tolist()) for view in d4_views(numbers)}
+    views = {tuple(view.flatten().tolist()) for view in make_d4_views(numbers)}
     rotations = [np.rot90(np.arange(9).reshape(3, 3), quarter) for quarter in range(4)]
     assert views == {tuple(view.ravel()) for r in rotations for view in (r, r.T)}
     assert len(views) == 8
-    assert torch.equal(d4_views(numbers)[0], numbers)
+    assert torch.equal(make_d4_views(numbers)[0], numbers)
 
 
 def test_two_symmetries_in_sequence_are_one_of_the_eight():
     image = patches(1, 6)
-    for view in d4_views(image):
-        assert {find_symmetry(again[0], image[0]) for again in d4_views(view)} == set(range(8))
+    for view in make_d4_views(image):
+        assert {find_symmetry(again[0], image[0]) for again in make_d4_views(view)} == set(range(8))
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 21])
@@ -95,7 +102,7 @@ def test_random_d4_gives_each_patch_each_symmetry_equally_often(count):
     images = patches(count, 4)
     drawn = np.zeros((count, 8))
     for _ in range(400):
-        for i, image in enumerate(random_d4(images)):
+        for i, image in enumerate(apply_random_d4(images)):
             drawn[i, find_symmetry(image, images[i])] += 1
     assert (np.abs(drawn - 50) < 32).all()
 
@@ -103,7 +110,7 @@ def test_random_d4_gives_each_patch_each_symmetry_equally_often(count):
 def test_patches_of_a_batch_are_rotated_differently():
     torch.manual_seed(0)
     images = patches(64, 4)
-    turned = random_d4(images)
+    turned = apply_random_d4(images)
     assert len({find_symmetry(image, original) for image, original in zip(turned, images, strict=True)}) == 8
 
 
@@ -126,14 +133,14 @@ def test_stain_jitter_of_strength_0_changes_nothing(monkeypatch):
     monkeypatch.setattr(module, "STAIN_SHIFT", 0.0)
     images = patches(4)
     images[0, :, 0] = torch.arange(96)
-    assert (hed_jitter(images) - images.float() / 255).abs().max() <= 1 / 255 + 1e-5
+    assert (apply_hed_jitter(images) - images.float() / 255).abs().max() <= 1 / 255 + 1e-5
 
 
 def test_stain_jitter_is_different_for_each_patch_and_constant_within_it():
     torch.manual_seed(0)
     images = torch.full((32, 3, 8, 8), 0, dtype=torch.uint8)
     images[:] = torch.tensor([180, 110, 170], dtype=torch.uint8).view(3, 1, 1)
-    pixels = hed_jitter(images)
+    pixels = apply_hed_jitter(images)
     assert (pixels - pixels[:, :, :1, :1]).abs().max() < 1e-5
     colours = pixels[:, :, 0, 0]
     assert len(torch.unique(colours, dim=0)) == 32
@@ -150,7 +157,7 @@ def test_stain_jitter_is_linear_in_optical_density(monkeypatch):
     jittered = []
     for images in (pale, dark):
         torch.manual_seed(3)
-        jittered.append(-hed_jitter(images).log())
+        jittered.append(-apply_hed_jitter(images).log())
     assert torch.allclose(jittered[1], 2 * jittered[0], atol=0.03)
     assert (jittered[0] - density).abs().max() > 0.01
 
@@ -162,7 +169,7 @@ def test_a_rotated_disc_is_unchanged(in_place):
     torch.manual_seed(0)
     y, x = torch.meshgrid(torch.arange(96) - 47.5, torch.arange(96) - 47.5, indexing="ij")
     disc = torch.exp(-(x**2 + y**2) / 500).expand(16, 3, 96, 96)
-    turned = random_affine(disc)
+    turned = apply_random_affine(disc)
     radius = (x**2 + y**2).sqrt() < 46
     assert (turned - disc)[..., radius].abs().max() < 0.01
 
@@ -178,7 +185,7 @@ def ramps(count):
 
 def test_angles_are_arbitrary_and_different(in_place):
     torch.manual_seed(0)
-    across, down = slopes(random_affine(ramps(200)))
+    across, down = slopes(apply_random_affine(ramps(200)))
     angles = torch.atan2(down, across)
     assert torch.allclose(torch.hypot(across, down), torch.tensor(20 / 95), atol=1e-3)
     counts = torch.histc(angles, 4, -torch.pi, torch.pi)
@@ -188,9 +195,9 @@ def test_angles_are_arbitrary_and_different(in_place):
 
 def test_half_of_the_patches_are_mirrored(in_place):
     torch.manual_seed(0)
-    across, down = slopes(random_affine(ramps(400)))
+    across, down = slopes(apply_random_affine(ramps(400)))
     torch.manual_seed(0)
-    across_below, down_below = slopes(random_affine(ramps(400).transpose(2, 3)))
+    across_below, down_below = slopes(apply_random_affine(ramps(400).transpose(2, 3)))
     handedness = (across * down_below - down * across_below).sign()  # of the images of two axes
     assert 140 < int((handedness > 0).sum()) < 260
     assert handedness.abs().min() == 1
@@ -198,7 +205,7 @@ def test_half_of_the_patches_are_mirrored(in_place):
 
 def test_zoom_and_offset_stay_within_their_bounds():
     torch.manual_seed(0)
-    turned = random_affine(ramps(400))
+    turned = apply_random_affine(ramps(400))
     size = torch.hypot(*slopes(turned)) / (20 / 95)
     assert 1 / module.ZOOM - 1e-3 <= size.min() < 0.87
     assert 1.15 < size.max() <= module.ZOOM + 1e-3
@@ -220,11 +227,11 @@ def test_a_fine_pattern_becomes_grey_without_aliasing_when_made_smaller():
 def test_the_cpu_warps_patches_like_a_gpu(monkeypatch, count, side, is_sharp):
     images = patches(count, side)
     torch.manual_seed(0)
-    placed = random_affine(images, is_sharp=is_sharp)
+    placed = apply_random_affine(images, is_sharp=is_sharp)
     assert placed.dtype == torch.uint8
     monkeypatch.setattr(module, "_warp_with_opencv", module._warp_with_grid_sample)
     torch.manual_seed(0)
-    as_a_gpu_does = random_affine(images, is_sharp=is_sharp)
+    as_a_gpu_does = apply_random_affine(images, is_sharp=is_sharp)
     assert 0 <= as_a_gpu_does.min() <= as_a_gpu_does.max() <= 255
     assert (placed - as_a_gpu_does).abs().mean() < 2  # of white noise, which a 1/32 of a pixel changes most
     smooth = resize_images(as_a_gpu_does, side // 4) - resize_images(placed.float(), side // 4)
@@ -238,7 +245,7 @@ def test_fine_patterns_are_kept_if_patches_are_not_made_smaller(in_place, period
     images = wave.round().to(torch.uint8).view(1, 1, 1, 96).expand(64, 3, 96, 96)
     inside = slice(24, 72)
     blurred, sharp = (
-        random_affine(images, is_sharp=is_sharp)[:, :, inside, inside].float().var() for is_sharp in (False, True)
+        apply_random_affine(images, is_sharp=is_sharp)[:, :, inside, inside].float().var() for is_sharp in (False, True)
     )
     torch.manual_seed(0)
     assert sharp / images.float().var() > blurred / images.float().var() + 0.15
@@ -256,4 +263,4 @@ def test_uint8_images_are_resized_like_floats_and_rounded():
 
 def test_borders_are_filled_with_the_reflected_image():
     torch.manual_seed(0)
-    assert random_affine(torch.full((8, 3, 96, 96), 0.7)).min() > 0.69
+    assert apply_random_affine(torch.full((8, 3, 96, 96), 0.7)).min() > 0.69

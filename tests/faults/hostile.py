@@ -24,7 +24,7 @@ from histocli.compute.device import compute_settings
 from histocli.data.manifest import read_manifest
 from histocli.enums import Device, Resize
 from histocli.errors import HistoError
-from histocli.files.file import file_at
+from histocli.files.file import make_file
 from histocli.images.decode import decode_patch
 from histocli.inference.checkpoints import load_predictor
 from histocli.inference.comparison import compare
@@ -91,7 +91,7 @@ def use_annotation(path, workspace):
 
 def use_table(path, workspace):
     """All readers of tables; a file that is no manifest may be another table."""
-    file = file_at(path)
+    file = make_file(path)
     for read in (partial(read_table_labels, file), partial(read_slides, file), partial(read_scores, path)):
         with suppress(HistoError):
             read()

@@ -12,9 +12,9 @@ import pytest
 import tifffile
 import torch
 
-from histocli.class_names import label_of, split_and_class_of
+from histocli.class_names import find_label, split_and_class_of
 from histocli.errors import HistoError
-from histocli.files.file import file_at
+from histocli.files.file import make_file
 from histocli.images.decode import decode_patch
 from histocli.images.remarks import Remarks
 from histocli.inference.array_inputs import open_array
@@ -105,7 +105,7 @@ def test_a_large_tiff_with_such_an_offset_is_one_error(trained_workspace, tmp_pa
     "name", ["train_test_" * 20 + "tumor", "_".join("abcdefghijklmnopqrstuvwxyz" * 4), "no_" * 5000]
 )
 def test_a_very_long_name_is_read_at_once_and_has_no_label(name):
-    assert label_of(name) is None
+    assert find_label(name) is None
     assert split_and_class_of(name) is None
 
 
@@ -300,8 +300,8 @@ def test_a_message_is_one_printable_line_whatever_a_table_contains(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text('id,"a\n\x1b[2Jb"\n1,2\n')
     with pytest.raises(HistoError, match=r"known as the label; the columns are id, a\\n\\x1b\[2Jb") as found:
-        read_labels(file_at(path))
+        read_labels(make_file(path))
     assert str(found.value).isprintable()
     with pytest.raises(HistoError, match="there is no column") as found:
-        read_patch_table(file_at(path)).find("label", "y")
+        read_patch_table(make_file(path)).find("label", "y")
     assert found.value.hint == r"it has id, a\n\x1b[2Jb"

@@ -35,7 +35,7 @@ from histocli.sources.camelyon import read_meta
 from histocli.sources.hdf5 import open_h5, read_patches
 from histocli.sources.hdf5 import read_labels as read_h5_labels
 from histocli.sources.synthetic import SyntheticOptions
-from histocli.text import printable
+from histocli.text import escape_control_characters
 from histocli.workspace import Workspace, read_json
 
 SYNTHETIC = DownloadConfig("synthetic", SyntheticOptions())
@@ -84,7 +84,7 @@ def reads_or_refuses(what, read, names=""):
     except HistoError as error:
         refused = str(error)
     assert refused
-    assert printable(names) in refused
+    assert escape_control_characters(names) in refused
     return None
 
 

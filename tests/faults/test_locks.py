@@ -12,8 +12,8 @@ import pytest
 from histocli.errors import HistoError
 from histocli.locks import HeldError, hold
 from histocli.models.checkpoint import load_checkpoint
-from histocli.temporary import remove_strays, temporary_path
-from histocli.workspace import atomic_path
+from histocli.temporary import make_temporary, remove_strays
+from histocli.workspace import write_atomically
 from tests.faults.conftest import TINY
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
@@ -174,12 +174,12 @@ def test_only_temporary_files_of_ended_processes_are_removed(tmp_path):
     kept = [".x.json.12.tmp", "x.json.0123456789abcdef.tmp", ".hidden", ".x.json.0123456789abcdeg.tmp"]
     for name in kept:
         (tmp_path / name).write_text("somebody else's")
-    with temporary_path(tmp_path / "z") as living, temporary_path(tmp_path / "f", folder=True) as folder:
+    with make_temporary(tmp_path / "z") as living, make_temporary(tmp_path / "f", folder=True) as folder:
         remove_strays(tmp_path)
         assert living.exists()
         assert folder.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
-    with atomic_path(tmp_path / "x.json") as temporary:
+    with write_atomically(tmp_path / "x.json") as temporary:
         (tmp_path / ".y.json.0123456789abcdef.tmp").write_text("of another file")
         temporary.write_text("{}")
     assert (tmp_path / ".y.json.0123456789abcdef.tmp").exists()

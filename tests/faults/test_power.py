@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from histocli.fs import make_folder
-from histocli.workspace import atomic_folder, write_json
+from histocli.workspace import create_folder_atomically, write_json
 from tests.cli import REPOSITORY
 
 
@@ -57,7 +57,7 @@ def test_a_file_is_flushed_before_its_rename_and_its_folder_after(tmp_path, call
 
 
 def test_a_folder_and_its_files_are_flushed_before_the_rename(tmp_path, calls):
-    with atomic_folder(tmp_path / "run") as folder:
+    with create_folder_atomically(tmp_path / "run") as folder:
         write_json(folder / "config.json", {})
     kinds = [name for name, *_ in calls]
     assert kinds == ["mkdir", "fsync", "replace", "fsync", "fsync", "rename", "fsync"]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from histocli.errors import HistoError
 from histocli.files import file as files_module
-from histocli.files.file import MAX_FILE_BYTES, File, describe_others, file_at, find_images, is_image, read_bytes
+from histocli.files.file import MAX_FILE_BYTES, File, describe_others, find_images, is_image, make_file, read_bytes
 from histocli.files.listing import list_files
 from histocli.labels.table_files import read_labels, read_slides
-from histocli.text import printable
+from histocli.text import escape_control_characters
 from tests.sources.kaggle_layout import write_folder, write_zip
 
 TREE = {
@@ -92,7 +92,7 @@ def test_a_pipe_or_device_as_input_is_an_error(tmp_path):
         with pytest.raises(HistoError, match="is not a file or folder"):
             list_files(tmp_path / path)
         with pytest.raises(HistoError, match="not a regular file"):
-            read_bytes(file_at(tmp_path / path))
+            read_bytes(make_file(tmp_path / path))
 
 
 def test_names_that_are_not_utf8_are_escaped_and_still_read(tmp_path):
@@ -259,7 +259,7 @@ def test_a_damaged_archive_is_an_error_never_a_crash(tmp_path_factory, data):
         try:
             assert read_bytes(file) == b"abc" * 20
         except HistoError as error:
-            assert str(error).startswith(printable(file.name))  # noqa: PT017 - both ends are right
+            assert str(error).startswith(escape_control_characters(file.name))  # noqa: PT017 - both ends are right
 
 
 # tables

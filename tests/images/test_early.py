@@ -13,7 +13,7 @@ def folder(tmp_path, monkeypatch):
     """Return a folder with twelve files in two subfolders; pretend four cores, a GPU, and that ten files are many."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(early, "MIN_FILES_FOR_PROCESSES", 10)
-    monkeypatch.setattr(early, "thread_count", lambda: 4)
+    monkeypatch.setattr(early, "count_threads", lambda: 4)
     monkeypatch.setattr(early, "_GPU_DRIVERS", ("none", "null"))
     for i in range(12):
         path = tmp_path / str(i % 2) / f"{i}.png"
@@ -59,7 +59,7 @@ def test_few_files_start_no_processes(folder, names):
     "change",
     [
         lambda patch: patch.setattr(early, "_GPU_DRIVERS", ("none",)),
-        lambda patch: patch.setattr(early, "thread_count", lambda: 3),
+        lambda patch: patch.setattr(early, "count_threads", lambda: 3),
         lambda patch: patch.setenv("CUDA_VISIBLE_DEVICES", ""),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from histocli import threads
 from histocli.errors import HistoError
-from histocli.images.stream import iterate_chunks, load_chunks, map_ordered, worker_count
+from histocli.images.stream import count_workers, iterate_chunks, load_chunks, map_ordered
 from histocli.patch import Patch
 
 
@@ -127,14 +127,14 @@ def test_a_bug_is_not_reported_as_an_unreadable_patch():
 
 def test_there_is_at_least_one_worker(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert 1 <= worker_count() <= 8
+    assert 1 <= count_workers() <= 8
     assert list(load_chunks([])) == []
 
 
 @pytest.mark.parametrize(("asked", "count"), [("3", 3), ("1", 1), ("100", 8)])
 def test_decoding_uses_at_most_thread_count_threads(monkeypatch, asked, count):
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    assert worker_count() == count
+    assert count_workers() == count
 
 
 @pytest.mark.parametrize(("quota", "count"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 6)])
@@ -143,4 +143,4 @@ def test_decoding_respects_the_cpu_quota_of_the_container(monkeypatch, tmp_path,
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
     monkeypatch.setattr(threads, "QUOTA", tmp_path / "cpu.max")
-    assert worker_count() == count
+    assert count_workers() == count

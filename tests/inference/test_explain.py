@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from histocli.data.transforms import d4_views, undo_d4_view
+from histocli.data.transforms import make_d4_views, undo_d4_view
 from histocli.errors import HistoError
 from histocli.inference.explain import explain, find_feature_maps
 from histocli.models import create_model, packaged
@@ -74,7 +74,7 @@ def test_the_map_of_a_rotated_patch_is_rotated(arch):
     model = with_statistics(create_model(arch))
     images = torch.randint(0, 256, (1, 3, 12, 12), generator=torch.Generator().manual_seed(1)).float()
     pixels = F.interpolate(images, (96, 96), mode="bicubic").clamp(0, 255).byte()
-    rotated = torch.cat(d4_views(pixels)[1:6:2])
+    rotated = torch.cat(make_d4_views(pixels)[1:6:2])
     as_arrays = [each.permute(0, 2, 3, 1).contiguous().numpy() for each in (pixels, rotated)]
     original, of_rotated = (torch.from_numpy(explain([model], each))[:, None] for each in as_arrays)
     assert original.std() > 0
@@ -85,7 +85,7 @@ def test_the_map_of_a_rotated_patch_is_rotated(arch):
 
 def test_undo_d4_view_reverses_every_flip_and_rotation():
     images = torch.arange(2 * 16).view(2, 1, 4, 4)
-    for number, view in enumerate(d4_views(images)):
+    for number, view in enumerate(make_d4_views(images)):
         assert torch.equal(undo_d4_view(view, number), images), number
 
 

@@ -8,7 +8,7 @@ from scipy.special import expit, logit
 
 from histocli.compute.device import Compute
 from histocli.data.loaders import PatchLoader
-from histocli.data.transforms import d4_views
+from histocli.data.transforms import make_d4_views
 from histocli.enums import Device, Engine, Precision, Resize
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
@@ -77,7 +77,7 @@ def test_an_ensemble_is_the_mean_of_calibrated_probabilities(predictor, images):
 
 
 def test_views_are_averaged_before_the_temperature_is_applied(predictor, images):
-    views = [raw_probabilities(predictor, "other", view) for view in d4_views(images)]
+    views = [raw_probabilities(predictor, "other", view) for view in make_d4_views(images)]
     scores = predictor("other", tta=True).predict_batch(images)
     assert scores.raw == pytest.approx(np.mean(views, 0), abs=1e-5)
     assert logit(scores.probs) == pytest.approx(logit(np.mean(views, 0)) / 0.5, abs=1e-3)
@@ -227,7 +227,7 @@ def test_the_same_checkpoint_twice_is_refused(predictor, workspace):
 def gpu_code(monkeypatch):
     """Run the code for GPUs on this CPU: processes decode, and a chunk is started before the last one is used."""
     monkeypatch.setattr(Predictor, "has_gpu", True)
-    monkeypatch.setattr("histocli.images.early.thread_count", lambda: 4)
+    monkeypatch.setattr("histocli.images.early.count_threads", lambda: 4)
     monkeypatch.setattr("histocli.images.stream._THREADED_PATCHES", 0)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from histocli.class_names import format_classes_option, label_of, parse_classes, split_of
+from histocli.class_names import find_label, find_split, format_classes_option, parse_classes
 from histocli.errors import HistoError, UsageError
 from histocli.sources.folder import FolderOptions, FolderSource
 from tests.sources.kaggle_layout import tiff, write_folder, write_zip
@@ -34,7 +34,7 @@ NAMES = {
     ("name", "label"), [(name.replace("%", " "), label) for label, names in NAMES.items() for name in names.split()]
 )
 def test_the_name_of_a_class_gives_its_label(name, label):
-    assert label_of(name) == label
+    assert find_label(name) == label
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_name_of_a_class_gives_its_label(name, label):
     ],
 )
 def test_the_name_of_a_folder_gives_its_split(names, split):
-    assert {name: split_of(name) for name in names.split()} == dict.fromkeys(names.split(), split)
+    assert {name: find_split(name) for name in names.split()} == dict.fromkeys(names.split(), split)
 
 
 @pytest.mark.parametrize("form", ["{split}/{name}/{i}.tif", "{name}/{split}/{i}.tif", "data/{split}/x/{name}/{i}.tif"])

@@ -18,7 +18,7 @@ from histocli.metrics import (
     evaluate,
     make_patch_clusters,
 )
-from histocli.metrics.delong import delong, delong_difference
+from histocli.metrics.delong import compute_delong, compute_delong_difference
 from histocli.metrics.intervals import resample
 from histocli.metrics.registry import BY_NAME, METRICS, NAMES, compute_metrics
 from histocli.metrics.weighted import SortedScores
@@ -141,8 +141,8 @@ def test_copies_of_a_patch_in_its_cluster_do_not_change_the_interval():
     copied = np.repeat(labels, 7), np.repeat(probs, 7)
     slides = Clusters("slide", np.repeat(np.arange(60), 7), 60)
     assert interval(*copied, clusters=slides) == pytest.approx(interval(labels, probs), abs=0.02)
-    assert delong(*copied, slides).standard_error == pytest.approx(
-        delong(labels, probs, make_patch_clusters(60)).standard_error
+    assert compute_delong(*copied, slides).standard_error == pytest.approx(
+        compute_delong(labels, probs, make_patch_clusters(60)).standard_error
     )
     low, high = interval(*copied)
     wide_low, wide_high = interval(*copied, clusters=slides)
@@ -169,12 +169,12 @@ def test_delong_agrees_with_its_definition():
     def error(k):
         return (k.mean(1).var(ddof=1) / len(k) + k.mean(0).var(ddof=1) / k.shape[1]) ** 0.5
 
-    result = delong(labels, probs, make_patch_clusters(50))
+    result = compute_delong(labels, probs, make_patch_clusters(50))
     assert result.standard_error == pytest.approx(error(kernel(probs)))
     assert result.interval == pytest.approx(
         [compute_auc(labels, probs) + sign * 1.959964 * result.standard_error for sign in (-1, 1)], abs=1e-6
     )
-    paired = delong_difference(labels, probs, other, make_patch_clusters(50))
+    paired = compute_delong_difference(labels, probs, other, make_patch_clusters(50))
     assert paired.standard_error == pytest.approx(error(kernel(probs) - kernel(other)))
     z = (compute_auc(labels, probs) - compute_auc(labels, other)) / paired.standard_error
     assert (paired.z, paired.p) == (pytest.approx(z), pytest.approx(2 * stats.norm.sf(abs(z))))
@@ -295,7 +295,7 @@ def test_an_undefined_interval_is_none_with_a_reason(labels, probs, threshold, s
 )
 def test_an_auc_without_variance_has_no_delong(labels, probs, codes):
     clusters = Clusters("slide", np.array(codes), max(codes) + 1)
-    assert delong(np.array(labels), np.array(probs), clusters) is None
+    assert compute_delong(np.array(labels), np.array(probs), clusters) is None
 
 
 @pytest.mark.parametrize("slides", [1, 12, 300])

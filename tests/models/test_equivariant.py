@@ -3,25 +3,25 @@
 import pytest
 import torch
 
-from histocli.data.transforms import d4_views
+from histocli.data.transforms import make_d4_views
 from histocli.models.equivariant import (
     GroupBatchNorm,
     GroupConv,
     LiftingConv,
-    group_mean,
+    average_orientations,
 )
 
 PROBE = torch.arange(9.0).view(1, 1, 3, 3)
-VIEWS = [tuple(view.flatten().tolist()) for view in d4_views(PROBE)]
+VIEWS = [tuple(view.flatten().tolist()) for view in make_d4_views(PROBE)]
 # orientation h of an image becomes orientation ORIENTATIONS[a][h] of the image transformed by symmetry a
 ORIENTATIONS = [
-    [VIEWS.index(tuple(d4_views(view)[a].flatten().tolist())) for view in d4_views(PROBE)] for a in range(8)
+    [VIEWS.index(tuple(make_d4_views(view)[a].flatten().tolist())) for view in make_d4_views(PROBE)] for a in range(8)
 ]
 
 
 def transform_maps(maps, a):
     """Return feature maps (N,8C,H,W) transformed by symmetry `a`."""
-    transformed = d4_views(maps)[a].unflatten(1, (-1, 8))
+    transformed = make_d4_views(maps)[a].unflatten(1, (-1, 8))
     moved = torch.empty_like(transformed)
     moved[:, :, ORIENTATIONS[a]] = transformed
     return moved.flatten(1, 2)
@@ -59,7 +59,7 @@ def test_layers_are_equivariant(kernel, stride, padding, side, a):
     image, maps = maps_of(3, side), maps_of(16, side)
     lifting = with_statistics(LiftingConv(3, 2, kernel, **options), 3)
     group = with_statistics(GroupConv(2, 3, kernel, **options), 16)
-    assert torch.allclose(lifting(d4_views(image)[a]), transform_maps(lifting(image), a), atol=1e-4)
+    assert torch.allclose(lifting(make_d4_views(image)[a]), transform_maps(lifting(image), a), atol=1e-4)
     assert torch.allclose(group(transform_maps(maps, a)), transform_maps(group(maps), a), atol=1e-4)
 
 
@@ -68,8 +68,10 @@ def test_norms_are_equivariant_and_the_group_mean_is_invariant(a):
     maps = maps_of(16, 5)
     norm = with_statistics(GroupBatchNorm(2), 16)
     assert torch.allclose(norm(transform_maps(maps, a)), transform_maps(norm(maps), a), atol=1e-6)
-    assert group_mean(maps).shape == (2, 2, 5, 5)
-    assert torch.allclose(group_mean(transform_maps(maps, a)), d4_views(group_mean(maps))[a], atol=1e-6)
+    assert average_orientations(maps).shape == (2, 2, 5, 5)
+    assert torch.allclose(
+        average_orientations(transform_maps(maps, a)), make_d4_views(average_orientations(maps))[a], atol=1e-6
+    )
 
 
 def test_the_layers_distinguish_orientations():

@@ -18,7 +18,7 @@ from histocli.commands.train import train
 from histocli.compute.ddp import SINGLE_PROCESS
 from histocli.compute.device import choose_compute
 from histocli.data.loaders import Batch
-from histocli.data.transforms import d4_views
+from histocli.data.transforms import make_d4_views
 from histocli.enums import Device, Precision, Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import Classifier, blurred_pool, create_model, create_network, rebuild_model
@@ -85,7 +85,7 @@ def test_p4m_densenet_is_invariant_to_the_eight_symmetries():
     model = with_statistics(create_model("p4m-densenet"))
     images = images_of(3)
     with torch.no_grad():
-        logits = [model(view) for view in d4_views(images)]
+        logits = [model(view) for view in make_d4_views(images)]
     assert all(torch.allclose(output, logits[0], atol=1e-5) for output in logits)
     assert (logits[0][0] - logits[0][1]).abs().max() > 1e-3  # different patches have different logits
 
@@ -118,7 +118,7 @@ def test_blurred_pooling_is_equivariant_and_the_same_without_gradients():
     pool, maps = BlurredMaxPool(3), torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert pool(maps).shape == (2, 3, 4, 4)
     pooled = pool(maps)
-    for view, other in zip(d4_views(maps), d4_views(pooled), strict=True):
+    for view, other in zip(make_d4_views(maps), make_d4_views(pooled), strict=True):
         assert torch.allclose(pool(view), other, atol=1e-6)
     with torch.inference_mode():
         assert torch.equal(pool(maps), pooled)

@@ -8,7 +8,7 @@ import pytest
 
 from histocli.errors import HistoError
 from histocli.models.checkpoint import load_checkpoint
-from histocli.pages.markdown import code_span, escape_markdown
+from histocli.pages.markdown import escape_markdown, make_code_span
 from histocli.pages.model_card import write_card
 from histocli.workspace import Workspace
 from tests.cli import TRAIN
@@ -122,7 +122,7 @@ def test_markdown_is_escaped_and_code_spans_end_where_they_should():
     markdown = pytest.importorskip("markdown", reason="it is installed with the tools of a developer only")
     for text in [*HOSTILE, "plain_name-1.png", "*a* _b_ ~c~", "a\\|b"]:
         shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-        for filtered in (escape_markdown(text), code_span(text)):
+        for filtered in (escape_markdown(text), make_code_span(text)):
             rendered = markdown.markdown(f"| x |\n| --- |\n| {filtered} |\n", extensions=["tables"])
             (cell,) = re.findall(r"<td>(.*)</td>", rendered, re.S)
             text_shown = unescape(re.sub(r"</?code>", "", cell)).strip()  # GitHub drops the backslash of a bar in code

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from histocli.errors import HistoError
 from histocli.metrics import estimate_uncertainty, evaluate
 from histocli.plots import Format, evaluation, overlay
-from histocli.plots.sheets import PER_GROUP, Group, draw_sheet, find_sheet_size, most_confident_errors
+from histocli.plots.sheets import PER_GROUP, Group, draw_sheet, find_sheet_size, select_confident_errors
 from histocli.plots.style import Look, render, save
 from histocli.plots.subset import draw_balance
 from histocli.plots.training import draw_curves
@@ -156,7 +156,9 @@ def test_the_plot_says_that_a_random_split_leaks(tmp_path):
 )
 def test_the_most_confident_errors_are_shown(cases, threshold, count):
     labels, probs = (np.array(column) for column in zip(*cases, strict=True))
-    for rows, truth, sign in zip(most_confident_errors(labels, probs, threshold, count), (0, 1), (1, -1), strict=True):
+    for rows, truth, sign in zip(
+        select_confident_errors(labels, probs, threshold, count), (0, 1), (1, -1), strict=True
+    ):
         wrong = np.flatnonzero((labels == truth) & ((probs >= threshold) != truth))
         assert set(rows) <= set(wrong)
         assert len(rows) == len(set(rows)) == min(count, len(wrong))
@@ -164,7 +166,7 @@ def test_the_most_confident_errors_are_shown(cases, threshold, count):
 
 
 def test_equal_scores_keep_their_order():
-    false_positives, false_negatives = most_confident_errors([0] * 20 + [1] * 20, [0.9] * 20 + [0.1] * 20, 0.5)
+    false_positives, false_negatives = select_confident_errors([0] * 20 + [1] * 20, [0.9] * 20 + [0.1] * 20, 0.5)
     assert list(false_positives) == list(range(PER_GROUP))
     assert list(false_negatives) == list(range(20, 20 + PER_GROUP))
 

@@ -13,7 +13,7 @@ import pytest
 
 from histocli.errors import HistoError
 from histocli.fs import format_bytes
-from histocli.sources.download import download_file, file_md5, find_remote_size, is_complete, read_recorded_md5
+from histocli.sources.download import compute_md5, download_file, find_remote_size, is_complete, read_recorded_md5
 from histocli.sources.http import MissingFileError, redact_url
 from histocli.sources.retry import RetryPolicy
 from tests.sources.server import FileServer, Reply, self_signed
@@ -116,7 +116,7 @@ def test_a_file_changed_after_the_download_is_downloaded_again(server, target, p
     target.write_bytes(OTHER)
     os.utime(target, ns=(0, 0))
     download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
-    assert file_md5(target) == MD5
+    assert compute_md5(target) == MD5
 
 
 def test_a_file_from_another_address_is_not_used(server, target, policy):

@@ -7,7 +7,7 @@ import pytest
 
 from histocli.errors import HistoError
 from histocli.sources.kaggle import KaggleSource
-from histocli.sources.kaggle_client import COMPETITION, competition_dir, download_competition
+from histocli.sources.kaggle_client import COMPETITION, download_competition, find_competition_dir
 from tests.sources.kaggle_layout import check_all, layout_files, make_zip
 from tests.sources.kaggle_server import TOKEN, answer
 from tests.sources.server import Reply
@@ -65,7 +65,7 @@ def test_the_archive_is_downloaded_unpacked_and_kept(kaggle, downloads, policy, 
     source.fetch()
     check_all(source)
     assert [file.is_here for file in KaggleSource(None, downloads).plan()] == [True]
-    assert competition_dir(downloads).is_relative_to(downloads)
+    assert find_competition_dir(downloads).is_relative_to(downloads)
     captured = capfd.readouterr()
     assert captured.out == ""  # stdout is for results
     assert TOKEN not in captured.err
@@ -128,8 +128,8 @@ def test_the_cache_folder_of_the_client_is_used_if_it_is_set(kaggle, tmp_path, d
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(kaggle, downloads, policy, token, layout):
-    competition_dir(downloads).parent.mkdir(parents=True)
-    competition_dir(downloads).write_text("in the way")
+    find_competition_dir(downloads).parent.mkdir(parents=True)
+    find_competition_dir(downloads).write_text("in the way")
     answer(kaggle, forever=archive_reply(layout))
     with pytest.raises(HistoError, match="cannot write"):
         download_competition(downloads, policy=policy)

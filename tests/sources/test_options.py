@@ -14,10 +14,10 @@ from histocli.data.store import open_store
 from histocli.enums import Resize
 from histocli.errors import UsageError
 from histocli.patch import Patch
-from histocli.sources import SOURCE_NAMES, SourceContext, SourceOptions, SourceReport, SourceType, source_type
+from histocli.sources import SOURCE_NAMES, SourceContext, SourceOptions, SourceReport, SourceType, find_source_type
 from histocli.sources.folder import FolderOptions
 from histocli.sources.kaggle import KaggleOptions
-from histocli.sources.options import FROM, Option, declared_options, require_single_location, source_options
+from histocli.sources.options import FROM, Option, list_declared_options, make_source_options, require_single_location
 from histocli.sources.synthetic import SyntheticOptions
 from histocli.workspace import Workspace
 
@@ -50,26 +50,28 @@ def squares(monkeypatch):
     module.SOURCE = SourceType(SquaresOptions, Squares)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr("histocli.sources.options.SOURCE_NAMES", (*SOURCE_NAMES, "squares"))
-    source_type.cache_clear()
+    find_source_type.cache_clear()
     yield module
-    source_type.cache_clear()
+    find_source_type.cache_clear()
 
 
 def test_every_source_declares_its_options_and_a_function_that_opens_it():
     for name in SOURCE_NAMES:
-        kind = source_type(name)
+        kind = find_source_type(name)
         assert issubclass(kind.options, SourceOptions)
         assert callable(kind.open)
 
 
 def test_each_source_says_whether_it_reads_files_of_the_user():
     has_user_files = {"kaggle": False, "pcam": False, "folder": True, "synthetic": False, "slides": True}
-    assert {name: source_type(name).has_user_files for name in has_user_files} == has_user_files
+    assert {name: find_source_type(name).has_user_files for name in has_user_files} == has_user_files
 
 
 def test_options_are_shared_by_the_sources_that_declare_them():
     known = {"kaggle", "pcam", "folder", "synthetic"}
-    takers = {declared.option.flag: known.intersection(declared.sources) for declared in declared_options().values()}
+    takers = {
+        declared.option.flag: known.intersection(declared.sources) for declared in list_declared_options().values()
+    }
     assert {flag: sources for flag, sources in takers.items() if sources} == {
         "--from": {"kaggle", "pcam", "folder"},
         "--slides": {"kaggle", "folder"},
@@ -84,24 +86,24 @@ def test_options_are_shared_by_the_sources_that_declare_them():
 
 def test_each_source_gets_its_own_options_with_their_types():
     values = {"locations": ("a",), "slides": Path("s.csv"), "labels": None, "resize": Resize.CROP}
-    assert source_options("kaggle", values, None, 3) == KaggleOptions(("a",), Path("s.csv"))
-    assert source_options("folder", values, 5, 3) == FolderOptions(("a",), None, Path("s.csv"))
-    assert source_options("synthetic", {}, 5, 3) == SyntheticOptions(5, 3)
-    assert source_options("synthetic", {}, None, 3) == SyntheticOptions(8000, 3)
+    assert make_source_options("kaggle", values, None, 3) == KaggleOptions(("a",), Path("s.csv"))
+    assert make_source_options("folder", values, 5, 3) == FolderOptions(("a",), None, Path("s.csv"))
+    assert make_source_options("synthetic", {}, 5, 3) == SyntheticOptions(5, 3)
+    assert make_source_options("synthetic", {}, None, 3) == SyntheticOptions(8000, 3)
 
 
 def test_an_option_of_another_source_is_refused():
     with pytest.raises(UsageError, match="--source kaggle has no option --labels") as caught:
-        source_options("kaggle", {"labels": Path("x.csv")}, None, 0)
+        make_source_options("kaggle", {"labels": Path("x.csv")}, None, 0)
     assert "folder" in caught.value.hint
     with pytest.raises(UsageError, match="takes one --from"):
         require_single_location("pcam", ("a", "b"))
 
 
 def test_a_new_source_needs_only_a_module_and_its_name(squares, tmp_path):
-    assert declared_options()["level"].sources == ("squares",)
+    assert list_declared_options()["level"].sources == ("squares",)
     workspace = Workspace(tmp_path)
-    config = DownloadConfig("squares", source_options("squares", {"level": 9}, None, 0))
+    config = DownloadConfig("squares", make_source_options("squares", {"level": 9}, None, 0))
     source = open_source(config, SourceContext(workspace.downloads_dir))
     download(workspace, "grey", config, source)
     assert (open_store(workspace.patches_path("grey")) == 9).all()
@@ -127,4 +129,4 @@ def test_two_sources_may_not_declare_one_option_differently(squares):
 
     squares.SOURCE = SourceType(Other, Squares)
     with pytest.raises(ValueError, match="squares and kaggle declare locations differently"):
-        declared_options()
+        list_declared_options()

@@ -7,7 +7,7 @@ from torch import nn
 
 from histocli.compute import device
 from histocli.compute.cores import MIN_PIECE
-from histocli.compute.device import Compute, choose_compute, thread_count
+from histocli.compute.device import Compute, choose_compute, count_threads
 from histocli.data.loaders import Batch, PatchLoader
 from histocli.enums import Augment, Device, Precision, Rotate
 from histocli.errors import HistoError
@@ -240,9 +240,9 @@ def test_a_gpu_is_chosen_and_trains_a_step():
 
 def test_omp_num_threads_sets_the_number_of_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert thread_count() == 3
+    assert count_threads() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "a few")
-    assert thread_count() >= 1
+    assert count_threads() >= 1
 
 
 @pytest.mark.parametrize("total_steps", range(1, 13))

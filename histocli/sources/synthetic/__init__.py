@@ -7,7 +7,7 @@ from functools import partial
 from histocli.errors import UsageError
 from histocli.patch import Patch
 from histocli.sources import SourceContext, SourceOptions, SourceReport, SourceType
-from histocli.threads import thread_count
+from histocli.threads import count_threads
 
 DEFAULT_N = 8_000
 MIN_PATCHES_FOR_PROCESSES = 600  # with fewer patches, starting processes takes longer than drawing here
@@ -51,7 +51,7 @@ class SyntheticSource:
         from histocli.sources.synthetic.pool import map_in_processes
 
         plans = plan_patches(self.total, self.seed)
-        processes = thread_count() if self.total >= MIN_PATCHES_FOR_PROCESSES else 1
+        processes = count_threads() if self.total >= MIN_PATCHES_FOR_PROCESSES else 1
         draw = partial(draw_chunk, self.seed)
         chunks = iterate_chunks(plans, CHUNK)
         drawn = map_in_processes(draw, chunks, processes) if processes > 1 else map(draw, chunks)

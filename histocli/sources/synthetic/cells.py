@@ -30,9 +30,9 @@ from histocli.sources.synthetic.tissue import (
     Kinds,
     Plane,
     Scene,
-    distance,
+    compute_length,
     draw_lattice,
-    noise,
+    draw_noise,
 )
 
 Labels = np.ndarray[Any, np.dtype[np.intp]]
@@ -188,10 +188,10 @@ def make_patch_maps(rng: np.random.Generator, scene: Scene, growth: Growth, hema
     x, y = XX[INNER][:1], YY[INNER][:, :1]
     u = cell[UX] * x + cell[UY] * y + cell[U0]
     v = cell[VX] * x + cell[VY] * y + cell[V0]
-    outline = 1 + cell[IRREGULAR] * noise(rng, OUTLINES)
-    depth = (1 - distance(u, v) * outline) * cell[SHORT]  # px below the membrane
+    outline = 1 + cell[IRREGULAR] * draw_noise(rng, OUTLINES)
+    depth = (1 - compute_length(u, v) * outline) * cell[SHORT]  # px below the membrane
     nucleus = np.clip(1.4 * depth + 0.5, 0, 1)
-    chromatin = cell[CHROMATIN] + cell[TEXTURE] * noise(rng, MOTTLE)
+    chromatin = cell[CHROMATIN] + cell[TEXTURE] * draw_noise(rng, MOTTLE)
     chromatin += cell[RIM] * np.maximum(1 - np.abs(depth - 0.7), 0)
     if columns == COLUMNS:
         off = np.square(u - cell[NU]) + np.square(v - cell[NV])

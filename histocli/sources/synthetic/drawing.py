@@ -16,9 +16,9 @@ from histocli.sources.synthetic.tissue import (
     Plane,
     draw_ground,
     draw_half_plane,
+    draw_noise,
     draw_scene,
     draw_tumour_mask,
-    noise,
 )
 
 # Hematoxylin and eosin, as optical density in red, green and blue, at each simulated hospital.
@@ -112,7 +112,7 @@ def draw_stains(rng: np.random.Generator, layout: Layout, growth: Growth) -> tup
     scene = draw_scene(rng, draw_tumour_mask(layout), growth)
     hematoxylin, eosin = draw_ground(rng, scene, growth)
     make_patch_maps(rng, scene, growth, hematoxylin, eosin)
-    thickness = 1 + noise(rng, THICKNESS)
+    thickness = 1 + draw_noise(rng, THICKNESS)
     if rng.random() < 0.01:  # a fold: along a band the section is double
         thickness += np.exp(-np.square(draw_half_plane(rng, 20)[INNER] / np.float32(rng.uniform(4, 9))))
     return hematoxylin * thickness, eosin * thickness
@@ -128,7 +128,7 @@ def compute_image(rng: np.random.Generator, slide: Slide, hematoxylin: Plane, eo
     blur = slide.blur if rng.random() > 0.02 else rng.uniform(0.7, 0.95)  # 2% are out of focus
     grey = np.asarray(cv2.GaussianBlur(colour[..., 0].astype(np.float32), (5, 5), blur), np.float32)
     grey += np.float32(slide.sharpen) * (grey - cv2.GaussianBlur(grey, (7, 7), 1.2))
-    grey += np.float32(slide.noise) * noise(rng, GRAIN)
+    grey += np.float32(slide.noise) * draw_noise(rng, GRAIN)
     # Colour has half the resolution of brightness, as in JPEG.
     half = cv2.resize(colour, (SIZE // 2, SIZE // 2), interpolation=cv2.INTER_AREA)
     colour = cv2.resize(half, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)

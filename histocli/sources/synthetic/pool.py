@@ -26,7 +26,7 @@ from threading import Thread
 from types import ModuleType
 from typing import TypeVar
 
-from histocli.signals import stop_request
+from histocli.signals import catch_signals
 
 _MAX_PROCESSES = 61  # Windows cannot wait for more
 _PARENT_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
@@ -69,7 +69,7 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[[T], str], task: T) ->
 
     Ctrl-C is delayed during this call: the pool would not know a process if its start was interrupted.
     """
-    with stop_request() as request:
+    with catch_signals() as request:
         try:
             future = pool.submit(function, task)
         except (OSError, BrokenProcessPool):  # no process can be started, or one was killed

@@ -119,13 +119,13 @@ def make_noise_bank() -> Plane:
     return np.stack(bank)
 
 
-def noise(rng: np.random.Generator, scale: int, size: int = SIZE) -> Plane:
+def draw_noise(rng: np.random.Generator, scale: int, size: int = SIZE) -> Plane:
     """Return a random window (size,size) of a noise texture; it is a view, so do not write to it."""
     x, y = int(rng.random() * (BANK - size)), int(rng.random() * (BANK - size))
     return make_noise_bank()[scale, y : y + size, x : x + size]
 
 
-def distance(x: Plane, y: Plane) -> Plane:
+def compute_length(x: Plane, y: Plane) -> Plane:
     """Return the length of the vectors (x, y), several times as fast as np.hypot, which avoids overflow."""
     length: Plane = np.sqrt(x * x + y * y)
     return length
@@ -137,8 +137,8 @@ def draw_tumour_mask(layout: Layout, part: slice = slice(None)) -> Mask:
     if not layout.blobs:
         return np.zeros((y.size, x.size), np.bool_)
     rng = np.random.default_rng((*layout.key, 1))
-    depths = [np.float32(blob.radius) - distance(x - blob.x, y - blob.y) for blob in layout.blobs]
-    outline = OUTLINE * np.clip(noise(rng, COARSE, FRAME)[part, part], -2, 2)
+    depths = [np.float32(blob.radius) - compute_length(x - blob.x, y - blob.y) for blob in layout.blobs]
+    outline = OUTLINE * np.clip(draw_noise(rng, COARSE, FRAME)[part, part], -2, 2)
     field: Mask = np.maximum.reduce(depths) + outline > 0
     return field
 
@@ -181,7 +181,7 @@ def draw_half_plane(rng: np.random.Generator, spread: float) -> Plane:
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     offset = np.float32(rng.normal(0, spread) + (cos + sin) * SIZE / 2)
-    field: Plane = XX[:1] * cos + (YY[:, :1] * sin - offset) + noise(rng, WAVES, FRAME)
+    field: Plane = XX[:1] * cos + (YY[:, :1] * sin - offset) + draw_noise(rng, WAVES, FRAME)
     return field
 
 
@@ -192,8 +192,8 @@ def draw_fat(rng: np.random.Generator, kinds: Kinds, where: Mask) -> Plane:
     spacing = rng.uniform(34, 70)
     centres = draw_lattice(rng, spacing, 0.33, margin=spacing)
     coarse = slice(None, None, 2)  # the distances are smooth, so half the resolution is enough
-    warp = 0.9 * noise(rng, WAVES, FRAME)[coarse, coarse]
-    distances = distance(
+    warp = 0.9 * draw_noise(rng, WAVES, FRAME)[coarse, coarse]
+    distances = compute_length(
         XX[coarse, coarse] + warp - centres[:, 0, None, None], YY[coarse, coarse] - centres[:, 1, None, None]
     )
     first = distances.min(axis=0)
@@ -202,7 +202,7 @@ def draw_fat(rng: np.random.Generator, kinds: Kinds, where: Mask) -> Plane:
     is_corner = first > np.float32(spacing * rng.uniform(0.6, 0.8))  # corners between three cells: fibres, capillaries
     kinds[where] = GLASS
     kinds[where & cv2.resize(is_corner.astype(np.uint8), (FRAME, FRAME)).astype(bool)] = STROMA
-    width = np.float32(rng.uniform(1.2, 2.6)) * (1 + 0.25 * noise(rng, COARSE))
+    width = np.float32(rng.uniform(1.2, 2.6)) * (1 + 0.25 * draw_noise(rng, COARSE))
     walls: Plane = np.exp(-np.square(gap[INNER] / width)) * where[INNER]
     return walls * np.float32(rng.uniform(0.4, 1.0))
 
@@ -214,7 +214,7 @@ def draw_vessel(rng: np.random.Generator, kinds: Kinds) -> None:
     angle = rng.uniform(0, np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     u, v = (XX - x) * cos + (YY - y) * sin, (YY - y) * cos - (XX - x) * sin
-    depth = (1 - distance(u / long, v / short)) * short + 1.2 * noise(rng, COARSE, FRAME)
+    depth = (1 - compute_length(u / long, v / short)) * short + 1.2 * draw_noise(rng, COARSE, FRAME)
     kinds[depth > -rng.uniform(2, 6)] = STROMA
     kinds[depth > 0] = LUMEN
 
@@ -223,9 +223,9 @@ def draw_tumour(rng: np.random.Generator, kinds: Kinds, tumour: Mask, growth: Gr
     """Draw the tumour into the map, with its strands of stroma and its lumens."""
     kinds[tumour] = TUMOUR
     if growth.strands:
-        kinds[tumour & (np.abs(noise(rng, BROAD, FRAME)) < growth.strands)] = STROMA
+        kinds[tumour & (np.abs(draw_noise(rng, BROAD, FRAME)) < growth.strands)] = STROMA
     if growth.lumens:
-        kinds[tumour & (noise(rng, COARSE, FRAME) > 2.6 - growth.lumens)] = GLASS
+        kinds[tumour & (draw_noise(rng, COARSE, FRAME) > 2.6 - growth.lumens)] = GLASS
 
 
 # The background of each kind of tissue.
@@ -254,9 +254,9 @@ def draw_ground(rng: np.random.Generator, scene: Scene, growth: Growth) -> tuple
     levels[:, 0] *= 0.8 + 0.45 * rng.random(len(levels), np.float32)
     ground = levels.take(scene.kinds[INNER].astype(np.intp), axis=0)
     eosin, hematoxylin, gaps, fibrous = np.moveaxis(np.asarray(cv2.blur(ground, (3, 3)), np.float32), -1, 0)
-    closed = 1 - gaps * np.clip(1.5 * noise(rng, TEARS) - np.float32(1.5 * rng.uniform(0.2, 1.8)), 0, 1)
-    eosin = eosin * closed * (1 + noise(rng, SPECKLE))
-    hematoxylin = hematoxylin * closed * (1 + 0.5 * noise(rng, MEDIUM))
+    closed = 1 - gaps * np.clip(1.5 * draw_noise(rng, TEARS) - np.float32(1.5 * rng.uniform(0.2, 1.8)), 0, 1)
+    eosin = eosin * closed * (1 + draw_noise(rng, SPECKLE))
+    hematoxylin = hematoxylin * closed * (1 + 0.5 * draw_noise(rng, MEDIUM))
     if (scene.kinds == STROMA).any():
         eosin *= 1 + fibrous * (draw_fibres(rng, scene.angle) - 1)
     if scene.walls is not None:
@@ -277,7 +277,9 @@ def draw_fibres(rng: np.random.Generator, angle: float) -> Plane:
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     x, y = XX[INNER][:1], YY[INNER][:, :1]
     u, v = x * cos + y * sin, y * cos - x * sin
-    v += np.float32(rng.uniform(2, 7)) * noise(rng, BROAD) + np.float32(rng.uniform(0.3, 1.5)) * noise(rng, COARSE)
+    v += np.float32(rng.uniform(2, 7)) * draw_noise(rng, BROAD) + np.float32(rng.uniform(0.3, 1.5)) * draw_noise(
+        rng, COARSE
+    )
     width, length, looseness, contrast = FIBRES_FROM + FIBRES_OVER * rng.random(4, np.float32)
     x, y = rng.uniform(200, BANK - 200, 2).astype(np.float32)
     along, across = u * length + x, v * width + y
