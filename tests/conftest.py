@@ -8,6 +8,7 @@ import pytest
 
 pytest_plugins = (  # modules with fixtures
     "tests.cli",
+    "tests.models.encoder_hub",
     "tests.models.hub",
     "tests.sources.pcam_layout",
     "tests.sources.kaggle_server",

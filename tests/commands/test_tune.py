@@ -17,7 +17,7 @@ import histocli.training.study
 from histocli.errors import UsageError
 from histocli.training.trainer import NotFiniteError, Trainer
 from tests.faults.processes import Process
-from tests.models.test_encoders import TINY, encoder_hub_fixture, put_in_cache  # noqa: F401 - a fixture
+from tests.models.encoder_hub import TINY, put_in_cache
 
 SPACE = ["--folds", 2, "--epochs", 1, "--batch-size", 16, "--arch", "histonet-64", "--device", "cpu"]
 
@@ -66,9 +66,9 @@ def test_the_printed_command_trains_what_the_best_trial_measured(histo):
     assert [run["metrics"]["auc"] for run in repeats["runs"]] == pytest.approx(best["auc"])
 
 
-def test_a_trial_of_an_encoder_starts_from_its_published_weights_as_train_does(histo, hub):
+def test_a_trial_of_an_encoder_starts_from_its_published_weights_as_train_does(histo, encoder_hub):
     """Otherwise the printed command would train another network than the trial measured."""
-    put_in_cache(hub, TINY)
+    put_in_cache(encoder_hub, TINY)
     report = tune(histo, 1, *SPACE[:-4], "--arch", "tiny", "--lr", "0.001", "--augment", "flips", "--device", "cpu")
     words = shlex.split(report["command"])
     repeats = json.loads(histo(*words[1:], "--folds", 2, "--name", "check", "--json").stdout)

@@ -11,13 +11,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import torch
 
-from histocli.architectures import ENCODERS, Encoder
+from histocli.architectures import ENCODERS
 from histocli.enums import Weights
 from histocli.errors import HistoError
 from histocli.models import create_model, rebuild_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.cli import TRAIN
 from tests.faults.processes import Process
+from tests.models.encoder_hub import POOLED, TINY, put_file_in_cache, put_in_cache
+from tests.models.hub import images_of
 
 timm = pytest.importorskip("timm", reason="timm is not installed (the extra `timm`)")
 
@@ -37,49 +39,6 @@ PUBLISHED = {
     "resnet34-pcam": 21,
     "resnet50-pcam": 24,
 }
-TINY = Encoder(
-    "someone/tiny", "test_vit", "MIT", 64, is_gated=False, side=160, normalisation=((0.7, 0.5, 0.7), (0.2, 0.3, 0.2))
-)
-POOLED = replace(TINY, repository="someone/pooled", options={"reg_tokens": 2, "global_pool": ""}, width=128)
-POOLED = replace(POOLED, pooling="class+mean")
-
-
-def images_of(n=2):
-    return torch.rand(n, 3, 96, 96, generator=torch.Generator().manual_seed(2))
-
-
-def put_in_cache(hub, encoder, *, edit=lambda weights: weights, classes=0):
-    """Put random weights of an encoder into the hub's cache, as a download does; return the network."""
-    torch.manual_seed(5)
-    network = timm.create_model(encoder.architecture, num_classes=classes, **encoder.options).eval()
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    put_file_in_cache(hub, encoder, "model.safetensors", edit(network.state_dict()))
-    return network
-
-
-def put_file_in_cache(hub, encoder, name, weights):
-    """Put a file with these weights into the hub's cache, as a download of the encoder's repository does."""
-    from safetensors.torch import save_file
-
-    folder = hub / f"models--{encoder.repository.replace('/', '--')}"
-    commit = "0" * 40
-    (folder / "snapshots" / commit).mkdir(parents=True)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text(commit)
-    (save_file if name.endswith(".safetensors") else torch.save)(weights, folder / "snapshots" / commit / name)
-
-
-@pytest.fixture(name="hub")
-def encoder_hub_fixture(tmp_path, monkeypatch):
-    """Return an empty cache of the hub, which is offline, and add two small encoders to the table."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setitem(ENCODERS, "tiny", TINY)
-    monkeypatch.setitem(ENCODERS, "pooled", POOLED)
-    return tmp_path / "hub"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -106,8 +65,8 @@ def test_every_encoder_is_tested_and_named_in_the_help_and_in_the_docs(histo):
         assert encoder.page in page
 
 
-def test_weights_from_the_hub_give_the_features_of_the_published_network(hub):
-    network = put_in_cache(hub, TINY)
+def test_weights_from_the_hub_give_the_features_of_the_published_network(encoder_hub):
+    network = put_in_cache(encoder_hub, TINY)
     model = create_model("tiny", Weights.PRETRAINED).eval()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in TINY.normalisation)
     resized = torch.nn.functional.interpolate(images_of(), size=160, mode="bilinear", antialias=True)
@@ -117,8 +76,8 @@ def test_weights_from_the_hub_give_the_features_of_the_published_network(hub):
         assert torch.allclose(model.features(images_of()), expected, rtol=1e-2, atol=1e-2 * float(expected.std()))
 
 
-def test_pooling_joins_the_class_token_with_the_mean_of_the_patch_tokens(hub):
-    network = put_in_cache(hub, POOLED)
+def test_pooling_joins_the_class_token_with_the_mean_of_the_patch_tokens(encoder_hub):
+    network = put_in_cache(encoder_hub, POOLED)
     model = create_model("pooled", Weights.PRETRAINED).eval()
     with torch.no_grad():
         tokens = network(model.preprocess(images_of()))
@@ -131,7 +90,9 @@ def test_pooling_joins_the_class_token_with_the_mean_of_the_patch_tokens(hub):
 @pytest.mark.parametrize(
     ("registers", "is_gated_mlp", "prefix"), [(0, False, ""), (4, True, ""), (4, False, "dinov2.")], ids=str
 )
-def test_weights_of_transformers_dinov2_give_its_features(hub, tmp_path, monkeypatch, registers, is_gated_mlp, prefix):
+def test_weights_of_transformers_dinov2_give_its_features(
+    encoder_hub, tmp_path, monkeypatch, registers, is_gated_mlp, prefix
+):
     from safetensors.torch import load_file
 
     transformers = pytest.importorskip("transformers", reason="transformers is not installed (the extra `lora`)")
@@ -149,7 +110,9 @@ def test_weights_of_transformers_dinov2_give_its_features(hub, tmp_path, monkeyp
     encoder = replace(encoder, options={**options, "no_embed_class": True})
     reference.save_pretrained(tmp_path / "saved")  # under the names that published files have
     weights = load_file(tmp_path / "saved" / "model.safetensors")
-    put_file_in_cache(hub, encoder, "model.safetensors", {prefix + name: tensor for name, tensor in weights.items()})
+    put_file_in_cache(
+        encoder_hub, encoder, "model.safetensors", {prefix + name: tensor for name, tensor in weights.items()}
+    )
     monkeypatch.setitem(ENCODERS, "dinov2", encoder)
     model = create_model("dinov2", Weights.PRETRAINED).eval()
     with torch.no_grad():
@@ -159,7 +122,7 @@ def test_weights_of_transformers_dinov2_give_its_features(hub, tmp_path, monkeyp
     assert torch.allclose(features, expected, atol=1e-4)
 
 
-def test_weights_of_ctranspath_are_read_from_the_format_of_timm_0_5(hub):
+def test_weights_of_ctranspath_are_read_from_the_format_of_timm_0_5(encoder_hub):
     from histocli.models.encoder_formats import replace_patch_embedding
 
     encoder = ENCODERS["ctranspath"]
@@ -177,7 +140,7 @@ def test_weights_of_ctranspath_are_read_from_the_format_of_timm_0_5(hub):
         "head.weight": torch.zeros(1000, 768),
     }
     assert "layers.0.downsample.reduction.weight" in old
-    put_file_in_cache(hub, encoder, "ctranspath.pth", {"model": old})
+    put_file_in_cache(encoder_hub, encoder, "ctranspath.pth", {"model": old})
     model = create_model("ctranspath", Weights.PRETRAINED).eval()
     with torch.no_grad():
         expected = network(model.preprocess(images_of()))
@@ -189,18 +152,18 @@ def test_weights_of_ctranspath_are_read_from_the_format_of_timm_0_5(hub):
     "weights", [{}, {"model": torch.zeros(2)}, {"x.attention.attention.query.weight": torch.zeros(2)}]
 )
 @pytest.mark.parametrize("name", ["phikon-v2", "ctranspath"])
-def test_a_file_without_the_weights_of_the_format_is_refused(hub, name, weights, monkeypatch):
+def test_a_file_without_the_weights_of_the_format_is_refused(encoder_hub, name, weights, monkeypatch):
     encoder = ENCODERS[name]
     if name == "phikon-v2":  # a small network of the format
         encoder = replace(encoder, options={**encoder.options, "depth": 1, "embed_dim": 64, "num_heads": 4}, width=64)
         monkeypatch.setitem(ENCODERS, name, encoder)
-    put_file_in_cache(hub, encoder, "ctranspath.pth" if name == "ctranspath" else "model.safetensors", weights)
+    put_file_in_cache(encoder_hub, encoder, "ctranspath.pth" if name == "ctranspath" else "model.safetensors", weights)
     with pytest.raises(HistoError, match=f"are not those of {name}"):
         create_model(name, Weights.PRETRAINED)
 
 
-def test_the_classification_layer_of_published_weights_is_dropped(hub):
-    put_in_cache(hub, TINY, classes=5)
+def test_the_classification_layer_of_published_weights_is_dropped(encoder_hub):
+    put_in_cache(encoder_hub, TINY, classes=5)
     assert create_model("tiny", Weights.PRETRAINED).backbone_and_head.width == 64
 
 
@@ -212,21 +175,23 @@ def test_the_classification_layer_of_published_weights_is_dropped(hub):
         (lambda weights: weights | {"cls_token": torch.zeros(1, 1, 32)}, "cls_token"),
     ],
 )
-def test_weights_of_another_network_are_refused(hub, edit, why):
-    put_in_cache(hub, TINY, edit=edit)
+def test_weights_of_another_network_are_refused(encoder_hub, edit, why):
+    put_in_cache(encoder_hub, TINY, edit=edit)
     with pytest.raises(HistoError, match=r"huggingface.co/someone/tiny are not those of tiny") as caught:
         create_model("tiny", Weights.PRETRAINED)
     assert why in str(caught.value)
 
 
-def test_weights_that_are_not_in_the_cache_are_an_error_without_a_network(hub):
+def test_weights_that_are_not_in_the_cache_are_an_error_without_a_network(encoder_hub):
     with pytest.raises(HistoError, match="the pretrained weights of tiny cannot be loaded") as caught:
         create_model("tiny", Weights.PRETRAINED)
-    assert str(hub / "models--someone--tiny") in caught.value.hint
+    assert str(encoder_hub / "models--someone--tiny") in caught.value.hint
 
 
 @pytest.mark.parametrize("proxy", [None, "http://127.0.0.1:9"], ids=["direct", "proxy"])
-def test_without_a_network_there_is_one_clear_error_at_once_and_the_cache_is_used(hub, monkeypatch, caplog, proxy):
+def test_without_a_network_there_is_one_clear_error_at_once_and_the_cache_is_used(
+    encoder_hub, monkeypatch, caplog, proxy
+):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -240,25 +205,25 @@ def test_without_a_network_there_is_one_clear_error_at_once_and_the_cache_is_use
     for arch in ("tiny", "timm/test_resnet.r160_in1k"):
         with pytest.raises(HistoError, match=f"they are not on this computer, and {host} does not answer"):
             create_model(arch, Weights.PRETRAINED)
-    put_in_cache(hub, TINY)
+    put_in_cache(encoder_hub, TINY)
     create_model("tiny", Weights.PRETRAINED)
     assert not [record for record in caplog.records if "Retry" in record.getMessage()]
     assert constants.HF_HUB_OFFLINE is False
 
 
-def test_a_damaged_download_is_an_error(hub):
-    put_in_cache(hub, TINY)
-    file = next(hub.rglob("model.safetensors"))
+def test_a_damaged_download_is_an_error(encoder_hub):
+    put_in_cache(encoder_hub, TINY)
+    file = next(encoder_hub.rglob("model.safetensors"))
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(HistoError, match="the pretrained weights of tiny cannot be loaded"):
         create_model("tiny", Weights.PRETRAINED)
 
 
-def test_a_checkpoint_needs_no_hub(hub, tmp_path):
-    put_in_cache(hub, POOLED)
+def test_a_checkpoint_needs_no_hub(encoder_hub, tmp_path):
+    put_in_cache(encoder_hub, POOLED)
     model = create_model("pooled", Weights.PRETRAINED).eval()
     save_checkpoint(Checkpoint("pooled", model.state_dict(), "run", 1, {}, {}, "ab" * 32), tmp_path / "a.pt")
-    shutil.rmtree(hub)
+    shutil.rmtree(encoder_hub)
     with torch.no_grad():
         assert torch.equal(load_checkpoint(tmp_path / "a.pt").build()(images_of()), model(images_of()))
 
@@ -270,8 +235,8 @@ def test_a_checkpoint_that_names_an_encoder_without_its_weights_is_refused_befor
         load_checkpoint(tmp_path / "a.pt").build()
 
 
-def test_train_uses_the_published_weights_of_an_encoder(histo, hub):
-    network = put_in_cache(hub, TINY)
+def test_train_uses_the_published_weights_of_an_encoder(histo, encoder_hub):
+    network = put_in_cache(encoder_hub, TINY)
     histo(*TRAIN, "--arch", "tiny", "--freeze", "--epochs", 1, "--name", "head")
     best = load_checkpoint(histo.root / "runs" / "head" / "best.pt")
     assert (best.arch, best.config["weights"]) == ("tiny", "pretrained")
@@ -281,8 +246,8 @@ def test_train_uses_the_published_weights_of_an_encoder(histo, hub):
     assert report["metrics"]["auc"] == pytest.approx(best.metrics["val_auc"])
 
 
-def test_the_name_of_the_repository_is_accepted(histo, hub):
-    put_in_cache(hub, TINY)
+def test_the_name_of_the_repository_is_accepted(histo, encoder_hub):
+    put_in_cache(encoder_hub, TINY)
     histo(*TRAIN, "--arch", TINY.repository, "--freeze", "--epochs", 1, "--name", "head")
     config = json.loads((histo.root / "runs" / "head" / "config.json").read_text())["options"]
     assert (config["arch"], config["weights"]) == ("tiny", "pretrained")
@@ -316,9 +281,9 @@ def test_a_name_that_timm_does_not_have_is_named_before_the_patches_are_read(emp
     assert "timm/resnet18" in hint
 
 
-def test_training_warns_about_weights_that_were_trained_on_pcam(histo, hub, monkeypatch):
+def test_training_warns_about_weights_that_were_trained_on_pcam(histo, encoder_hub, monkeypatch):
     monkeypatch.setitem(ENCODERS, "tiny", replace(TINY, note="it was trained on PCam"))
-    put_in_cache(hub, TINY)
+    put_in_cache(encoder_hub, TINY)
     result = histo(*TRAIN, "--arch", "tiny", "--freeze", "--epochs", 1)
     assert "tiny: it was trained on PCam" in result.stderr
 

@@ -19,11 +19,12 @@ from tests.cli import TRAIN
 from tests.listeners import StopAfterEpoch
 
 pytest.importorskip("peft", reason="peft is not installed (the extra `lora`)")
-from tests.models.test_encoders import TINY, encoder_hub_fixture, images_of, put_in_cache  # noqa: F401 - a fixture
+from tests.models.encoder_hub import TINY, put_in_cache
+from tests.models.hub import images_of
 
 
-def test_adapters_change_nothing_before_training_and_are_merged_exactly(hub):
-    put_in_cache(hub, TINY)
+def test_adapters_change_nothing_before_training_and_are_merged_exactly(encoder_hub):
+    put_in_cache(encoder_hub, TINY)
     plain = create_model("tiny").eval()
     model = create_model("tiny").eval()
     model.load_state_dict(plain.state_dict())
@@ -39,7 +40,7 @@ def test_adapters_change_nothing_before_training_and_are_merged_exactly(hub):
         assert torch.allclose(plain(images_of()), changed, atol=1e-5)
 
 
-def test_only_the_head_and_the_adapters_are_trained(hub):
+def test_only_the_head_and_the_adapters_are_trained(encoder_hub):
     model = create_model("tiny")
     add_lora(model, 2)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -50,8 +51,8 @@ def test_only_the_head_and_the_adapters_are_trained(hub):
     assert len(trained) > 10
 
 
-def test_a_run_with_adapters_gives_a_plain_checkpoint(histo, hub, tmp_path):
-    network = put_in_cache(hub, TINY)
+def test_a_run_with_adapters_gives_a_plain_checkpoint(histo, encoder_hub, tmp_path):
+    network = put_in_cache(encoder_hub, TINY)
     histo(*TRAIN, "--arch", "tiny", "--lora", 2, "--epochs", 2, "--name", "lora")
     best = load_checkpoint(histo.root / "runs" / "lora" / "best.pt")
     assert best.model.keys() == create_model("tiny").state_dict().keys()
@@ -66,10 +67,10 @@ def test_a_run_with_adapters_gives_a_plain_checkpoint(histo, hub, tmp_path):
     assert histo("eval", "--ckpt", histo.root / "runs" / "lora" / "last.pt", "--device", "cpu", "--json").stdout
 
 
-def test_a_run_with_adapters_continues_bit_for_bit_without_the_hub(histo, hub):
+def test_a_run_with_adapters_continues_bit_for_bit_without_the_hub(histo, encoder_hub):
     import shutil
 
-    put_in_cache(hub, TINY)
+    put_in_cache(encoder_hub, TINY)
     histo(*TRAIN, "--arch", "tiny", "--lora", 2, "--epochs", 2, "--augment", "flips", "--name", "uninterrupted")
     config = TrainConfig(
         epochs=2,
@@ -83,7 +84,7 @@ def test_a_run_with_adapters_continues_bit_for_bit_without_the_hub(histo, hub):
     )
     with pytest.raises(Stopped):
         train(Workspace(histo.root), config, listener=StopAfterEpoch())
-    shutil.rmtree(hub)
+    shutil.rmtree(encoder_hub)
     histo("train", "--resume", "--name", "interrupted")
     first, second = (
         load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("interrupted", "uninterrupted")
