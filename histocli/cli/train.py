@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -275,7 +276,7 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
             f"only {steps}; train longer: {longer}"
         )
     state.report.print_done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", "histo eval --ckpt best.pt")
-    return {"run": result.run, "run_dir": str(result.run_dir), **best._asdict()}
+    return {"run": result.run, "run_dir": str(result.run_dir), **asdict(best)}
 
 
 def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> dict[str, Any]:

@@ -92,10 +92,22 @@ def _read_rows(file: IO[str], name: str, delimiter: str | None) -> Iterator[tupl
                 yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
-        raise HistoError(f"{name}, line {line}: {error}", "correct it and try again") from error
+        raise HistoError(f"{name}, line {line}: {_explain(error)}", "correct it and try again") from error
     except UnicodeDecodeError as error:
         hint = "save it as comma-separated UTF-8; in Excel: Save As, CSV UTF-8 (Comma delimited)"
         raise HistoError(f"{name} is not UTF-8 text: {error}", hint) from error
+
+
+def _explain(error: csv.Error) -> str:
+    """Return what is wrong in a table in plain words; the messages of `csv` name what its parser expected."""
+    text = str(error)
+    if text == "unexpected end of data":
+        return "a quote is not closed"
+    if text.endswith("expected after '\"'"):
+        return "there is text after a quote is closed; a quote in a field is written twice"
+    if text.startswith("field larger than"):
+        return f"a field has more than {csv.field_size_limit():,} characters; is a quote not closed?"
+    return text
 
 
 def _open_reader(file: IO[str], delimiter: str | None = None) -> Any:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from itertools import takewhile
 from struct import Struct, error
+from zlib import crc32
 
 from histocli.images.boxes import check_avif
 from histocli.images.jpeg2000 import J2K, JP2, check_codestream, check_jp2
@@ -19,19 +20,15 @@ _MARKERS_AFTER_SCAN = frozenset([0xC4, _END, _SCAN, 0xDB, 0xDC, _RESTART_INTERVA
 _FRAMES = frozenset([*range(0xC0, 0xD0)]) - {0xC4, 0xC8, 0xCC}  # the markers of a JPEG's frame header
 
 JPEG_START = b"\xff\xd8\xff"
-_LOSSLESS = (0xC3, 0xF7)
+_LOSSLESS, _ARITHMETIC = (0xC3, 0xF7), (0xC9, 0xCA)
 _MAX_SCANS = 100  # in a JPEG: encoders write about ten, and each takes the time of a whole image
 _PNG = b"\x89PNG\r\n\x1a\n"
 _GIF = (b"GIF87a", b"GIF89a")
 _GIF_FRAME, _GIF_EXTENSION, _GIF_TRAILER = b",!;"
 _PNG_CHUNK = Struct(">I4s")
 _MAX_DEFLATE_RATIO = 1032  # one byte of a deflate stream can become this many bytes
-# Chunks of a PNG that do not change its pixels, or the first image of an animation (acTL, fcTL, fdAT). With the latter,
-# OpenCV returns black where this image is no frame of the animation.
-_UNUSED_PNG_CHUNKS = frozenset(
-    b"tEXt zTXt iTXt iCCP sPLT gAMA cHRM sRGB sBIT bKGD hIST tIME pHYs oFFs pCAL sCAL cICP mDCV cLLI "
-    b"acTL fcTL fdAT".split()
-)
+_CHECKED_PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT")  # those without which there are no pixels
+_ANCILLARY = 0x20  # a bit of the first letter of a chunk's name: a decoder need not know this chunk
 _BMP_MASKS = (0xFF0000, 0xFF00, 0xFF)  # of R, G and B in a pixel of 32 bits
 _BMP_BYTES = {0xFF << shift for shift in (0, 8, 16, 24)}
 # Bytes at the end of a WebP's stream: of 1,680 sound files none was decoded without them. Without them, libwebp refuses
@@ -110,11 +107,13 @@ def _check_png(data: bytes) -> Size:
     """Walk over a PNG's chunks (ISO/IEC 15948, section 5.3)."""
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     check_pixels(width, height)
-    at, end, packed = 8, len(data) - 12, 0
+    at, end, packed, view = 8, len(data) - 12, 0, memoryview(data)
     while at <= end:
         length, kind = _PNG_CHUNK.unpack_from(data, at)
         if length > end - at:
             break
+        if kind in _CHECKED_PNG_CHUNKS and _has_wrong_checksum(view[at + 4 : at + 12 + length]):
+            raise ImageError("the image is damaged: the checksum of a chunk is wrong")
         if kind == b"IDAT":
             packed += length
         elif kind == b"fcTL" and (_read_size(data, at + 12) > Size(width, height) or length != 26):
@@ -128,11 +127,17 @@ def _check_png(data: bytes) -> Size:
     raise ImageError("the image is truncated: it ends before its last chunk")
 
 
+def _has_wrong_checksum(chunk: memoryview) -> bool:
+    """Return whether the CRC-32 at the end of a chunk, without its length, is another one than that of its bytes."""
+    return crc32(chunk[:-4]) != int.from_bytes(chunk[-4:])
+
+
 def remove_unused_chunks(data: bytes) -> bytes:
     """Remove what does not change the pixels from a PNG that `check_header` has checked; return other files unchanged.
 
-    Texts can be compressed: a thousand of them, some megabytes in the file, take gigabytes in libpng. Of other chunks
-    that are malformed, libpng prints a warning for each image.
+    Of all chunks that a decoder need not know, transparency (tRNS) and Exif stay. Texts can be compressed: a thousand
+    of them, some megabytes in the file, take gigabytes in libpng. With the chunks of an animation, OpenCV returns black
+    where the first image is no frame. Of other chunks that are malformed, libpng prints a warning for each image.
     """
     if not data.startswith(_PNG):
         return data
@@ -140,8 +145,8 @@ def remove_unused_chunks(data: bytes) -> bytes:
     while at + 12 <= len(data):
         length, kind = _PNG_CHUNK.unpack_from(data, at)
         end = at + 12 + length
-        is_bad_exif = kind == b"eXIf" and data[at + 8 : at + 12] not in (b"II*\0", b"MM\0*")
-        if kind in _UNUSED_PNG_CHUNKS or is_bad_exif:
+        is_exif = kind == b"eXIf" and data[at + 8 : at + 12] in (b"II*\0", b"MM\0*")
+        if kind[0] & _ANCILLARY and kind != b"tRNS" and not is_exif:
             parts.append(data[kept:at])
             kept = end
         at = end
@@ -165,6 +170,8 @@ def check_jpeg(data: bytes) -> Size:
             return _require_frame(size)
         if code in _LOSSLESS:
             raise ImageError("it is a lossless JPEG or JPEG-LS, which is not read", "save it as PNG or TIFF")
+        if code in _ARITHMETIC:  # a decoder would read pixels from the bytes of any other coding
+            raise ImageError("it is a JPEG with arithmetic coding, which is not read", "save it as PNG or TIFF")
         if code in _FRAMES:
             size = Size(int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 3 : at + 5]))
             check_pixels(*size)

@@ -25,6 +25,9 @@ _DAMAGE_MESSAGES = (
     "Invalid JPEG file structure",
     "Invalid component ID",
     "Invalid progressive",
+    "Invalid SOS parameters",
+    "Inconsistent progression",
+    "Didn't expect more than one scan",
 )
 _EXIF = b"Exif\0\0"
 

@@ -7,11 +7,12 @@ import numpy as np
 
 from histocli.compute.device import count_threads
 from histocli.data.groups import OVERLAP, find_connected_components
+from histocli.data.manifest import open_row_writer
 from histocli.errors import HistoError, describe_value, read_first_line
+from histocli.files.tables import read_columns
 from histocli.metrics import Clusters, Measurement, Uncertainty, estimate_uncertainty, evaluate, make_patch_clusters
 from histocli.metrics.groups import GroupMetrics, compute_group_metrics
 from histocli.metrics.registry import METRICS
-from histocli.workspace import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,9 @@ def write_scores(path: Path, table: "pd.DataFrame") -> None:
 
     Probabilities are written with all their digits, so that values near 1 stay different.
     """
-    with write_atomically(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+    columns = [table[name].astype(object).where(table[name].notna(), "").tolist() for name in table.columns]
+    with open_row_writer(path, tuple(table.columns)) as writer:
+        writer.writerows(zip(*columns, strict=True))
 
 
 def read_scores(path: Path) -> "pd.DataFrame":
@@ -41,10 +43,8 @@ def read_scores(path: Path) -> "pd.DataFrame":
     try:
         if path.exists() and not path.is_file():  # reading a pipe could block for ever
             raise HistoError(f"{path} is not a file", again)
-        names = pd.read_csv(path, dtype=str, keep_default_na=False, header=None, nrows=1).iloc[0]
-        if names.duplicated().any():  # pandas would rename the second one, and read the first
-            raise HistoError(f"{path} has two columns {describe_value(names[names.duplicated()].iloc[0])}", again)
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        with path.open(encoding="utf-8", newline="") as file:
+            table = pd.DataFrame(read_columns(file, str(path)), dtype=str)
         if missing := set(_REQUIRED) - set(table.columns):
             raise HistoError(f"{path} has no column {', '.join(sorted(missing))}", again)
         table = table.astype({"label": "int64", "prob": "float64"})

@@ -1,7 +1,6 @@
 """`--head knn`: a head that remembers the features of the training patches, in one epoch and without an optimiser."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import Compute
 from histocli.data.loaders import PatchLoader
 from histocli.models.knn import KnnHead
-from histocli.training.trainer import Recipe, Trainer
+from histocli.training.trainer import Recipe, Trainer, TrainerState
 
 
 class KnnTrainer(Trainer):
@@ -33,11 +32,11 @@ class KnnTrainer(Trainer):
         self.step += batches.steps
         return float(self.head.leave_one_out_loss())
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> TrainerState:
         """Return the step; the head is in the checkpoint."""
-        return {"step": self.step, "losses": torch.empty(0), "model": {}, "optimizer": {}}
+        return TrainerState(self.step, torch.empty(0), {}, {})
 
-    def load_state(self, state: dict[str, Any], ema_state: dict[str, Tensor]) -> None:
+    def load_state(self, state: TrainerState, ema_state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
-        self.step = state["step"]
+        self.step = state.step
         self.head.load_state_dict(ema_state)

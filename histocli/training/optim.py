@@ -108,7 +108,13 @@ class FlatOptimizer:
             self._load_separate(state)
             return
         for name in _STATE:
-            getattr(self, name).copy_(state[name])
+            own, saved = getattr(self, name), state.get(name)
+            # `copy_` would repeat or convert another shape or type
+            if not isinstance(saved, Tensor) or (saved.shape, saved.dtype) != (own.shape, own.dtype):
+                raise ValueError(f"the optimiser's {name} is missing, or has another shape or type")
+            if not saved.isfinite().all() or (name not in _SIGNED and (saved < 0).any()):
+                raise ValueError(f"the optimiser's {name} has an impossible value")
+            own.copy_(saved)
 
     def _load_separate(self, state: dict[str, Any]) -> None:
         """Load the states of torch.optim.AdamW and of a Muon with one tensor per weight."""
@@ -172,6 +178,7 @@ class FlatOptimizer:
 
 
 _STATE = ("momentum", "mean", "square", "steps", "loss_scale", "good_steps")
+_SIGNED = ("momentum", "mean")
 
 
 @dataclass(frozen=True)

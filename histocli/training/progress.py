@@ -1,11 +1,13 @@
 """The progress of a training run, and the listener that receives it while the epochs are trained."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from histocli.metrics import compute_auc
 from histocli.metrics.curves import Floats, Ints
+from histocli.schema import Count, Fraction
 
 if TYPE_CHECKING:
     from histocli.training.probe import Features
@@ -23,7 +25,8 @@ class Progress(NamedTuple):
     auc: float | None
 
 
-class EpochStats(NamedTuple):
+@dataclass(frozen=True)
+class EpochStats:
     """The mean loss of an epoch's training steps, patches per second, and seconds."""
 
     loss: float
@@ -31,18 +34,19 @@ class EpochStats(NamedTuple):
     seconds: float
 
 
-class Epoch(NamedTuple):
+@dataclass(frozen=True)
+class Epoch:
     """The metrics of an epoch: a row of `history.jsonl`."""
 
-    epoch: int
-    step: int
+    epoch: Count
+    step: Count
     train_loss: float
     lr: float
     patches_per_second: float
     seconds: float
     val_loss: float
-    val_auc: float | None
-    val_accuracy: float
+    val_auc: Fraction | None
+    val_accuracy: Fraction
 
 
 class ValidationMetrics(NamedTuple):

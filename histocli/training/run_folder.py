@@ -69,7 +69,7 @@ def write_options(folder: Path, config: RunConfig) -> None:
 
 def write_history(folder: Path, history: Sequence[Epoch]) -> None:
     """Write history.jsonl: one line for each epoch."""
-    lines = [json.dumps(epoch._asdict(), allow_nan=False) + "\n" for epoch in history]
+    lines = [json.dumps(asdict(epoch), allow_nan=False) + "\n" for epoch in history]
     write_text(folder / "history.jsonl", "".join(lines))
 
 
@@ -92,7 +92,7 @@ def explain_state_errors(path: Path) -> Iterator[None]:
     """Turn the errors of a damaged training state into a `HistoError` that names its file."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         raise HistoError(

@@ -1,45 +1,61 @@
 """The state of a run in its checkpoints: what last.pt and best.pt hold, and how a run continues from last.pt."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
+from histocli.schema import Range, from_json
 from histocli.training.calibrate import Calibration, make_default_calibration
 from histocli.training.lora import copy_adapters, merge_adapters, restore_ema_state
 from histocli.training.probe import copy_head_weights, join_state, select_head_state
 from histocli.training.progress import Epoch, EpochStats
 from histocli.training.run_folder import write_history
+from histocli.training.trainer import TrainerState
 
 if TYPE_CHECKING:
     from histocli.training.run import Run
 
 
+@dataclass(frozen=True)
+class _TrainingState:
+    """What last.pt needs to resume; `trained` is of an epoch that is not validated yet."""
+
+    trainer: TrainerState
+    history: list[Epoch]
+    best: Epoch | None
+    trained: EpochStats | None = None
+    adapters: dict[str, torch.Tensor] = field(default_factory=dict)
+    processes: Annotated[int, Range(1, 1 << 20)] = 1
+
+
 def collect_training_state(run: "Run") -> dict[str, Any]:
     """Return what last.pt needs to resume; all processes must call this together."""
     return {
-        "trainer": run.trainer.state(),
+        "trainer": vars(run.trainer.state()),
         "adapters": copy_adapters(run.trainer.ema_model),
-        "history": [epoch._asdict() for epoch in run.history],
-        "best": run.best and run.best._asdict(),
-        "trained": run.epoch_stats._asdict() if run.epoch_stats else {},
+        "history": [asdict(epoch) for epoch in run.history],
+        "best": asdict(run.best) if run.best else None,
+        "trained": asdict(run.epoch_stats) if run.epoch_stats else {},
         "processes": run.ranks.size,
     }
 
 
 def load_training_state(run: "Run", checkpoint: Checkpoint) -> None:
-    """Put the state of a checkpoint into a run; a state that does not fit raises an error of Python or torch."""
-    state = checkpoint.training
+    """Put the state of a checkpoint into a run; a state that does not fit raises `HistoError`, or an error of torch."""
+    content = checkpoint.training | {"trained": checkpoint.training.get("trained") or None}
+    state = from_json(_TrainingState, content, f"{checkpoint.origin}, training", "use another --name")
+    steps = state.trainer.step - (state.history[-1].step if state.history else 0)
+    if not 0 <= steps <= run.train.steps:
+        raise ValueError(f"step {state.trainer.step:,} is not one of the epoch after {len(state.history):,} epochs")
     ema_state = select_head_state(checkpoint.model) if run.config.freeze else checkpoint.model
     if run.config.lora:
-        ema_state = restore_ema_state(state["trainer"]["model"], state["adapters"], checkpoint.model)
-    run.trainer.load_state(state["trainer"], ema_state)
-    run.history = [Epoch(**row) for row in state["history"]]
-    run.best = Epoch(**state["best"]) if state["best"] else None
-    run.epoch_stats = EpochStats(**state["trained"]) if state.get("trained") else None
-    run.processes_before = state.get("processes", 1)
+        ema_state = restore_ema_state(state.trainer.model, state.adapters, checkpoint.model)
+    run.trainer.load_state(state.trainer, ema_state)
+    run.history, run.best, run.epoch_stats = state.history, state.best, state.trained
+    run.processes_before = state.processes
     run.epochs_before = int(checkpoint.config.get("epochs") or run.config.epochs)
     run.calibration = Calibration(checkpoint.temperature, checkpoint.threshold, checkpoint.validation)
     run.appearance.values = checkpoint.appearance
@@ -66,7 +82,7 @@ def _make_checkpoint(run: "Run", weights: dict[str, torch.Tensor]) -> Checkpoint
     epoch = run.history[-1] if run.history else None
     if epoch and epoch.step != run.trainer.step:  # its metrics and calibration are those of other weights
         epoch = None
-    metrics = epoch._asdict() if epoch else {}
+    metrics = asdict(epoch) if epoch else {}
     calibration = run.calibration if epoch else make_default_calibration(run.config.threshold)
     if run.trainer.step:
         run.appearance.wait()

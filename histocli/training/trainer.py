@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from histocli.enums import Augment, Precision, Rotate
 from histocli.errors import HistoError
 from histocli.models.backbone import PATCH_SIDE
 from histocli.models.equivariant import GroupBatchNorm
+from histocli.schema import Count
 from histocli.training.cuda_graph import GraphedStep
 from histocli.training.optim import FlatOptimizer
 from histocli.training.schedule import OptimConfig
@@ -31,6 +32,19 @@ _CHECK_INTERVAL = 50  # steps between checks of the losses: each check waits for
 
 class NotFiniteError(HistoError):
     """The loss is infinite or NaN: with these options the training diverges."""
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """Everything that a trainer needs to continue from a step: tensors on the CPU, and plain values.
+
+    `losses` are those of the epoch's steps so far.
+    """
+
+    step: Count
+    losses: Tensor
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any] = field(metadata={"old": "optimizers"})
 
 
 @dataclass(frozen=True)
@@ -199,28 +213,28 @@ class Trainer:
             )
         return losses
 
-    def state(self) -> dict[str, Any]:
-        """Return everything needed to continue from this step, as tensors on the CPU and plain values.
+    def state(self) -> TrainerState:
+        """Return everything needed to continue from this step.
 
         Raises:
             NotFiniteError: a loss is not finite.
         """
         losses = self._check_losses()
         self._average_statistics()
-        return {
-            "step": self.step,
-            "losses": losses.cpu(),
-            "model": copy_state(self.model),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        return TrainerState(self.step, losses.cpu(), copy_state(self.model), self.optimizer.state_dict())
 
-    def load_state(self, state: dict[str, Any], ema_state: dict[str, Tensor]) -> None:
+    def load_state(self, state: TrainerState, ema_state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned, or from what an earlier version saved."""
-        self.step = state["step"]
-        self.losses = list(state["losses"].to(self.compute.device))
-        self.model.load_state_dict(state["model"])
+        self.step = state.step
+        self.losses = list(state.losses.to(self.compute.device))
+        self.model.load_state_dict(state.model)
         self.ema_model.load_state_dict(ema_state)
-        self.optimizer.load_state_dict(state.get("optimizer") or state["optimizers"])
+        self.optimizer.load_state_dict(state.optimizer)
+        own = self.model.state_dict()
+        if any(tensor.dtype != own[name].dtype for name, tensor in state.model.items()):
+            raise ValueError("weights have another type")
+        if state.losses.ndim != 1 or not all(tensor.isfinite().all() for tensor in (state.losses, *own.values())):
+            raise ValueError("weights or losses are not finite")
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:

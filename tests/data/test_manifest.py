@@ -151,8 +151,8 @@ def test_tables_saved_by_spreadsheets_are_read_correctly(tmp_path, text):
         ("id,label\na,1\nb\n", "line 3: 1 fields, 2 columns"),
         ("id,label\na,1\nb,c,1\n", "line 3: 3 fields, 2 columns"),
         ("id,label\na,1,x\nb,1,x\n", "line 2: 3 fields, 2 columns"),
-        ('id,label\na,1\n"b,1\nc,0\n', "line 3: unexpected end of data"),
-        ('id,label\na,1\n"b"b,1\n', "line 3: ',' expected after '\"'"),
+        ('id,label\na,1\n"b,1\nc,0\n', "line 3: a quote is not closed"),
+        ('id,label\na,1\n"b"b,1\n', "line 3: there is text after a quote is closed"),
         # lines are counted as an editor counts them, whatever is before
         ("id,label\n\n\na,1\n\nb,2\n", "line 6, column label: '2' is not 0, 1 or empty"),
         ('id,label,note\na,1,"two\nlines"\nb,2,\n', "line 4, column label: '2' is not 0, 1 or empty"),
@@ -164,7 +164,7 @@ def test_tables_saved_by_spreadsheets_are_read_correctly(tmp_path, text):
         ('"id\n",label\na,1\nb,7\n', "line 4, column label: '7' is not 0, 1 or empty"),
         (b"id,label\na,1\n\xff\xfe,0\n", "not UTF-8 text"),
         ("id,label\na,1\n".encode("utf-16"), "not UTF-8 text"),
-        (f"id,label\na,1\n{'x' * 140_000},0\n", "line 3: field larger than field limit"),
+        (f"id,label\na,1\n{'x' * 140_000},0\n", "line 3: a field has more than 131,072 characters"),
     ],
 )
 def test_an_unreadable_manifest_is_an_error_with_its_line(tmp_path, text, where):

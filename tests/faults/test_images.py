@@ -8,12 +8,15 @@ import shutil
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from histocli.errors import HistoError
+from histocli.images.decode import decode
 from tests.cli import REPOSITORY
 from tests.faults.processes import histo
 from tests.images.test_decode import bmp_header, jpeg_header, png_header, tiff_header
@@ -197,3 +200,40 @@ def test_a_file_without_permission_is_one_error_line(root, strange, tmp_path):
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "id,label\n")
     assert "error: plain.png: Permission denied" in done.stderr
+
+
+def change_png_data(at):
+    """Return a PNG with another bit at this byte of its chunk IDAT, which ends with its checksum."""
+    data = bytearray(encode(PATCH, "PNG"))
+    start, end = data.index(b"IDAT"), data.index(b"IEND") - 4
+    data[end + at if at < 0 else start + at] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("at", [200, -1], ids=["data", "checksum"])
+def test_a_png_with_a_wrong_checksum_is_one_error_without_lines_of_libpng(root, tmp_path, at):
+    """libpng printed its own line, and the error of histo said that it is no image."""
+    (tmp_path / "x.png").write_bytes(change_png_data(at))
+    process = histo(root, *PREDICT, tmp_path / "x.png", code=1)
+    assert "x.png: the image is damaged: the checksum of a chunk is wrong" in process.stderr
+    assert "libpng" not in process.stderr
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("is_progressive", [False, True])
+@pytest.mark.parametrize("marker", range(0xC0, 0xCC))
+def test_a_jpeg_whose_header_names_another_coding_is_read_correctly_or_refused(is_progressive, marker):
+    """A progressive JPEG whose header says sequential was decoded to wrong pixels: a mean difference of 75."""
+    data = encode(PATCH, "JPEG", progressive=is_progressive)
+    at = data.index(b"\xff\xc2" if is_progressive else b"\xff\xc0") + 1
+    with suppress(HistoError):
+        assert np.array_equal(decode(data[:at] + bytes([marker]) + data[at + 1 :], "x.jpg"), decode(data, "x.jpg"))
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("marker", [0xC9, 0xCA])
+def test_a_jpeg_with_arithmetic_coding_is_refused_by_name(marker):
+    data = encode(PATCH, "JPEG").replace(b"\xff\xc0", bytes([0xFF, marker]), 1)
+    with pytest.raises(HistoError, match="it is a JPEG with arithmetic coding, which is not read"):
+        decode(data, "x.jpg")

@@ -129,7 +129,7 @@ def test_an_unclosed_quote_is_an_error_with_its_line(root, table):
     path, _ = table
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:11], '"' + lines[11], *lines[12:]]))
-    assert f"error: {path}, line 12: unexpected end of data" in histo(root, *BALANCE, code=1).stderr
+    assert f"error: {path}, line 12: a quote is not closed" in histo(root, *BALANCE, code=1).stderr
 
 
 def test_bytes_that_are_not_utf8_are_one_error(root, table):

@@ -1,11 +1,13 @@
 """Odd names: they are refused before any work, or taken; messages and results show them without harm to a terminal."""
 
+import csv
 import os
 
 import cv2
 import numpy as np
 import pytest
 
+from histocli.inference.score_table import read_scores
 from histocli.workspace import make_name
 from tests.cli import pseudo_terminal
 from tests.faults.processes import Process, histo
@@ -129,3 +131,18 @@ def test_messages_and_tables_do_not_move_the_cursor_of_a_terminal(root, hostile,
         process.wait()
         assert not set("\x1b\x07\x9b\u202e") & set(process.stderr + process.stdout), process.stderr
         assert "Traceback" not in process.stderr
+
+
+def test_scores_of_patches_with_line_breaks_in_their_ids_are_read_again(root, tmp_path):
+    """A carriage return was written without quotes, and `histo plot` could not read what `histo eval` had written."""
+    folder, table = tmp_path / "images", tmp_path / "labels.csv"
+    folder.mkdir()
+    patches = np.load(root / "data" / "synthetic" / "patches.npy")
+    ids = [f"a{mark}{number}" for number, mark in enumerate(["\r", "\n", "\r\n", '"', "\u2028", ","])]
+    for name, patch in zip(ids, patches, strict=False):
+        (folder / f"{name}.png").write_bytes(cv2.imencode(".png", patch)[1].tobytes())
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "label"), *((name, i % 2) for i, name in enumerate(ids))])
+    histo(root, "eval", "--data", folder, "--labels", table, "--ckpt", "first", "--device", "cpu")
+    (report,) = (root / "metrics").glob("first-*.json")
+    assert sorted(read_scores(report.with_suffix(".csv"))["id"]) == sorted(ids)

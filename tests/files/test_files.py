@@ -291,7 +291,7 @@ def test_a_table_of_labels_may_be_written_in_several_ways(text):
         ("", "line 1: no column is known as the id; the columns are none"),
         ("id,label\na\n", "line 2: 1 fields, 2 columns"),
         (b"id,label\n\xff,1\n", "is not UTF-8 text"),
-        ('id,label\n"a,1\n', "line 2: unexpected end of data"),
+        ('id,label\n"a,1\n', "line 2: a quote is not closed"),
     ],
 )
 def test_a_malformed_table_is_an_error_with_its_line(text, message):
