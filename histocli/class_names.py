@@ -45,6 +45,7 @@ _SPLITS = {
 }
 _SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names.split()}
 _SPLIT_ENDING = re.compile(r"_?(dir|data|dataset|set|split|folder|images|imgs|patches|\d+_of_\d+|\(?\d\d?\)?)$")
+_NUMBERED_PART = re.compile(r"(.+?)_?\d{3,}")  # of a set in several archives: `pcam-train-00012.tar`
 _SPLIT_ORDER_PREFIX = re.compile(r"^\d\d?_")  # a number that sorts the folders: `1_train`
 
 SPLIT_NAMES = "train, val (or valid, validation, dev) and test (or testing, holdout)"
@@ -127,6 +128,25 @@ def find_split(name: str) -> str:
     """Return the split that the name of a folder means: train, valid, test, `EVALUATION`, or ""."""
     text = _SPLIT_ORDER_PREFIX.sub("", _normalise(name))
     return _SPLIT_OF.get(text) or _SPLIT_OF.get(_SPLIT_ENDING.sub("", text)) or ""
+
+
+def find_splits_of_folders(names: Iterable[str]) -> dict[str, str]:
+    """Return the split of each name that means one, as `find_split`; also of numbered parts and of `test_tumor`.
+
+    Names of the last two kinds count only if they are of different splits. A single folder `test_positive` may be the
+    result of a test, and `test_001` a slide of Camelyon16.
+    """
+    splits, others = {}, {}
+    for name in set(names):
+        if split := find_split(name):
+            splits[name] = split
+        elif both := split_and_class_of(name):
+            others[name] = both[0]
+        elif part := _NUMBERED_PART.fullmatch(_normalise(name)):
+            found = {find_split(word) for word in part[1].split("_")} - {""}
+            if len(found) == 1:
+                others[name] = found.pop()
+    return splits | (others if len(set(others.values())) > 1 else {})
 
 
 def split_and_class_of(name: str) -> tuple[str, int] | None:

@@ -12,7 +12,7 @@ from histocli.cli.options import DATA, OUTPUT, SLIDES
 from histocli.cli.prediction import PredictionListener, show_prediction
 from histocli.config import PATCH_MPP, PredictConfig
 from histocli.enums import Columns, IdKind, OnError, Output, SplitName
-from histocli.errors import UsageError
+from histocli.errors import HistoError, UsageError
 from histocli.inference.columns import list_column_types
 from histocli.inference.patterns import expand_patterns
 from histocli.slides.detection import find_slides
@@ -177,8 +177,13 @@ def predict(
     Of whole slides, write a heat map, a table of scores and a GeoJSON file for QuPath, in a folder for each slide.
     """
     state: State = ctx.obj
+    paths, unmatched = expand_patterns(inputs)
+    for name in unmatched:
+        if not skip_done:
+            raise HistoError(f"no path matches {name}", "list the folder to see its files")
+        state.report.note(f"no path matches {name}")
     config = PredictConfig(
-        inputs=tuple(expand_patterns(inputs)),
+        inputs=tuple(paths),
         split=split,
         ckpt=options.split_checkpoint_names(ctx, ckpt),
         out=out,

@@ -238,7 +238,14 @@ def open_job(
         lines = [line for line in read_stdin_lines(MAX_LISTED) if line.strip(b"\r\n")]
         _check_outputs(config, workspace, [Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in lines])
     inputs = open_inputs(
-        config.inputs, workspace, config.resize, lines, config.split, parse_mpp(config.mpp, config.resize), config.id
+        config.inputs,
+        workspace,
+        config.resize,
+        lines,
+        config.split,
+        parse_mpp(config.mpp, config.resize),
+        config.id,
+        may_be_empty=config.skip_done,
     )
     _check_outputs(config, workspace, _list_network_files(workspace, predictor))
     done = None

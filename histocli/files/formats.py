@@ -76,4 +76,5 @@ def refuse_format(path: Path) -> None:
     with path.open("rb") as file:
         if is_image_start(file.read(32)):
             return
-    raise HistoError(f"{path} is a {known[0]}, which histo does not read", known[1])
+    article = "an" if known[0].startswith(("Arrow", "LMDB", "LZ4", "xz")) else "a"
+    raise HistoError(f"{path} is {article} {known[0]}, which histo does not read", known[1])

@@ -57,6 +57,8 @@ def open_inputs(
     split: SplitName | None = None,
     mpp: float | None = None,
     ids: IdKind | None = None,
+    *,
+    may_be_empty: bool = False,
 ) -> Inputs:
     """Open paths, data set names, or `-` for a list of paths on stdin; ids and their order are always the same.
 
@@ -66,7 +68,8 @@ def open_inputs(
     set, every id begins with its input's name.
     `lines` are the lines of stdin for `-`, if they have been read already. With `split`, only this split of data sets
     is opened. `mpp` are the micrometres per pixel of the images, if they differ from those of the training patches.
-    `ids` chooses the kind of the ids of image files.
+    `ids` chooses the kind of the ids of image files. With `may_be_empty`, a folder without images is no error, but a
+    note.
 
     Raises:
         HistoError: an input is neither a path nor a data set, or contains no image; a data set has no such split; or
@@ -76,16 +79,16 @@ def open_inputs(
     how = Preparation(resize, mpp)
     if not split and len(names) > 1 and all(_has_image_files(Path(name)) for name in names):
         others: list[File] = []
-        files = {name: _list_prefixed_files(name, others) for name in names}
+        files = {name: _list_prefixed_files(name, others, may_be_empty) for name in names}
         listed = [file for name in names for file in files[name]]
         unique = list({file.name: file for file in listed}.values())
-        notes = _describe_skipped(others)
+        notes = _describe_empty(files) + _describe_skipped(others)
         if repeated := len(listed) - len(unique):  # for example `g/a` and `g/a/1.png`, which match `g/**`
             notes += (f"{repeated:,} images are in several inputs; each image is scored once",)
         return _make_file_inputs(unique, "", how, ids, files)._replace(notes=notes)
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UsageError(f"the input {twice[0]} is given twice", "give it once")
-    inputs = [_open_input(name, workspace, how, lines, split, ids) for name in names]
+    inputs = [_open_input(name, workspace, how, lines, split, ids, may_be_empty) for name in names]
     if len(names) > 1:
         inputs = [_prefix_ids(part, name) for part, name in zip(inputs, names, strict=True)]
     totals = [part.total for part in inputs]
@@ -130,6 +133,7 @@ def _open_input(
     lines: list[bytes] | None,
     split: SplitName | None,
     ids: IdKind | None,
+    may_be_empty: bool,
 ) -> Inputs:
     """Open a single input."""
     path = Path(name)
@@ -151,11 +155,12 @@ def _open_input(
         array = open_array(path)
         return Inputs(array.shape[0], read_array_patches(array, path, how), {})
     others: list[File] = []
-    files = _list_input_images(path, others)
+    files = _list_input_images(path, others, may_be_empty)
     is_single = path.is_file() and not is_archive(path.name)
     folder = path.parent if is_single else path
     prefix = "" if str(folder) == "." else f"{folder.as_posix()}/"
-    return _make_file_inputs(files, prefix, how, ids, {name: files})._replace(notes=_describe_skipped(others))
+    notes = _describe_empty({name: files}) + _describe_skipped(others)
+    return _make_file_inputs(files, prefix, how, ids, {name: files})._replace(notes=notes)
 
 
 def read_stdin_lines(most: int | None = None) -> Iterator[bytes]:
@@ -190,29 +195,40 @@ def _has_image_files(path: Path) -> bool:
     return path.is_dir() or (path.is_file() and not is_array(path))
 
 
-def _list_input_images(path: Path, others: list[File]) -> list[File]:
-    """List the images of an input, and add its other files to `others`; a single file is treated as an image."""
+def _list_input_images(path: Path, others: list[File], may_be_empty: bool) -> list[File]:
+    """List the images of an input, and add its other files to `others`; a single file is treated as an image.
+
+    Raises:
+        HistoError: there are none, unless the input is a folder and it `may_be_empty`.
+    """
     files = list_files(path)
     if path.is_dir() or is_archive(path.name):
         found = find_images(files)
         files = found.images
         others += found.others
-    if not files:
+    if not files and not (may_be_empty and path.is_dir()):
         raise HistoError(f"there are no images in {path}", explain_no_images(others))
     return files
+
+
+def _describe_empty(files: dict[str, list[File]]) -> tuple[str, ...]:
+    """Return a note for each folder without images."""
+    return tuple(f"there are no images in {name}" for name, images in files.items() if not images)
 
 
 def _describe_skipped(others: list[File]) -> tuple[str, ...]:
     return (note,) if (note := describe_others(others)) else ()
 
 
-def _list_prefixed_files(name: str, others: list[File]) -> list[File]:
+def _list_prefixed_files(name: str, others: list[File], may_be_empty: bool) -> list[File]:
     """List the files of an input with the input in their names, so that names are unique among several inputs."""
     path = Path(name)
     if path.is_file() and not is_archive(path.name):
         refuse_format(path)
         return [make_file(path)]
-    return [File(f"{path.as_posix()}/{file.name}", file.read) for file in _list_input_images(path, others)]
+    return [
+        File(f"{path.as_posix()}/{file.name}", file.read) for file in _list_input_images(path, others, may_be_empty)
+    ]
 
 
 def _make_file_inputs(

@@ -24,7 +24,13 @@ from histocli.enums import SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.images.remarks import Remarks
 from histocli.inference.checkpoints import CheckpointPredictor
-from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, read_pixel_digests
+from histocli.inference.leakage import (
+    KnownCounts,
+    ManifestCache,
+    count_known,
+    find_training_manifest,
+    read_pixel_digests,
+)
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.score_table import PATCH_COLUMNS
 from histocli.listeners import CommandListener
@@ -79,7 +85,7 @@ def score_packed(
     path = (
         workspace.manifest_path(config.data)
         if config.data
-        else _find_training_manifest(workspace, checkpoints, manifests)
+        else _require_training_manifest(workspace, checkpoints, manifests)
     )
     ranks.check_equal(ranks.on_all_ranks(lambda: manifests.sha256(path)), "manifests")
     split = config.split or (SplitName.ALL if config.data else SplitName.VAL)
@@ -139,8 +145,8 @@ def _add_overlap_groups(workspace: Workspace, subset: Subset, table: "pd.DataFra
         table[OVERLAP] = np.where(is_single, "", groups.astype(str))
 
 
-def _find_training_manifest(workspace: Workspace, checkpoints: list[Checkpoint], manifests: ManifestCache) -> Path:
-    """Return the manifest that the checkpoints were trained with, which is found by its hash.
+def _require_training_manifest(workspace: Workspace, checkpoints: list[Checkpoint], manifests: ManifestCache) -> Path:
+    """Return the manifest that the checkpoints were trained with.
 
     Raises:
         HistoError: the checkpoints have different manifests, or the manifest is not in the workspace.
@@ -151,10 +157,8 @@ def _find_training_manifest(workspace: Workspace, checkpoints: list[Checkpoint],
             "choose what to evaluate them on: histo eval --data NAME or --data FOLDER",
         )
     first = checkpoints[0]
-    candidates = [workspace.run_dir(checkpoint.run) / "manifest.csv" for checkpoint in checkpoints]
-    for path in [*candidates, workspace.manifest_path("balanced")]:
-        if path.is_file() and manifests.sha256(path) == first.manifest_sha256:
-            return path
+    if path := find_training_manifest(workspace, checkpoints, manifests):
+        return path
     if first.run == packaged.NAME:
         no_run = "" if workspace.run_names() else "there is no run in this workspace, and "
         raise HistoError(

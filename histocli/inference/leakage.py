@@ -1,6 +1,6 @@
 """Find the patches that a checkpoint was trained on, and validated on, by their pixels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,7 +59,7 @@ def load_known_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: 
 
     Returns None if the manifest that it was trained with is not in the workspace, or if its data set has changed.
     """
-    path = _find_run_manifest(workspace, checkpoint, manifests)
+    path = find_training_manifest(workspace, [checkpoint], manifests)
     if path is None:
         return None
     frame = manifests.read(path, ("id", "label", "split"))
@@ -75,10 +75,18 @@ def load_known_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: 
     return KnownPatches(known["train"], known["val"])
 
 
-def _find_run_manifest(workspace: Workspace, checkpoint: Checkpoint, manifests: ManifestCache) -> Path | None:
-    """Return the copy of the manifest in the run's folder; None if the checkpoint was trained with another manifest."""
-    path = workspace.run_dir(checkpoint.run) / "manifest.csv"
-    return path if path.is_file() and manifests.sha256(path) == checkpoint.manifest_sha256 else None
+def find_training_manifest(
+    workspace: Workspace, checkpoints: Sequence[Checkpoint], manifests: ManifestCache
+) -> Path | None:
+    """Return the manifest that the checkpoints were trained with; None if it is not in the workspace.
+
+    It is the copy in a run's folder, or `balanced.csv`, and is recognised by its hash.
+    """
+    copies = [workspace.run_dir(checkpoint.run) / "manifest.csv" for checkpoint in checkpoints]
+    for path in [*copies, workspace.manifest_path("balanced")]:
+        if path.is_file() and manifests.sha256(path) == checkpoints[0].manifest_sha256:
+            return path
+    return None
 
 
 def read_pixel_digests(

@@ -11,11 +11,11 @@ from histocli.class_names import (
     find_label,
     find_split,
     find_split_in_stem,
+    find_splits_of_folders,
     find_unknown_splits,
     format_classes_option,
     has_other_label,
     replace_evaluation,
-    split_and_class_of,
 )
 from histocli.errors import HistoError
 from histocli.files.file import split_suffix
@@ -66,11 +66,8 @@ def read_splits(paths: Iterable[str]) -> dict[str, str]:
     paths = list(paths)
     folders = {path.rpartition("/")[0] for path in paths}
     _check_beside_train(folders)
-    parts = {part for folder in folders for part in folder.split("/")}
-    both = {part: split_and_label[0] for part in parts if (split_and_label := split_and_class_of(part))}
-    if len(set(both.values())) < 2:  # a single folder `test_positive` may be the result of a test
-        both = {}
-    by_folder = {folder: _find_split_of_path(folder, both) for folder in folders}
+    splits = find_splits_of_folders(part for folder in folders for part in folder.split("/"))
+    by_folder = {folder: _find_split_of_path(folder, splits) for folder in folders}
     by_folder = replace_evaluation(by_folder)
     return {path: split for path in paths if (split := by_folder[path.rpartition("/")[0]])}
 
@@ -162,12 +159,9 @@ def _find_contradiction(
     return None
 
 
-def _find_split_of_path(folder: str, both: Mapping[str, str]) -> str:
-    """Return the split in the folders of a path; raise `HistoError` if there are two.
-
-    `both` are the splits of folders such as `test_tumor`.
-    """
-    splits = {part: split for part in folder.split("/") if (split := both.get(part) or find_split(part))}
+def _find_split_of_path(folder: str, split_of_part: Mapping[str, str]) -> str:
+    """Return the split in the folders of a path; raise `HistoError` if there are two."""
+    splits = {part: split_of_part[part] for part in folder.split("/") if part in split_of_part}
     if len(set(splits.values())) > 1:
         raise HistoError(
             f"two folders of {folder}/ have the names of different splits: {' and '.join(splits)}",

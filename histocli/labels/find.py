@@ -49,7 +49,7 @@ def find_labels(
     else:
         tables.use_tables_inside(others)
         tables.find_beside(locations, found)
-        _add_sidecars(result, names, others, options)
+        _add_sidecars(tables, others)
     folders = find_classes(names, options.classes)
     if result.labels and not options.labels:
         folders.check_labels(result.labels)
@@ -73,13 +73,25 @@ def find_labels(
     return result
 
 
-def _add_sidecars(result: Labels, names: list[str], others: Sequence[File], options: TableOptions) -> None:
-    """Use small files next to the images for labels that no table has."""
-    found = read_sidecars(names, others, options.classes)
-    result.labels = found.labels | result.labels
+def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> None:
+    """Use small files next to the images for labels, slides, hospitals and splits that no table has."""
+    result = tables.result
+    found = read_sidecars(tables.names, others, tables.options.classes)
     result.used.update(found.files)
-    if found.labels:
-        result.notes.append(f"labels from {len(found.labels):,} .cls or .json files next to the images")
+    if not found.labels:
+        return
+    result.labels = found.labels | result.labels
+    result.notes.append(f"labels from {len(found.labels):,} .cls or .json files next to the images")
+    for what, found_values, values in (
+        ("slides", found.slides, result.slides),
+        ("hospitals", found.hospitals, result.hospitals),
+        ("splits", found.splits, tables.splits.splits),
+    ):
+        if new := {name: value for name, value in found_values.items() if name not in values}:
+            values.update(new)
+            result.notes.append(f"{what} of {len(new):,} images from .json files next to the images")
+    if found.unused:
+        result.notes.append(f"keys of .json files that are not used: {format_examples(sorted(found.unused))}")
 
 
 def _add_folder_labels(result: Labels, folders: ClassFolders) -> None:

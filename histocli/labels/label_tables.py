@@ -60,6 +60,7 @@ class LabelTables:
         self.words: set[str] = set()
         self.n_tables = 0
         self.tables_beside: list[Path] = []
+        self._columns_used: dict[str, str] = {}  # the column of slides and of hospitals in the first table with it
         self.splits = SplitFinder(self.index, options.columns.split)
 
     def read_labels(self, file: File) -> None:
@@ -99,7 +100,9 @@ class LabelTables:
         ids = self._choose_ids(table)
         check_ids(table, ids, table.columns[column], "slides")
         matched = self._match(table, ids, "slides")
-        self._note(table, matched, f"slides from {table.place(column)}", ids)
+        is_used = not self.result.slides or column == self._columns_used["slide"]
+        what = f"slides from {table.place(column)}" if is_used else f"{table.title} has slides too"
+        self._note(table, matched, what, ids)
         self._add_others(table, matched)
 
     def use_tables_inside(self, others: Sequence[File]) -> None:
@@ -113,7 +116,7 @@ class LabelTables:
                 self._read_named(file, roles)
             elif "id" in roles and "label" in roles:
                 self._read_optional(file)
-            elif "id" in roles and "slide" in roles and not self.options.slides and not self.result.slides:
+            elif "id" in roles and "slide" in roles and not self.options.slides:
                 self.add_slide_table(file)
             elif "id" in roles:
                 self._read_table_of_splits(file, is_named="split" in roles)
@@ -254,23 +257,47 @@ class LabelTables:
     def _add_others(self, table: PatchTable, matched: Matched) -> None:
         """Add the slides, hospitals and splits of a table."""
         columns, result = self.options.columns, self.result
-        given = {"slide": columns.slide, "hospital": columns.hospital}
-        for role, values in (("slide", result.slides), ("hospital", result.hospitals)):
-            if not values and (column := table.find(role, given[role])) is not None:
-                texts = table.columns[column]
-                values.update({name: texts[row] for name, row in matched.rows.items() if texts[row]})
-                if table.place(column) not in result.notes[-1]:
-                    result.notes.append(f"{role}s from {table.place(column)}")
-                if role == "slide" and columns.slide is None and (coarser := table.find_coarser(column)):
-                    result.notes.append(
-                        f"several values of the column {column} have the same {coarser}: --slide-column {coarser} "
-                        f"keeps all patches of one {coarser} in the same split"
-                    )
+        unused = []
+        for role, values, given in (
+            ("slide", result.slides, columns.slide),
+            ("hospital", result.hospitals, columns.hospital),
+        ):
+            column = table.find(role, given)
+            if column is None:
+                continue
+            is_final = bool(values) and role == "slide" and self.options.slides is not None
+            if is_final or (values and column != self._columns_used[role]):
+                unused.append(column)
+                continue
+            self._columns_used[role] = column
+            self._add_values(table, matched, role, column, values)
+            if table.place(column) not in result.notes[-1]:
+                result.notes.append(f"{role}s from {table.place(column)}")
+            if role == "slide" and given is None and (coarser := table.find_coarser(column)):
+                result.notes.append(
+                    f"several values of the column {column} have the same {coarser}: --slide-column {coarser} "
+                    f"keeps all patches of one {coarser} in the same split"
+                )
         split_column, notes = self.splits.add_table(table, matched.rows)
         result.notes += notes
         used = self.options.columns._replace(split=split_column)
-        if unused := table.unused_columns(used):  # such as `grade`, which the user may need
+        if unused := table.unused_columns(used) + unused:  # such as `grade`, which the user may need
             result.notes.append(f"columns of {table.title} that are not used: {format_examples(unused)}")
+
+    def _add_values(self, table: PatchTable, matched: Matched, role: str, column: str, values: dict[str, str]) -> None:
+        """Add a column of slides or hospitals (`role`) to the values that other tables gave.
+
+        Raises:
+            ContradictionError: another table has another value for an image.
+        """
+        texts = table.columns[column]
+        for name, row in matched.rows.items():
+            if texts[row] and values.setdefault(name, texts[row]) != texts[row]:
+                raise ContradictionError(
+                    f"{table.title}: the {role} of {name} is {texts[row]!r} here, "
+                    f"and {values[name]!r} in another table",
+                    "correct one of the tables, or choose one: --labels TABLE",
+                )
 
 
 def format_examples(names: Sequence[str]) -> str:

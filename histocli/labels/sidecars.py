@@ -3,40 +3,69 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from histocli.class_names import LABEL_NAMES, find_label, format_classes_option
 from histocli.errors import HistoError
 from histocli.files.file import File, read_bytes, split_suffix
+from histocli.labels.patch_tables import ColumnNames, PatchTable
+from histocli.labels.splits import read_split_column
 
 # As in the IDC data set: 8863_idx5_x51_y1251_class0.png; and as PCam is often saved: 17_label_1.png
 _CLASS_IN_NAME = re.compile(r"[_-](?:class|label)[_-]?([01])$", re.IGNORECASE)
 _LABEL_KEYS = ("cls", *LABEL_NAMES)  # the keys of a .json file that hold the label
 
 
-class Sidecars(NamedTuple):
-    """The label of each image, by the image's path, and the names of the files with these labels."""
+@dataclass
+class Sidecars:
+    """The values of images, by the image's path; the names of the files with them; and keys that are not used."""
 
-    labels: dict[str, int]
-    files: set[str]
+    labels: dict[str, int] = field(default_factory=dict)
+    slides: dict[str, str] = field(default_factory=dict)
+    hospitals: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
+    unused: set[str] = field(default_factory=set)
 
 
 def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping[str, int]) -> Sidecars:
-    """Read the labels of images from `.cls` or `.json` files with the same path.
+    """Read the labels of images from `.cls` or `.json` files with the same path; a `.json` file may have more values.
 
     Raises:
-        HistoError: a file cannot be read, or has a label that is not understood.
+        HistoError: a file cannot be read, or has a label or a split that is not understood.
     """
     images = {name.rpartition(".")[0]: name for name in names}
-    found = Sidecars({}, set())
+    found = Sidecars()
     for file in others:
         stem, _, suffix = file.name.rpartition(".")
-        if suffix.lower() in ("cls", "json") and stem in images and images[stem] not in found.labels:
-            label = _read_label(file, suffix.lower() == "json", classes)
-            if label is not None:
-                found.labels[images[stem]] = label
-                found.files.add(file.name)
+        if suffix.lower() == "cls" and stem in images:
+            text = read_bytes(file).decode("utf-8", "replace").strip()
+            found.labels.setdefault(images[stem], _parse_label(file.name, text, classes))
+            found.files.add(file.name)
+        elif suffix.lower() == "json" and stem in images:
+            _read_json(file, images[stem], classes, found)
     return found
+
+
+def _read_json(file: File, image: str, classes: Mapping[str, int], found: Sidecars) -> None:
+    """Add the label, slide, hospital and split in a .json file to those that were found."""
+    try:
+        values = json.loads(read_bytes(file).decode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
+        raise HistoError(f"{file.name} is not JSON: {error}", "correct or remove it") from error
+    key = next((key for key in _LABEL_KEYS if isinstance(values, dict) and key in values), None)
+    if key is None:
+        return
+    found.labels.setdefault(image, _parse_label(file.name, str(values[key]), classes))
+    found.files.add(file.name)
+    table = PatchTable(file.name, {name: [str(value)] for name, value in values.items()}, [1])
+    for role, known in (("slide", found.slides), ("hospital", found.hospitals)):
+        if column := table.find(role):
+            known[image] = table.columns[column][0]
+    column, splits = read_split_column(table, None)
+    if splits and splits[0]:
+        found.splits[image] = splits[0]
+    found.unused.update(set(table.unused_columns(ColumnNames(split=column))) - {key})
 
 
 def read_labels_in_names(names: Sequence[str]) -> dict[str, int]:
@@ -58,21 +87,11 @@ def find_words_in_names(names: Sequence[str]) -> str:
     return ""
 
 
-def _read_label(file: File, is_json: bool, classes: Mapping[str, int]) -> int | None:
-    """Return the label in a file; None for a .json file without one."""
-    text = read_bytes(file).decode("utf-8", "replace").strip()
-    if is_json:
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise HistoError(f"{file.name} is not JSON: {error}", "correct or remove it") from error
-        key = next((key for key in _LABEL_KEYS if isinstance(values, dict) and key in values), None)
-        if key is None:
-            return None
-        text = str(values[key])
+def _parse_label(name: str, text: str, classes: Mapping[str, int]) -> int:
+    """Return the label that the text in a file means; raise `HistoError` if it is not understood."""
     label = find_label(text, classes)
     if label is None:
         raise HistoError(
-            f"{file.name}: the label {text[:40]!r} is not 0 or 1", f"name it: {format_classes_option([text[:40]])}"
+            f"{name}: the label {text[:40]!r} is not 0 or 1", f"name it: {format_classes_option([text[:40]])}"
         )
     return label

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from histocli.class_names import describe_counts, find_label, find_split, parse_classes
+from histocli.class_names import describe_counts, find_label, find_splits_of_folders, parse_classes
 from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive, remove_archive_suffix
@@ -219,13 +219,12 @@ def _name_locations(locations: Sequence[Path], found: list[list[File]], classes:
     locations have different splits: `--from train/ --from test/`.
     """
     names = [remove_archive_suffix(location.absolute().name) for location in locations]
-    has_splits = len({find_split(name) for name in names}) > 1
+    splits = find_splits_of_folders(names)
+    has_splits = len({splits.get(name, "") for name in names}) > 1
     named = []
     for name, location, files in zip(names, locations, found, strict=True):
         is_class = find_label(name, classes) is not None and not find_classes((f.name for f in files), classes).labels
-        is_named = (location.is_dir() or is_archive(location.name)) and (
-            is_class or (has_splits and find_split(name) != "")
-        )
+        is_named = (location.is_dir() or is_archive(location.name)) and (is_class or (has_splits and name in splits))
         named.append([File(f"{name}/{file.name}", file.read) for file in files] if is_named else files)
     return named
 

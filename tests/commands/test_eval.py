@@ -557,7 +557,7 @@ def test_the_metrics_of_another_checkpoint_do_not_replace_those_of_the_best(hist
 
 
 def test_patches_used_in_training_are_recognised_by_their_pixels(histo, tmp_path):
-    """They are recognised in a folder and in another data set, unless the manifest of the run has changed."""
+    """They are recognised in a folder and in another data set, unless all copies of the manifest have changed."""
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     pixels = np.load(histo.root / "data" / "synthetic" / "patches.npy")
@@ -574,6 +574,8 @@ def test_patches_used_in_training_are_recognised_by_their_pixels(histo, tmp_path
     histo("download", "--source", "folder", "--from", tmp_path / "again", "--name", "again")
     assert report(histo, "--data", "again")["n_in_training"] == 9
     (histo.root / "runs" / "first" / "manifest.csv").write_text("id,label,split\n")
+    assert report(histo, "--data", "again")["n_in_training"] == 9  # balanced.csv is the same
+    (histo.root / "manifests" / "balanced.csv").unlink()
     result = histo(*EVAL, "--data", tmp_path / "again", "--json")
     assert json.loads(result.stdout)["n_in_training"] is None
     assert "it is not known whether the network was trained on these patches" in result.stderr

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -512,6 +513,7 @@ def test_the_spread_is_that_of_the_eight_orientations(histo, images, tmp_path):
 
 def test_flags_need_the_appearance_of_the_training_patches_and_warn_without_the_patches(histo, images):
     (histo.root / "runs" / "first" / "manifest.csv").unlink()
+    (histo.root / "manifests" / "balanced.csv").unlink()
     result = histo(*PREDICT, images, "--flags")
     assert {row["duplicate"] for row in table(result.stdout)} == {""}
     assert "the training patches are not in this workspace" in result.stderr
@@ -771,6 +773,33 @@ def test_skip_done_tries_unreadable_files_again(histo, images, tmp_path):
     last.write_bytes(data)
     histo(*line)
     assert (tmp_path / "x.csv").read_text() == histo(*PREDICT, images).stdout
+
+
+@pytest.mark.parametrize("is_pattern", [False, True])
+def test_skip_done_of_an_empty_folder_scores_nothing_and_succeeds(histo, images, tmp_path, is_pattern):
+    inbox, out = tmp_path / "inbox", tmp_path / "x.csv"
+    inbox.mkdir()
+    given = inbox / "*.png" if is_pattern else inbox
+    said = f"no path matches {given}" if is_pattern else f"there are no images in {inbox}"
+    line = [*PREDICT, given, "--skip-done", "--out", out, "--failed", tmp_path / "failed.csv"]
+    assert said in histo(*line).stderr
+    assert out.read_text() == "id,label\n"
+    assert (tmp_path / "failed.csv").read_text() == "id,path,error\n"
+    shutil.copy(images / "patch-00.png", inbox)
+    histo(*line)
+    (inbox / "patch-00.png").rename(tmp_path / "moved.png")
+    (inbox / "notes.txt").write_text("x")
+    done = histo(*line)
+    assert said in done.stderr
+    assert is_pattern or "1 file skipped: 1 .txt" in done.stderr
+    assert "0 patches scored" in done.stderr
+    assert out.read_text().count("\n") == 2
+    assert said in histo.fails(*PREDICT, given, "--out", out)[0]
+
+
+def test_skip_done_of_a_folder_that_does_not_exist_is_an_error(histo, tmp_path):
+    line = [*PREDICT, tmp_path / "inbx", "--skip-done", "--out", tmp_path / "x.csv"]
+    assert "there is no file, folder or data set" in histo.fails(*line)[0]
 
 
 def test_skip_done_finds_ids_with_an_apostrophe_again(histo, images, tmp_path):

@@ -194,21 +194,45 @@ def test_the_webdataset_shards_of_a_folder_are_read_together(tmp_path):
     assert np.array_equal([patch.load() for patch in source.patches()], PIXELS[[0, 1, 2, 3] * 2])
 
 
+@pytest.mark.parametrize("are_locations", [False, True])
+@pytest.mark.parametrize("name", ["{}-000000.tar", "{}_00001.zip", "pcam-{}-000"])
+def test_shards_and_folders_with_the_names_of_splits_give_the_splits(tmp_path, name, are_locations):
+    for i, split in enumerate(("train", "val", "test")):
+        shard = {f"s{j}.png": tiff(PIXELS[2 * i + j]) for j in range(2)}
+        shard |= {f"s{j}.cls": str(j).encode() for j in range(2)}
+        path = tmp_path / "x" / name.format(split)
+        make = {".tar": make_tar, ".zip": make_zip}.get(path.suffix)
+        write_folder(path.parent if make else path, {path.name: make(shard)} if make else shard)
+    locations = sorted((tmp_path / "x").iterdir()) if are_locations else [tmp_path / "x"]
+    source = FolderSource(FolderOptions(tuple(map(str, locations))))
+    assert sorted((patch.split, patch.label) for patch in source.patches()) == [
+        (split, label) for split in ("test", "train", "valid") for label in (0, 1)
+    ]
+
+
+def test_a_numbered_folder_test_alone_is_no_split(tmp_path):  # the slides of Camelyon16 are test_001, tumor_001, ...
+    images = {f"{name}/x{i}.png": tiff(PIXELS[i]) for i, name in enumerate(("normal_001", "tumor_001", "test_001"))}
+    source = FolderSource(FolderOptions((str(write_folder(tmp_path / "x", images)),)))
+    assert {patch.split for patch in source.patches()} == {""}
+
+
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("x.7z", "7z archive"),
-        ("x.rar", "RAR archive"),
-        ("x.tar.zst", "Zstandard"),
-        ("x.tfrecord", "TensorFlow"),
-        ("x.mat", "MATLAB"),
-        ("x.svs", "whole slide"),
-        ("x.jxl", "JPEG XL"),
+        ("x.7z", "a 7z archive"),
+        ("x.rar", "a RAR archive"),
+        ("x.tar.zst", "a Zstandard"),
+        ("x.tfrecord", "a TensorFlow"),
+        ("x.mat", "a MATLAB"),
+        ("x.svs", "a whole slide"),
+        ("x.jxl", "a JPEG XL"),
+        ("data.mdb", "an LMDB database"),
+        ("x.arrow", "an Arrow file"),
     ],
 )
 def test_formats_that_are_not_read_are_named(tmp_path, name, what):
     (tmp_path / name).write_bytes(b"data")
-    with pytest.raises(HistoError, match=f"is a {what}.*which histo does not read") as raised:
+    with pytest.raises(HistoError, match=f"is {what}.*which histo does not read") as raised:
         list_files(tmp_path / name)
     assert raised.value.hint
 

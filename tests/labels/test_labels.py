@@ -221,6 +221,46 @@ def test_a_file_beside_the_image_may_have_its_label(tmp_path, text, label):
     assert labels_of(open_folder(tmp_path / "x", ("s1.tif",), {f"s1.{suffix}": text})) == {"s1": label}
 
 
+def test_a_json_file_beside_the_image_may_have_its_slide_hospital_and_split(tmp_path):
+    texts = (
+        '{"label": 1, "patient_id": "p7", "center": 2, "split": "train", "stain": "HE"}',
+        '{"label": "normal", "patient_id": "p8", "center": 3, "split": "test", "stain": "HE"}',
+    )
+    files = {f"s{i}.json": text for i, text in enumerate(texts)}
+    source = open_folder(tmp_path / "x", ("s0.tif", "s1.tif"), files)
+    found = [(patch.label, patch.slide, patch.hospital, patch.split) for patch in source.patches()]
+    assert found == [(1, "p7", "2", "train"), (0, "p8", "3", "test")]
+    assert "slides of 2 images from .json files next to the images" in source.report.notes
+    assert "keys of .json files that are not used: 'stain'" in source.report.notes
+
+
+def test_a_split_in_a_json_file_that_is_not_a_split_is_an_error(tmp_path):
+    with pytest.raises(HistoError, match="'fold3' is not a split"):
+        open_folder(tmp_path / "x", ("s.tif",), {"s.json": '{"label": 1, "split": "fold3"}'})
+
+
+def test_slides_are_read_from_all_tables_with_the_same_column(tmp_path):
+    tables = {"train.csv": "id,label,patient\na,1,p1\n", "test.csv": "id,label,patient\nb,0,p2\n"}
+    source = open_folder(tmp_path / "x", ("a.tif", "b.tif"), tables)
+    assert [(patch.slide, patch.split) for patch in source.patches()] == [("p1", "train"), ("p2", "test")]
+    tables = {"a.csv": "id,slide\na,s1\n", "b.csv": "id,slide\nb,s2\n"}
+    source = open_folder(tmp_path / "y", ("1/a.tif", "0/b.tif"), tables)
+    assert {patch.id: patch.slide for patch in source.patches()} == {"a": "s1", "b": "s2"}
+
+
+def test_a_second_column_of_slides_is_named_and_not_used(tmp_path):
+    tables = {"a.csv": "id,label,patient\na,1,p1\nb,0,p2\n", "b.csv": "id,slide\na,s1\nb,s1\n"}
+    source = open_folder(tmp_path / "x", ("a.tif", "b.tif"), tables)
+    assert [patch.slide for patch in source.patches()] == ["p1", "p2"]
+    assert "columns of b.csv that are not used: 'slide'" in source.report.notes
+
+
+def test_two_tables_with_different_slides_of_an_image_are_an_error(tmp_path):
+    tables = {"a.csv": "id,label,slide\na,1,s1\n", "b.csv": "id,slide\na,s2\n"}
+    with pytest.raises(HistoError, match=r"b\.csv: the slide of a\.tif is 's2' here, and 's1' in another table"):
+        open_folder(tmp_path / "x", ("a.tif",), tables)
+
+
 def test_a_label_beside_the_image_that_is_not_0_or_1_is_refused(tmp_path):
     with pytest.raises(HistoError, match=r"s1\.cls: the label '7' is not 0 or 1"):
         open_folder(tmp_path / "x", ("s1.tif",), {"s1.cls": "7"})
