@@ -55,7 +55,7 @@ class ShiftedPatches:
         self.table = pd.read_csv(workspace.manifest_path("drawn"))
         self.report = SourceReport(origin=f"synthetic patches, shifted: n={n}")
 
-    def patches(self) -> Iterator[Patch]:
+    def read_patches(self) -> Iterator[Patch]:
         """Yield the patches; the label is that of the patch before it was shifted, which is good enough for timing."""
         labels, slides = self.table["label"].tolist(), self.table["slide"].tolist()
         for i in range(self.total):

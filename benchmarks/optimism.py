@@ -144,7 +144,7 @@ def _patches_sha256(workspace: Workspace, report: EvaluationReport) -> str:
 def _count_shared(workspace: Workspace, run: str, report: EvaluationReport) -> tuple[int | None, int | None]:
     """The slides of the unseen data that the run's data have too, and the patches that overlap one of them."""
     subset = read_manifest(workspace.run_dir(run) / "manifest.csv")
-    if not {report.data, str(subset["data"].iloc[0])} <= set(workspace.dataset_names()):
+    if not {report.data, str(subset["data"].iloc[0])} <= set(workspace.list_datasets()):
         return None, None
     return count_shared_with_subset(workspace, subset, report.data, report.split)
 
@@ -157,12 +157,12 @@ def _measure_run(workspace: Workspace, run: str, report: EvaluationReport) -> Me
     probs = compute_probabilities(best.validation["log_odds"].numpy(), best.temperature)
     metrics = evaluate(labels, probs, best.threshold).metrics
     measured = estimate_uncertainty(labels, probs, metrics, best.threshold, find_clusters(rows))
-    unseen = report.uncertainty.interval("auc") if report.uncertainty else None
+    unseen = report.uncertainty.find_interval("auc") if report.uncertainty else None
     on_validation, on_unseen = metrics["auc"], report.measured.metrics["auc"]
     if on_validation is None or on_unseen is None:
         raise HistoError(f"the AUC of {run} is undefined: its patches are of one class")
     return MeasuredRun(
-        run, find_split_unit(manifest), Auc(on_validation, measured.interval("auc")), Auc(on_unseen, unseen)
+        run, find_split_unit(manifest), Auc(on_validation, measured.find_interval("auc")), Auc(on_unseen, unseen)
     )
 
 
@@ -200,9 +200,9 @@ def main(arguments: Sequence[str]) -> Optimism:
         return format_cell(auc.value) + (f" ({auc.interval[0]:.4f} to {auc.interval[1]:.4f})" if auc.interval else "")
 
     rows = [[run.run, run.split_by, format_auc(run.validation), format_auc(run.unseen)] for run in optimism.runs]
-    report.table("AUC of each run", ["run", "split by", "validation", f"unseen ({data})"], rows)
+    report.print_table("AUC of each run", ["run", "split by", "validation", f"unseen ({data})"], rows)
     rows = [[split, f"{gap:+.4f}"] for split, gap in optimism.gaps().items()]
-    report.table("mean of validation AUC minus unseen AUC", ["split by", "gap"], rows)
+    report.print_table("mean of validation AUC minus unseen AUC", ["split by", "gap"], rows)
     if optimism.shared_slides or optimism.overlaps:
         report.warn(
             f"{data} is not unseen: it shares {optimism.shared_slides or 0:,} slides with the training data, and "

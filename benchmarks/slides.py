@@ -123,7 +123,7 @@ def whole(path: Path, mpp: tuple[float, float], step: int, predictor: Predictor,
     """Find the tissue and score it, as `histo predict` does."""
     with open_slide(path) as slide:
         plan = plan_slide(slide, mpp, step, None, True, pool)
-        score_squares(slide, plan.grid, plan.needed, predictor, predictor.chunk_size(1024), pool)
+        score_squares(slide, plan.grid, plan.needed, predictor, predictor.choose_chunk_size(1024), pool)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Predictor:
         self._predictor = load_predictor(
             workspace, ckpt, device, precision, tta=tta, uncalibrated=uncalibrated, prevalence=prevalence
         )
-        self.threshold = self._predictor.threshold()
+        self.threshold = self._predictor.find_threshold()
 
     def __repr__(self) -> str:
         return f"<histocli.Predictor: {'; '.join(m.checkpoint.describe() for m in self._predictor.members)}>"
@@ -134,7 +134,7 @@ class Predictor:
         from histocli.inference.inputs import open_inputs
 
         listener, seen = WarningListener(), set[str]()
-        size = self._predictor.chunk_size(self._batch_size)
+        size = self._predictor.choose_chunk_size(self._batch_size)
         patches = open_inputs(inputs, self._workspace, resize).patches
         with compute_settings(), closing(self._predictor.predict_patches(patches, size, listener)) as chunks:
             for chunk in chunks:

@@ -62,12 +62,12 @@ class Reporter:
         if not self.quiet:
             self._print_line(_escape(message))
 
-    def detail(self, message: str) -> None:
+    def print_detail(self, message: str) -> None:
         """Print a message that only `-v` shows."""
         if self.verbose:
             self._print_line(_escape(message), style="dim")
 
-    def heading(self, message: str) -> None:
+    def print_heading(self, message: str) -> None:
         """Print a heading, after an empty line."""
         if not self.quiet:
             self._print_line(f"\n[bold cyan]{_escape(message)}[/]")
@@ -87,13 +87,13 @@ class Reporter:
         separator = "\n" if self.console.is_terminal and width > self.console.width else "  "
         self._print_line(separator.join(f"[{style}]{word}[/] {_escape(text)}" for style, word, text in parts))
 
-    def error(self, error: HistoError) -> None:
+    def print_error(self, error: HistoError) -> None:
         """Print an error, and on the next line how to fix it."""
         self._print_line(f"[bold red]error:[/] {self.prefix}{_escape(str(error))}")
         if error.hint:
             self._print_line(f"[bold]hint:[/] {_escape(error.hint)}")
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    def print_table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Print a table: the first column is aligned to the left, the others to the right."""
         if self.quiet:
             return
@@ -114,14 +114,14 @@ class Reporter:
             line = _wrap(line, self.console.width)
         self.console.print(line, soft_wrap=True)
 
-    def listing(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def write_listing(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table as the result, on stdout, with one line for each row however wide it is."""
         widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
         for row in (columns, *rows):
             write_out("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
 
     @contextmanager
-    def bar(
+    def show_bar(
         self, what: str, unit: str = "patches", total: int | None = None, *, is_hidden: bool = False
     ) -> Iterator[OnProgress]:
         """Show a progress bar with rate and remaining time, and yield its function `report(done, total)`.
@@ -132,7 +132,7 @@ class Reporter:
         """
         is_in_bytes = unit == "bytes"
         counts = (DownloadColumn(), TransferSpeedColumn()) if is_in_bytes else (MofNCompleteColumn(), Rate(unit))
-        with self.progress(*counts, width=12, is_hidden=is_hidden) as progress:
+        with self.make_progress(*counts, width=12, is_hidden=is_hidden) as progress:
             task = progress.add_task(_escape(what), total=total)
 
             def report(done: int, of: int | None = total) -> None:
@@ -141,11 +141,11 @@ class Reporter:
             self._show_stage = lambda stage: progress.update(task, description=_escape(f"{what}: {stage}"))
             yield report
 
-    def at_stage(self, stage: str) -> None:
+    def show_stage(self, stage: str) -> None:
         """Show the current stage of the work next to the progress bar."""
         self._show_stage(stage)
 
-    def progress(self, *counts: ProgressColumn, width: int, is_hidden: bool = False) -> Progress:
+    def make_progress(self, *counts: ProgressColumn, width: int, is_hidden: bool = False) -> Progress:
         """Return a progress bar that is `width` characters wide, with the columns `counts` and the time next to it."""
         is_off = is_hidden or self.quiet or not self.console.is_terminal
         columns = (

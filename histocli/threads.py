@@ -14,7 +14,7 @@ class OtherProcesses:
     def __init__(self) -> None:
         self.start = _cpu_seconds(), time.process_time(), time.monotonic()
 
-    def cores(self) -> float:
+    def count_cores(self) -> float:
         """Return the mean number of cores that other processes have used; 0 where it cannot be measured."""
         busy, own, now = (
             end - start
@@ -40,7 +40,7 @@ def let_waiting_threads_sleep(others: OtherProcesses) -> None:
     has an effect only before torch is imported. (The load average cannot be used: it still counts processes that have
     ended, such as the previous run.)
     """
-    if others.cores() + count_threads() > (os.cpu_count() or 1) + 0.5:
+    if others.count_cores() + count_threads() > (os.cpu_count() or 1) + 0.5:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

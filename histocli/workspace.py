@@ -113,33 +113,33 @@ class Workspace:
         """Return the path of the report of `histo balance` on a subset."""
         return self.metrics_dir / ("balance.json" if subset == SUBSET else f"{subset}-balance.json")
 
-    def balance_paths(self) -> list[Path]:
+    def list_balance_reports(self) -> list[Path]:
         """Return the reports of `histo balance` on all subsets, that of the default subset first."""
         default = self.balance_path(SUBSET)
         return [path for path in (default, *sorted(self.metrics_dir.glob("*-balance.json"))) if path.is_file()]
 
-    def dataset_names(self) -> list[str]:
+    def list_datasets(self) -> list[str]:
         """Return the names of all packed data sets, sorted."""
         if not self.data_dir.is_dir():
             return []
         return sorted(p.parent.name for p in self.data_dir.glob("[!.]*/dataset.json"))
 
-    def run_names(self) -> list[str]:
+    def list_runs(self) -> list[str]:
         """Return the names of all training runs, sorted by start time; the newest is the last."""
         if not self.runs_dir.is_dir():
             return []
         configs = sorted(self.runs_dir.glob("[!.]*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p))
         return [p.parent.name for p in configs]
 
-    def subset_names(self) -> list[str]:
+    def list_subsets(self) -> list[str]:
         """Return the names of all manifests that are not of a packed data set: subsets and folds."""
-        datasets = self.dataset_names()
+        datasets = self.list_datasets()
         return sorted(path.stem for path in self.manifests_dir.glob("[!.]*.csv") if path.stem not in datasets)
 
-    def checkpoint_names(self) -> list[str]:
+    def list_checkpoints(self) -> list[str]:
         """Return the names that `--ckpt` takes: of the checkpoints in the workspace, and of runs with a best.pt."""
         published = sorted(path.name for path in self.checkpoints_dir.glob("[!.]*.pt"))
-        return [*published, *(run for run in self.run_names() if (self.run_dir(run) / "best.pt").is_file())]
+        return [*published, *(run for run in self.list_runs() if (self.run_dir(run) / "best.pt").is_file())]
 
     def is_workspace_file(self, path: Path) -> bool:
         """Return whether `path` is a file of this workspace that commands wrote and read again."""

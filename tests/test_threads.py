@@ -36,4 +36,4 @@ def test_waiting_threads_sleep_where_other_processes_need_the_cores(
 
 def test_other_processes_count_as_idle_where_the_system_does_not_say(tmp_path, monkeypatch):
     monkeypatch.setattr(threads, "STAT", tmp_path / "missing")  # as on macOS
-    assert threads.OtherProcesses().cores() == 0
+    assert threads.OtherProcesses().count_cores() == 0

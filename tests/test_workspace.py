@@ -25,8 +25,8 @@ def test_every_path_is_below_the_root_and_no_folder_is_created(workspace):
     assert workspace.run_dir("r") == root / "runs" / "r"
     folders = (workspace.downloads_dir, workspace.checkpoints_dir, workspace.metrics_dir, workspace.plots_dir)
     assert [path.parent for path in folders] == [root] * 4
-    assert workspace.dataset_names() == []
-    assert workspace.run_names() == []
+    assert workspace.list_datasets() == []
+    assert workspace.list_runs() == []
     assert not root.exists()
 
 
@@ -34,13 +34,13 @@ def test_finished_data_sets_and_started_runs_are_listed(workspace):
     for name in ("b", "a"):
         write_json(workspace.dataset_path(name), {})
     workspace.dataset_dir("half").mkdir()
-    assert workspace.dataset_names() == ["a", "b"]
+    assert workspace.list_datasets() == ["a", "b"]
     for age, name in ((3, "first"), (1, "third"), (2, "second")):
         path = workspace.run_dir(name) / "config.json"
         write_json(path, {})
         os.utime(path, ns=(0, 10**18 - age * 10**9))
     workspace.run_dir("empty").mkdir()
-    assert workspace.run_names() == ["first", "second", "third"]
+    assert workspace.list_runs() == ["first", "second", "third"]
 
 
 @pytest.mark.parametrize("name", ["a", "pcam", "2024-01-31_run.2", "A" * 100, "console", "com10"])

@@ -65,7 +65,7 @@ class Application(TyperGroup):
         except OSError as error:
             if (reason := find_stdout_error()) is None:
                 raise
-            Reporter().error(reason)
+            Reporter().print_error(reason)
             raise SystemExit(EXIT_FAILURE) from error
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -111,7 +111,7 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            suggest(self, error, given, lambda: _find_workspace(ctx.parent).dataset_names())
+            suggest(self, error, given, lambda: _find_workspace(ctx.parent).list_datasets())
             raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:

@@ -108,7 +108,7 @@ def _show_stages(report: Reporter) -> Iterator[Callable[[str, int, int], None]]:
         def on_stage(what: str, done: int, total: int) -> None:
             if what not in bars:
                 shown.close()
-                bars[what] = shown.enter_context(report.bar(what, unit=what.split()[-1], total=total))
+                bars[what] = shown.enter_context(report.show_bar(what, unit=what.split()[-1], total=total))
             bars[what](done, total)
 
         yield on_stage

@@ -51,7 +51,7 @@ def demo(
     try:
         make_steps = _make_slide_steps if slides else _make_steps
         for step in make_steps(workspace.root, n, epochs, seed, device):
-            state.report.heading("histo " + shlex.join(step))
+            state.report.print_heading("histo " + shlex.join(step))
             _run(["--workspace", str(workspace.root), *(["--quiet"] if state.report.quiet else [])], step)
         _show_summary(state.report, workspace)
         if slides:
@@ -140,8 +140,8 @@ def _show_summary(report: Reporter, workspace: Workspace) -> None:
 
     for path in sorted(workspace.metrics_dir.glob("*-val.json")):
         metrics = read_json(path)["metrics"]
-        report.heading("results")
-        report.table(
+        report.print_heading("results")
+        report.print_table(
             "",
             ["metric on the validation slides", "value"],
             [[find_metric_title(name), format_cell(value)] for name, value in metrics.items()],

@@ -89,7 +89,7 @@ def download(
 def _show_plan(state: State, files: "list[PlannedFile]", json: bool) -> None:
     """Show the files that a download would fetch."""
     rows = [(file.name, _format_size(file), "yes" if file.is_here else "no") for file in files]
-    state.report.table("files to download", ["file", "size", "already here"], rows)
+    state.report.print_table("files to download", ["file", "size", "already here"], rows)
     if json:
         write_out(dumps([{"file": f, "size": s, "here": h == "yes"} for f, s, h in rows], indent=2) + "\n")
 
@@ -110,15 +110,15 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     source, fetch = open_with_bars(config, state.workspace, state.report)
     with lock_dataset(state.workspace, title):
         fetch()
-        with state.report.bar("packing") as bar:
+        with state.report.show_bar("packing") as bar:
             dataset = run_download(state.workspace, title, config, source, listener=ConsoleListener(state.report, bar))
     for file, digest in dataset.checksums.items():
-        state.report.detail(f"{file}: {digest}")
+        state.report.print_detail(f"{file}: {digest}")
     for note in dataset.notes:
         state.report.note(note)
     next_command = make_balance_command(title, dataset.patches)
     rows: list[list[Any]] = [["patches packed", dataset.patches], *map(list, dataset.counts.items())]
-    state.report.table(dataset.name, ["", "count"], rows)
+    state.report.print_table(dataset.name, ["", "count"], rows)
     path = state.workspace.patches_path(title)
     if not dataset.labels:
         state.report.note("no patch has a label, so they can be scored, but not balanced, trained on or evaluated")

@@ -246,7 +246,7 @@ def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None,
     from histocli.compute.ddp import LONG_TIMEOUT, connect_processes
     from histocli.schema import to_json
 
-    with connect_processes(LONG_TIMEOUT) as ranks, state.report.bar("scoring") as bar:
+    with connect_processes(LONG_TIMEOUT) as ranks, state.report.show_bar("scoring") as bar:
         evaluate_or_compare = partial(commands.compare, names=compare) if compare else commands.evaluate
         result = evaluate_or_compare(state.workspace, config, listener=ConsoleListener(state.report, bar), ranks=ranks)
     if not ranks.is_rank0:

@@ -30,7 +30,7 @@ def print_failure(error: Exception | Stopped, reporter: Reporter) -> int:
     if isinstance(error, Stopped):
         if reporter.is_rank0:
             hint = str(error)
-            reporter.error(HistoError("stopped by a signal" + ("; the state is saved" if hint else ""), hint))
+            reporter.print_error(HistoError("stopped by a signal" + ("; the state is saved" if hint else ""), hint))
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         discard(sys.stdout)  # so that Python can flush it at exit
@@ -38,7 +38,7 @@ def print_failure(error: Exception | Stopped, reporter: Reporter) -> int:
     if os.environ.get("HISTO_DEBUG") == "1":
         traceback.print_exception(error)
     message, exit_code = _explain(error)
-    reporter.error(message)
+    reporter.print_error(message)
     return exit_code
 
 

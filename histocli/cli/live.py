@@ -18,7 +18,7 @@ class LiveTraining(Listener):
 
     def __init__(self, report: Reporter) -> None:
         self.report = report
-        self.progress = report.progress(Rate("patches"), width=8)
+        self.progress = report.make_progress(Rate("patches"), width=8)
         self.stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -40,7 +40,7 @@ class LiveTraining(Listener):
             self.report.warn(note)
         self.report.note(run.compute.reason + (f"; {run.ranks.size} processes" if run.ranks.size > 1 else ""))
         for name, value in vars(run.config).items():
-            self.report.detail(f"{name.replace('_', ' ')}: {value}")
+            self.report.print_detail(f"{name.replace('_', ' ')}: {value}")
         if at:
             before, now = run.processes_before, run.ranks.size
             processes = "1 process" if now == 1 else f"{now} processes"

@@ -21,7 +21,7 @@ class LiveTuning(TuneListener):
 
     def __init__(self, report: Reporter) -> None:
         self.report = report
-        self.progress = report.progress(Rate("patches"), width=8)
+        self.progress = report.make_progress(Rate("patches"), width=8)
         self.task = self.progress.add_task("", visible=False)
         self.has_device = False
 
@@ -54,7 +54,7 @@ class LiveTuning(TuneListener):
             self.has_device = True
             if run.compute.warning:
                 self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
-            self.report.detail(run.compute.reason)
+            self.report.print_detail(run.compute.reason)
         size = min(run.train.batch_size, len(run.train))
         self.progress.update(self.task, total=run.trainer.recipe.total_steps * size, completed=at * size)
 

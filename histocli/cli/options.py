@@ -46,7 +46,7 @@ def _workspace(ctx: typer.Context) -> Workspace:
 
 def complete_checkpoints(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names that complete `--ckpt`."""
-    names = [*_workspace(ctx).checkpoint_names(), Weights.HISTONET_PCAM.value]
+    names = [*_workspace(ctx).list_checkpoints(), Weights.HISTONET_PCAM.value]
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -57,13 +57,13 @@ def complete_architectures(incomplete: str) -> list[str]:
 
 def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the runs that complete `--run` or `--name`."""
-    return [name for name in _workspace(ctx).run_names() if name.startswith(incomplete)]
+    return [name for name in _workspace(ctx).list_runs() if name.startswith(incomplete)]
 
 
 def complete_data(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the data sets and subsets that complete `--data`."""
     workspace = _workspace(ctx)
-    names = [*workspace.dataset_names(), *workspace.subset_names()]
+    names = [*workspace.list_datasets(), *workspace.list_subsets()]
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -87,12 +87,12 @@ def _add_paths(names: list[str], incomplete: str) -> list[str]:
 
 def complete_datasets(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the packed data sets that complete the `--data` of `histo balance`."""
-    return [name for name in _workspace(ctx).dataset_names() if name.startswith(incomplete)]
+    return [name for name in _workspace(ctx).list_datasets() if name.startswith(incomplete)]
 
 
 def complete_subsets(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the subsets that complete the `--data` of `histo train`."""
-    return [name for name in _workspace(ctx).subset_names() if name.startswith(incomplete)]
+    return [name for name in _workspace(ctx).list_subsets() if name.startswith(incomplete)]
 
 
 def split_checkpoint_names(ctx: typer.Context, names: list[str]) -> tuple[str, ...]:

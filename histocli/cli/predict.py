@@ -232,7 +232,7 @@ def _predict_patches(state: State, config: PredictConfig) -> None:
         from histocli.compute.ddp import LONG_TIMEOUT, connect_processes
 
         gc.freeze()  # the garbage collector need not look at PyTorch's million objects again and again
-        with connect_processes(LONG_TIMEOUT) as ranks, state.report.bar("scoring", is_hidden=is_hidden) as bar:
+        with connect_processes(LONG_TIMEOUT) as ranks, state.report.show_bar("scoring", is_hidden=is_hidden) as bar:
             listener = PredictionListener(state.report, bar)
             listener.is_rescaled = config.mpp is not None
             prediction = run_predict(

@@ -47,7 +47,7 @@ def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored
     """Say how many images were changed or guessed, and which magnification was assumed."""
     from histocli.images.decode import RESIZED
 
-    counts = remarks.counts()
+    counts = remarks.count_images()
     if resized := {what: counts.pop(what) for what in RESIZED if what in counts}:
         how = ", ".join(f"{count:,} {what}" for what, count in resized.items())
         verb = "were not 96x96" if config.mpp is None else f"were not 96x96 at {PATCH_MPP} um per pixel"
@@ -56,7 +56,7 @@ def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored
         state.report.warn(f"{count:,} of {scored:,} images: {what}")
     if config.mpp is not None:
         state.report.note(f"rescaled: images of {config.mpp} um per pixel to {PATCH_MPP}, as the training patches have")
-    elif scored and set(config.inputs) - set(state.workspace.dataset_names()):
+    elif scored and set(config.inputs) - set(state.workspace.list_datasets()):
         what = "the scaled images" if config.resize is Resize.SCALE else "the images"
         state.report.note(
             f"assumed: {what} have {PATCH_MPP} um per pixel (10x), as the training patches; if not, use --mpp"

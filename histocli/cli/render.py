@@ -25,7 +25,7 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: W
     """Print every metric with its interval, the confusion matrix, the worst slides and each hospital."""
     measured, uncertainty = evaluation.measured, evaluation.uncertainty
     for checkpoint in evaluation.checkpoints:
-        report.detail(f"checkpoint {checkpoint.checkpoint}, SHA-256 {checkpoint.checkpoint_sha256}")
+        report.print_detail(f"checkpoint {checkpoint.checkpoint}, SHA-256 {checkpoint.checkpoint_sha256}")
     counts = f"{format_count(measured.n, 'patch')}, {measured.positives:,} tumour"
     title = f"{evaluation.run} on {evaluation.data}, {evaluation.split}: {counts}"
     by = f" by {uncertainty.bootstrap.by}" if uncertainty else ""
@@ -33,11 +33,11 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: W
         [find_metric_title(name), format_cell(value), _format_interval(uncertainty, name)]
         for name, value in measured.metrics.items()
     ]
-    report.table(title, ["metric", "value", f"95% interval{by}"], rows)
+    report.print_table(title, ["metric", "value", f"95% interval{by}"], rows)
     if uncertainty and uncertainty.delong and not uncertainty.has_delong_interval("auc"):
         report.note(f"AUC, 95% interval by DeLong: {_format_range(uncertainty.delong.interval)}")
     confusion = measured.confusion
-    report.table(
+    report.print_table(
         f"confusion matrix at threshold {measured.threshold:.4g}",
         ["label", "predicted as normal", "predicted as tumour"],
         [["normal", confusion.tn, confusion.fp], ["tumour", confusion.fn, confusion.tp]],
@@ -94,7 +94,7 @@ def _make_longer_command(workspace: Workspace, run: str) -> str:
 
 def _show_caveats(report: Reporter, evaluation: EvaluationReport) -> None:
     """Print why the metrics may be better, or their intervals narrower, than on new slides."""
-    for caveat in evaluation.caveats():
+    for caveat in evaluation.list_caveats():
         (report.warn if caveat.is_serious else report.note)(caveat.text)
 
 
@@ -106,7 +106,7 @@ def _format_interval(uncertainty: Uncertainty | None, name: str) -> str:
     """Format the interval of a metric; DeLong's interval, which replaces a missing one, is marked as such."""
     if uncertainty is None:
         return "-"
-    text = _format_range(uncertainty.interval(name))
+    text = _format_range(uncertainty.find_interval(name))
     return f"DeLong: {text}" if uncertainty.has_delong_interval(name) else text
 
 
@@ -132,7 +132,7 @@ def _show_calibration(report: Reporter, evaluation: EvaluationReport) -> None:
         [find_metric_title(name), format_cell(before), format_cell(evaluation.measured.metrics[name])]
         for name, before in evaluation.before_calibration.items()
     ]
-    report.table(f"calibration with temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)
+    report.print_table(f"calibration with temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)
 
 
 def _select_worst_slides(slides: list[GroupMetrics]) -> list[GroupMetrics]:
@@ -149,20 +149,20 @@ def _show_groups(report: Reporter, kind: str, groups: list[GroupMetrics], total:
         f"each {kind}" if len(groups) == total else f"the {len(groups)} of {total:,} {kind}s with the lowest accuracy"
     )
     rows = [[g.name, g.n, g.positives, *(format_cell(g.metrics[name]) for name in names)] for g in groups]
-    report.table(title, [kind, "patches", "tumour patches", *map(find_metric_title, names)], rows)
+    report.print_table(title, [kind, "patches", "tumour patches", *map(find_metric_title, names)], rows)
 
 
 def show_comparison(report: Reporter, comparison: ComparisonReport) -> None:
     """Print both AUCs, and their difference with its intervals and p-values."""
     both: tuple[ComparedEvaluation, ...] = (comparison.a, comparison.b)
     rows = [[evaluation.run, evaluation.data, evaluation.split, format_cell(evaluation.auc)] for evaluation in both]
-    report.table(f"AUC on the {comparison.n:,} patches that both scored", ["run", "data", "split", "AUC"], rows)
+    report.print_table(f"AUC on the {comparison.n:,} patches that both scored", ["run", "data", "split", "AUC"], rows)
     bootstrap, delong = comparison.paired.bootstrap, comparison.paired.delong
     methods = [[f"bootstrap by {bootstrap.by}", _format_range(bootstrap.interval), _format_p_value(bootstrap.p)]]
     if delong:
         methods.append([f"DeLong by {delong.by}", _format_range(delong.interval), _format_p_value(delong.p)])
     title = f"difference {comparison.paired.difference:+.4f}: AUC of {comparison.a.run} minus AUC of {comparison.b.run}"
-    report.table(title, ["method", "95% interval", "p-value"], methods)
+    report.print_table(title, ["method", "95% interval", "p-value"], methods)
     if reason := explain_few_clusters(BY_NAME["auc"], bootstrap.by, bootstrap.clusters, bootstrap.clusters_by_class):
         report.warn(f"no 95% interval and no p-value by bootstrap: {reason}")
     for evaluation in both:
@@ -191,7 +191,7 @@ def show_repeats(report: Reporter, repeats: RepeatsReport, workspace: Workspace)
     rows.append(["mean", *(format_cell(repeats.mean[name]) for name in _REPEATED_METRICS)])
     rows.append(["standard deviation", *(format_cell(repeats.standard_deviation[name]) for name in _REPEATED_METRICS)])
     title = f"validation metrics of the {repeats.kind} of {repeats.name}"
-    report.table(title, ["run", *map(find_metric_title, _REPEATED_METRICS)], rows)
+    report.print_table(title, ["run", *map(find_metric_title, _REPEATED_METRICS)], rows)
     if repeats.split_by == "patch":
         report.warn("slides are, or may be, in both train and validation: these metrics are too good")
     if single := [run.run for run in repeats.runs if _predicts_one_class(run)]:
@@ -234,10 +234,10 @@ def show_tuning(report: Reporter, tuning: TuneReport) -> None:
     best = sorted(finished, key=lambda trial: -(trial.mean or 0))[:_N_BEST_TRIALS]
     if best:
         title = "the best trials: mean validation AUC of the folds, and its standard error"
-        report.table(title, TRIAL_COLUMNS, [format_trial(trial, tuning.folds) for trial in best])
+        report.print_table(title, TRIAL_COLUMNS, [format_trial(trial, tuning.folds) for trial in best])
     if tuning.importance:
         rows = [[name.replace("_", " "), f"{share:.2f}"] for name, share in tuning.importance.items()]
-        report.table(f"importance among {len(finished)} finished trials", ["parameter", "importance"], rows)
+        report.print_table(f"importance among {len(finished)} finished trials", ["parameter", "importance"], rows)
         if len(finished) < _MIN_TRIALS:
             report.note(f"the importance is a rough guess with fewer than {_MIN_TRIALS} finished trials")
     if tuning.split_by == "patch":

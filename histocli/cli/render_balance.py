@@ -10,11 +10,11 @@ from histocli.text import format_count
 
 def show_balance(report: Reporter, balance: BalanceReport, *, has_audit: bool) -> None:
     """Print the counts of the subset, the dropped patches, and why validation metrics may be too good."""
-    if dropped := balance.dropped.by_reason():
+    if dropped := balance.dropped.list_reasons():
         report.note("dropped patches: " + ", ".join(f"{reason} ({count:,})" for reason, count in dropped.items()))
     rows = [[part, c.negative, c.positive, c.slides or "unknown"] for part, c in balance.counts.items()]
     title = f"patches of the subset of {balance.data}, split by {balance.split}"
-    report.table(title, ["split", "normal", "tumour", "slides"], rows)
+    report.print_table(title, ["split", "normal", "tumour", "slides"], rows)
     if has_audit and balance.audit:
         _show_audit(report, balance.audit)
     _show_split_leaks(report, balance)
@@ -35,7 +35,7 @@ def _show_audit(report: Reporter, audit: AuditReport) -> None:
         for leak in audit.leaks
     ]
     columns = ["patches of", "shared with", "patches", "exact duplicates", "overlapping patches", "shared slides"]
-    report.table("audit: patches and slides that each split shares with train and val", columns, rows)
+    report.print_table("audit: patches and slides that each split shares with train and val", columns, rows)
     text = f"in {audit.data}: {audit.duplicates:,} exact duplicates"
     if overlaps := audit.overlaps:
         text += (

@@ -55,7 +55,7 @@ def runs(
         write_out(dumps([to_json(run) for run in runs], indent=2) + "\n")
     elif runs:
         columns = ["run", "state", "val AUC", "epochs", "network", "data", "last written"]
-        state.report.listing(columns, rows)
+        state.report.write_listing(columns, rows)
     for run in runs:
         if run.problem:
             state.report.warn(f"{run.run}: {run.problem}")

@@ -26,7 +26,7 @@ class SlideBars(SlideListener):
 
     def __init__(self, report: Reporter) -> None:
         self.report = report
-        self.progress = report.progress(MofNCompleteColumn(), Rate("squares"), width=16)
+        self.progress = report.make_progress(MofNCompleteColumn(), Rate("squares"), width=16)
         self.overall = self.progress.add_task("all slides", total=None)
         self.current = self.progress.add_task("", total=None, visible=False)
         self.number = self.total = self.squares = 0
@@ -159,7 +159,7 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
             rows.append([f"recall, {size}: {recall.found} of {recall.lesions}", *_format_estimate(recall.recall)])
     count = format_count(report.slides, "slide")
     title = f"{count}, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
-    state.report.table(title, ["", "value", "95% interval"], rows)
+    state.report.print_table(title, ["", "value", "95% interval"], rows)
     if min(report.tumour_slides, report.slides - report.tumour_slides) < _MIN_SLIDES:
         state.report.note(f"with fewer than {_MIN_SLIDES} slides of a class, the intervals are rough")
     state.report.print_done(f"wrote {written.path} and {', '.join(str(path) for path in written.plots)}")

@@ -68,11 +68,11 @@ def open_with_bars(
 
     def on_transfer(name: str, done: int, total: int | None) -> None:
         if is_fetched:  # the bar for packing is shown, and files are unpacked meanwhile
-            report.at_stage(f"unpacking {_shorten(name)}" + (f" {min(1, done / total):.0%}" if total else ""))
+            report.show_stage(f"unpacking {_shorten(name)}" + (f" {min(1, done / total):.0%}" if total else ""))
             return
         if name not in bars:
             fetching.close()
-            bars[name] = fetching.enter_context(report.bar(_shorten(name), unit="bytes", total=total))
+            bars[name] = fetching.enter_context(report.show_bar(_shorten(name), unit="bytes", total=total))
         bars[name](done, total)
 
     source = open_source(config, SourceContext(workspace.downloads_dir, config.force, on_transfer))

@@ -157,7 +157,7 @@ def _write(workspace: Workspace, subset: "pd.DataFrame", report: BalanceReport) 
 
 def _missing_class_error(data: str, available: PatchCounts, dropped: DroppedPatches) -> HistoError:
     """Return the error for a data set that has no patches of one of the classes."""
-    reasons = ", ".join(f"{reason} ({count:,})" for reason, count in dropped.by_reason().items())
+    reasons = ", ".join(f"{reason} ({count:,})" for reason, count in dropped.list_reasons().items())
     classes = {"normal": available.negative, "tumour": available.positive}
     hint = f"pack {' and '.join(name for name, count in classes.items() if not count)} patches too: histo download"
     if dropped.unlabelled:
@@ -199,7 +199,7 @@ def _keeps_own_splits(workspace: Workspace, config: BalanceConfig, data: str, ma
 
 def choose_dataset(workspace: Workspace) -> str:
     """Return the name of the only data set; if there are none or several, return "kaggle"."""
-    names = workspace.dataset_names()
+    names = workspace.list_datasets()
     return names[0] if len(names) == 1 else "kaggle"
 
 
@@ -212,13 +212,13 @@ def _check_options(workspace: Workspace, config: BalanceConfig) -> None:
     config.check()
     check_name(config.name, "subset")
     is_taken = workspace.manifest_path(config.name).is_file() and not is_subset(workspace.manifest_path(config.name))
-    if config.name in workspace.dataset_names() or (is_taken and config.name != SUBSET):
+    if config.name in workspace.list_datasets() or (is_taken and config.name != SUBSET):
         raise UsageError(f"--name {config.name} is the name of a data set", "give the subset another name")
 
 
 def _read_manifest(workspace: Workspace, data: str) -> "pd.DataFrame":
     """Return the manifest of the data set, with the two columns that only a subset has."""
-    known = workspace.dataset_names()
+    known = workspace.list_datasets()
     if data not in known:
         raise HistoError(
             f"there is no data set {data!r}",

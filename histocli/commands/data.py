@@ -66,8 +66,8 @@ class _Origin:
 def list_data(workspace: Workspace) -> Inventory:
     """Return the packed data sets and the balanced subsets, by name."""
     return Inventory(
-        [_summarise_dataset(workspace, name) for name in workspace.dataset_names()],
-        [_summarise_subset(workspace, name) for name in workspace.subset_names()],
+        [_summarise_dataset(workspace, name) for name in workspace.list_datasets()],
+        [_summarise_subset(workspace, name) for name in workspace.list_subsets()],
     )
 
 

@@ -71,7 +71,7 @@ def evaluate(
         listener.on_note(member.checkpoint.describe())
     listener.on_note(predictor.reason)
     if is_on_disk:
-        if config.data in (*workspace.dataset_names(), *workspace.subset_names()):
+        if config.data in (*workspace.list_datasets(), *workspace.list_subsets()):
             listener.on_warning(
                 f"--data {config.data} is the path {Path(config.data or '').absolute()}, although the workspace has "
                 "data of this name too; to measure that, run the command in another folder"
@@ -85,7 +85,7 @@ def evaluate(
 def _load_predictor(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor, float]:
     """Load the checkpoints, and return their predictor and threshold."""
     predictor = load_from_config(workspace, config)
-    return predictor, predictor.threshold(config.threshold)
+    return predictor, predictor.find_threshold(config.threshold)
 
 
 def _measure_and_write(
@@ -289,7 +289,7 @@ def _check_options(workspace: Workspace, config: EvalConfig, is_on_disk: bool) -
     SlidePattern.parse(config.slide_pattern, has_table=bool(config.slides or config.slide_column))
     manifests = {path.stem for path in workspace.manifests_dir.glob("*.csv")}
     if config.data is not None and not is_on_disk and config.data not in manifests:
-        known = ", ".join(workspace.dataset_names()) or "none"
+        known = ", ".join(workspace.list_datasets()) or "none"
         raise HistoError(f"there is no file, folder or data set {config.data!r}", f"data sets: {known}")
     for name in ("labels", *FOLDER_OPTIONS):
         if getattr(config, name) and not is_on_disk:

@@ -119,9 +119,9 @@ def _compare(actual: Floats, expected: Floats) -> float:
 
 def _sample_patches(workspace: Workspace) -> tuple[str, Pixels]:
     """Return a description and patches to compare on: of the first packed data set, else synthetic ones."""
-    for name in workspace.dataset_names():
+    for name in workspace.list_datasets():
         store = open_store(workspace.patches_path(name))
         if len(store):
             rows = np.unique(np.linspace(0, len(store) - 1, N_CHECKED).astype(int))
             return f"patches of {name}", np.ascontiguousarray(store[rows])
-    return "synthetic patches", np.stack([patch.load() for patch in SyntheticSource(N_CHECKED, 0).patches()])
+    return "synthetic patches", np.stack([patch.load() for patch in SyntheticSource(N_CHECKED, 0).read_patches()])

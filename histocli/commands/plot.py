@@ -82,7 +82,7 @@ def choose_runs(workspace: Workspace, runs: Sequence[str], *, has_evaluations: b
 
     If evaluations are drawn, the newest may be a network without a run, such as the packaged one (`find_newest_name`).
     """
-    names = workspace.run_names()
+    names = workspace.list_runs()
     for run in runs:
         if not workspace.run_dir(run).is_dir() and not read_evaluations(workspace, run):
             raise HistoError(
@@ -100,7 +100,7 @@ def check_data(workspace: Workspace, data: Sequence[str], runs: Sequence[str]) -
         HistoError: one of them is not known.
     """
     evaluated = {report.data for run in runs for report in read_evaluations(workspace, run).values()} if data else set()
-    known = {*workspace.dataset_names(), *workspace.subset_names(), *evaluated}
+    known = {*workspace.list_datasets(), *workspace.list_subsets(), *evaluated}
     for name in data:
         if name not in known:
             raise HistoError(f"there is no data set {name!r}", f"choose from {', '.join(sorted(known))}")
@@ -152,7 +152,7 @@ def _find_evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> di
     """Return the evaluations of a run, or only those on the data sets `data`; raise `MissingInputError` if none is."""
     evaluations = read_evaluations(workspace, run, data)
     if not evaluations:
-        is_newest = run == (workspace.run_names() or [run])[-1]
+        is_newest = run == (workspace.list_runs() or [run])[-1]
         on = f" on {', '.join(data)}" if data else ""
         option = f" --data {data[0]}" if data else ""
         raise MissingInputError(
@@ -260,13 +260,13 @@ def _plan_balance(workspace: Workspace, run: str | None, data: Sequence[str]) ->
     """Return a plot of the run's subset, or of the subsets that `data` names or that are drawn from `data`."""
     from histocli.plots.style import COLUMN
 
-    reports = {path: read_balance_report(path) for path in workspace.balance_paths()}
+    reports = {path: read_balance_report(path) for path in workspace.list_balance_reports()}
     if data:
         reports = {path: report for path, report in reports.items() if {report.name, report.data} & set(data)}
     elif run is not None:
         reports = {path: report for path, report in reports.items() if _is_subset_of(workspace, run, path, report)}
     if not reports:
-        which = f"that {run} was trained on" if run and workspace.balance_paths() else "yet"
+        which = f"that {run} was trained on" if run and workspace.list_balance_reports() else "yet"
         which = f"of {', '.join(data)}" if data else which
         raise MissingInputError(
             f"there is no balanced subset {which}", "histo balance draws one; --data NAME chooses it"

@@ -84,7 +84,7 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
     pictures = draw_maps(pixels, explain([member.network for member in predictor.networks], pixels))
     run = "+".join(member.checkpoint.run for member in predictor.members)
     group = Group(format_count(len(ids), "patch"), pixels, make_captions(ids, probs), pictures)
-    key_line = f"under each patch: its probability of tumour (threshold {predictor.threshold():.3g}) and its id"
+    key_line = f"under each patch: its probability of tumour (threshold {predictor.find_threshold():.3g}) and its id"
     stem = _make_stem(run, ids, pixels, [member.sha256 for member in predictor.members])
     return [plan_sheet(stem, [group], f"Explanations: {run}", key_line, KEY)]
 
@@ -121,7 +121,7 @@ def _read_ids(workspace: Workspace, ids: Sequence[str], data: Sequence[str]) -> 
     """
     ids = list(dict.fromkeys(ids))
     _check_count(len(ids))
-    names = [name for name in workspace.dataset_names() if not data or name in data]
+    names = [name for name in workspace.list_datasets() if not data or name in data]
     places: dict[str, list[tuple[str, int]]] = {key: [] for key in ids}
     for name in names:
         for row, key in enumerate(read_manifest(workspace.manifest_path(name), ("id",))["id"]):

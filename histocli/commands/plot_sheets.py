@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def plan_samples(workspace: Workspace, run: str | None, data: Sequence[str]) -> list[Plot]:
     """Return a sheet of samples of the run's data set, or of those that `data` names."""
-    names = [name for name in workspace.dataset_names() if not data or name in data]
+    names = [name for name in workspace.list_datasets() if not data or name in data]
     if not data and run is not None:
         config = workspace.run_dir(run) / "config.json"
         own = read_run(config.parent).data if config.is_file() else ""

@@ -97,22 +97,22 @@ def _write_parts(job: Job, fingerprint: str, ranks: Ranks) -> Prediction:
 
     A part consists of whole chunks. The chunks, and so the scores, are the same for any number of processes.
     """
-    total, size = job.inputs.total, job.size
+    total, size = job.inputs.total, job.chunk_size
     assert total is not None
     ranks.check_equal(fingerprint, "inputs, checkpoints or devices")
     parts = Parts(job.out, fingerprint, math.ceil(total / size), ranks)
-    before = total - parts.unfinished_size(total, size)
+    before = total - parts.count_unfinished(total, size)
     resumed = f"; {before:,} of {total:,} patches were scored before" if before else ""
     job.listener.on_note(job.predictor.reason + resumed)
-    job.listener.on_total(parts.share_size(total, size))
+    job.listener.on_total(parts.count_share(total, size))
     if ranks.size == 1:
         for number in sorted(set(range(parts.count)) - set(parts.unfinished)):
             _report_unreadable(Counts.from_part(parts.read_counts(number)), job.listener)
-    patches = parts.share(job.inputs.patches, size)
+    patches = parts.select_share(job.inputs.patches, size)
     try:
         with closing(job.score(patches, is_reporting=ranks.size == 1)) as chunks:
             for number in parts.assigned:
-                _write_part(job, parts, number, islice(chunks, parts.chunks))
+                _write_part(job, parts, number, islice(chunks, parts.chunks_per_part))
     except BaseException as error:
         if ranks.size == 1:
             parts.remove_if_empty()
@@ -128,7 +128,7 @@ def _write_part(job: Job, parts: Parts, number: int, chunks: Iterator[ScoredChun
     """Score and write the chunks of one part."""
     counts = Counts()
     with (
-        parts.write(number, lambda: asdict(counts)) as path,
+        parts.write_part(number, lambda: asdict(counts)) as path,
         open_part(
             path, job.config.output_format, job.column_types, escape_formulas=job.config.escape_formulas
         ) as writer,
@@ -147,7 +147,7 @@ def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction
         if job.done and job.done.ids:
             writer.append(parts.target)
         for number in range(parts.count):
-            writer.append(parts.path(number))
+            writer.append(parts.find_path(number))
             counts.add(Counts.from_part(parts.read_counts(number)))
     parts.remove()
     if job.done is not None:
@@ -172,7 +172,7 @@ def _compute_fingerprint(workspace: Workspace, job: Job) -> str:
         "inputs": hash_inputs(job.inputs, job.config.inputs, workspace, job.lines),
         "total": job.inputs.total,
         "done": job.done.digest if job.done else None,
-        "size": job.size,
+        "size": job.chunk_size,
         "checkpoints": [member.sha256 for member in job.predictor.members],
         "compute": job.predictor.kind,
         **{name: getattr(job.config, name) for name in options},

@@ -106,7 +106,7 @@ class Job(NamedTuple):
     flagger: Flagger | None
     inputs: Inputs
     lines: list[bytes] | None  # the paths that were read from stdin
-    size: int  # number of patches in a chunk
+    chunk_size: int
     pool: DecodingProcesses | None
     done: Done | None  # the patches that the file has already
     listener: CommandListener
@@ -133,7 +133,7 @@ class Job(NamedTuple):
         """
         seen = set()
         listener = _ScoringListener(self.listener, self.config.errors, is_reporting)
-        with closing(self.predictor.predict_patches(patches, self.size, listener, self.pool)) as chunks:
+        with closing(self.predictor.predict_patches(patches, self.chunk_size, listener, self.pool)) as chunks:
             for chunk in chunks:
                 for what, remark in chunk.remarks.items():
                     if what not in seen:
@@ -148,7 +148,7 @@ class Job(NamedTuple):
         counts = Counts(len(chunk.patches), failures, remarks=chunk.remarks, likeness=likeness)
         if chunk.patches:
             table = make_table(self.config, ScoredRows(chunk, self.threshold, self.flagger))
-            writer.rows(table)
+            writer.write_rows(table)
             for flag in ";".join(filter(None, table.get("flags", []))).split(";"):
                 if flag:
                     counts.flagged[flag] = counts.flagged.get(flag, 0) + 1
@@ -231,7 +231,7 @@ def open_job(
         HistoError: an input, a checkpoint or the device cannot be used, or a file with results does not fit.
     """
     predictor = load_from_config(workspace, config)
-    threshold = predictor.threshold(config.threshold or STORED) if has_class(config) else None
+    threshold = predictor.find_threshold(config.threshold or STORED) if has_class(config) else None
     flagger = Flagger(workspace, [member.checkpoint for member in predictor.members]) if config.qc else None
     lines = None
     if STDIN in config.inputs and not is_streamed(config):  # to resume, all inputs must be known first
@@ -255,8 +255,8 @@ def open_job(
         done = read_done(config.out, config.output_format, list(list_column_types(config)), made_with)
         patches = select_new_patches(inputs.patches, done, config.out)
         inputs = inputs._replace(patches=patches, total=len(patches))
-    size = predictor.chunk_size(config.batch_size)
-    meter = predictor.likeness_meter(inputs.total)
+    size = predictor.choose_chunk_size(config.batch_size)
+    meter = predictor.make_likeness_meter(inputs.total)
     return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, done, listener, meter)
 
 

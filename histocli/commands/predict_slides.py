@@ -100,7 +100,7 @@ def predict_slides(
     for member in predictor.members:
         listener.on_note(member.checkpoint.describe())
     listener.on_note(predictor.reason)
-    threshold = predictor.threshold(config.threshold or STORED)
+    threshold = predictor.find_threshold(config.threshold or STORED)
     dependencies = _collect_dependencies(config, predictor, threshold)
     with ExitStack() as stack:
         ranks.on_rank0(lambda: stack.enter_context(hold(out / ".lock", str(out))))
@@ -143,7 +143,7 @@ def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> Slid
         mask = _find_mask(job.config, slide)
         plan = plan_slide(opened, mpp, job.config.step, mask, not job.config.no_mask, job.pool)
         total = int(plan.needed.sum())
-        chunk_size = job.predictor.chunk_size(job.config.batch_size)
+        chunk_size = job.predictor.choose_chunk_size(job.config.batch_size)
         listener.on_total(total)
         listener.on_progress(0)
         scores = score_squares(

@@ -69,7 +69,7 @@ class RemovedRuns(NamedTuple):
 
 def list_runs(workspace: Workspace, sort: RunSort = RunSort.TIME) -> list[RunSummary]:
     """Return all runs: the newest first, or that with the highest validation AUC, or by name."""
-    runs = [_summarise(workspace, run) for run in reversed(workspace.run_names())]
+    runs = [_summarise(workspace, run) for run in reversed(workspace.list_runs())]
     if sort is RunSort.AUC:
         return sorted(runs, key=lambda run: -1.0 if run.val_auc is None else run.val_auc, reverse=True)
     return sorted(runs, key=lambda run: run.run) if sort is RunSort.NAME else runs

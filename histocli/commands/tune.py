@@ -78,7 +78,7 @@ def tune(
     with catch_signals() as stop, compute_settings():
         study = open_study(workspace, config, given)
         path = workspace.metrics_dir / f"{config.name}-study.json"
-        listener.on_study(study, study.trials())
+        listener.on_study(study, study.list_trials())
         while config.hours is None or time.monotonic() - start < config.hours * 3600:
             with study.claim() as trial:
                 if trial is None:
@@ -95,7 +95,7 @@ def write_report(study: Study, path: Path) -> TuneReport:
     """Write and return the report on a study."""
     config = study.config
     with study.workspace.lock():  # so that no older report replaces a newer one
-        trials = study.trials()
+        trials = study.list_trials()
         finished = [trial for trial in trials if trial.state == FINISHED]
         best = max(finished, key=lambda trial: trial.mean or 0, default=None)
         report = TuneReport(
@@ -108,7 +108,7 @@ def write_report(study: Study, path: Path) -> TuneReport:
             trials=trials,
             best=best.number if best else None,
             above_defaults=compare_trials(best, trials[0]) if best else None,
-            importance=study.importance(),
+            importance=study.compute_importance(),
             command=format_train_command(make_trial_config(make_base_config(config), best.parameters)) if best else "",
         )
         write_tune(path, report)

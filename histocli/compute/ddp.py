@@ -139,12 +139,12 @@ class ProcessGroup(Ranks):
         self._pending.append(_start_max_all_reduce(values))
         while len(self._pending) > 1:
             self._pending.popleft()[0].wait()
-        return self._oldest_result()
+        return self._take_oldest_result()
 
     def all_max_async(self, *values: int) -> tuple[int, ...]:
         """Return the result for the values of `_DELAY` calls ago, or zeros before that: the same on every process."""
         self._pending.append(_start_max_all_reduce(values))
-        return self._oldest_result() if len(self._pending) > _DELAY else (0,) * len(values)
+        return self._take_oldest_result() if len(self._pending) > _DELAY else (0,) * len(values)
 
     def all_mean(self, values: "Tensor") -> "Tensor":
         """Return the mean over the processes of a floating-point tensor."""
@@ -168,7 +168,7 @@ class ProcessGroup(Ranks):
     def finish(self) -> None:
         """Wait for all exchanges that are still running; no more may follow."""
         while self._pending:
-            self._oldest_result()
+            self._take_oldest_result()
         self.is_finished = True
 
     def _stop(self, error: BaseException) -> NoReturn:
@@ -176,7 +176,7 @@ class ProcessGroup(Ranks):
         self.finish()
         raise error
 
-    def _oldest_result(self) -> tuple[int, ...]:
+    def _take_oldest_result(self) -> tuple[int, ...]:
         """Wait for the oldest reduction that was started, and return its result."""
         work, values = self._pending.popleft()
         work.wait()

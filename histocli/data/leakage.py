@@ -37,7 +37,7 @@ class _Shared(NamedTuple):
 
 def list_audited_names(workspace: Workspace, data: str) -> list[str]:
     """Return the names of the data sets that an audit compares: `data` first, then the others that have a manifest."""
-    others = [name for name in workspace.dataset_names() if name != data and workspace.manifest_path(name).is_file()]
+    others = [name for name in workspace.list_datasets() if name != data and workspace.manifest_path(name).is_file()]
     return [data, *others]
 
 

@@ -84,7 +84,7 @@ def _save(path: Path, pairs: Array) -> None:
 def _iterate_needed_paths(workspace: Workspace, data: str) -> Iterator[Path]:
     """Yield the paths of the overlaps of `data` within itself and with every other packed data set."""
     yield _path(workspace, data)
-    for other in workspace.dataset_names():
+    for other in workspace.list_datasets():
         if other != data and read_json(workspace.dataset_path(other)).get("sha256"):
             yield _path(workspace, data, other)
 

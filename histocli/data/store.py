@@ -165,7 +165,7 @@ class _Packer:
         if self.count == 0:
             raise HistoError(f"no patch could be read from {self.source.report.origin}", "check what it contains")
         _write_header(self.array, self.count)
-        self.source.report.counts.update(self.remarks.counts())
+        self.source.report.counts.update(self.remarks.count_images())
         counts = (self.count, self.duplicates, self.mismatches, self.unreadable)
         return PackResult(*counts, self.labels, self.pixels.hexdigest(), self.ids.hexdigest())
 
@@ -173,10 +173,10 @@ class _Packer:
 def _sample_patches(source: Source, n: int | None, seed: int) -> Iterator[Patch]:
     """Yield all patches of the source, or `n` of them chosen at random, in its order."""
     if n is None or source.total is None or n >= source.total:
-        return source.patches()
+        return source.read_patches()
     is_chosen = np.zeros(source.total, bool)
     is_chosen[np.random.default_rng(seed).choice(source.total, n, replace=False)] = True
-    return compress(source.patches(), is_chosen)
+    return compress(source.read_patches(), is_chosen)
 
 
 def _hash_chunk(patches: list[Patch]) -> _HashedChunk:

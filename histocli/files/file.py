@@ -156,7 +156,7 @@ class DiskReader:
         """Read the file."""
         return _read_regular(f"{self.folder}/{self.name}")
 
-    def head(self, size: int) -> bytes:
+    def read_head(self, size: int) -> bytes:
         """Read the first bytes."""
         with Path(self.folder, self.name).open("rb") as file:
             return file.read(size)

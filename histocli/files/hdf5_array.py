@@ -74,7 +74,7 @@ class Hdf5Array:
         with convert_damage_errors(self.path, self.hint, f" in row {row}"):
             return np.asarray(self._read(row, row + 1)[0])
 
-    def blocks(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    def read_blocks(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Yield blocks of rows: the number of the first row, and the rows.
 
         Raises:

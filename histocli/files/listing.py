@@ -78,4 +78,4 @@ def _walk(folder: str) -> Iterator[str]:
 def _is_workspace(folder: str) -> bool:
     """Return whether a folder is a workspace of `histo` with a data set."""
     workspace = Workspace(Path(folder))
-    return workspace.manifests_dir.is_dir() and bool(workspace.dataset_names())
+    return workspace.manifests_dir.is_dir() and bool(workspace.list_datasets())

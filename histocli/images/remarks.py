@@ -23,6 +23,6 @@ class Remarks(dict[str, Remark]):
         for what, (count, example) in others.items():
             self.add(what, example, count)
 
-    def counts(self) -> dict[str, int]:
+    def count_images(self) -> dict[str, int]:
         """Return the number of images for each kind of change or guess."""
         return {what: remark.images for what, remark in self.items()}

@@ -34,9 +34,11 @@ def read_tiff(page: Page) -> tuple[Values, tuple[str, ...]]:
     Raises:
         ImageError: the image is damaged, transparent, or of a kind that cannot be decoded right.
     """
-    if page.next and page.value(tiff_tags.SUBFILE_TYPE, 0) & 1:
+    if page.next and page.read_value(tiff_tags.SUBFILE_TYPE, 0) & 1:
         raise ImageError("its first page is a reduced version of another page", "save the whole image as its only page")
-    is_grey = page.value(tiff_tags.SAMPLES_PER_PIXEL, 1) < 3 and page.value(tiff_tags.PHOTOMETRIC, RGB) != PALETTE
+    is_grey = (
+        page.read_value(tiff_tags.SAMPLES_PER_PIXEL, 1) < 3 and page.read_value(tiff_tags.PHOTOMETRIC, RGB) != PALETTE
+    )
     if not page.next:
         if is_grey and (hidden := _IMAGES.search(page.description)) and int(hidden[1]) > 1:
             raise _stack_error(int(hidden[1]))  # ImageJ writes large stacks without a page for each image
@@ -81,12 +83,12 @@ def _read_page(page: Page) -> Values:
         if layout.is_planar and layout.sample_format == 3:  # OpenCV leaves some of the pixels unset
             raise ImageError("it has fractions in separate planes with a predictor", "save it without a predictor")
         return _read_by_opencv(page)
-    return _turn_upright(_convert_to_rgb(layout, layout.assemble(segments)), page.value(tiff_tags.ORIENTATION, 1))
+    return _turn_upright(_convert_to_rgb(layout, layout.assemble(segments)), page.read_value(tiff_tags.ORIENTATION, 1))
 
 
 def _check_jpeg_segments(layout: Layout) -> None:
     """Check each JPEG in a TIFF as a JPEG file: its markers up to the end, and that it can be decoded at its size."""
-    tables = bytes(layout.page.values(tiff_tags.JPEG_TABLES))
+    tables = bytes(layout.page.read_values(tiff_tags.JPEG_TABLES))
     start = tables[:-2] if tables.endswith(b"\xff\xd9") else b"\xff\xd8"
     for at, length in layout.find_segments():
         stream = start + layout.page.data[at : at + length].removeprefix(b"\xff\xd8")
@@ -142,17 +144,21 @@ def _read_by_tifffile(page: Page, layout: Layout) -> Values:
         layout.photometric = RGB
     if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE):
         raise ImageError(f"the image has the colour space {layout.photometric}", "save it in RGB")
-    return _turn_upright(_convert_to_rgb(layout, image), page.value(tiff_tags.ORIENTATION, 1))
+    return _turn_upright(_convert_to_rgb(layout, image), page.read_value(tiff_tags.ORIENTATION, 1))
 
 
 def _convert_to_rgb(layout: Layout, image: Values) -> Values:
     """Return the samples (H,W,S) of a page as RGB (H,W,3); an alpha channel must be opaque."""
     colours = 3 if layout.photometric == RGB else 1
-    if layout.photometric == BLACK_IS_ZERO and image.shape[2] == 3 and not layout.page.values(tiff_tags.EXTRA_SAMPLES):
+    if (
+        layout.photometric == BLACK_IS_ZERO
+        and image.shape[2] == 3
+        and not layout.page.read_values(tiff_tags.EXTRA_SAMPLES)
+    ):
         colours = 3  # three grey samples are red, green and blue in files of some microscopes
     if image.shape[2] < colours:
         raise ImageError(f"the image is in RGB, but has {image.shape[2]} samples")
-    for i, meaning in enumerate(layout.page.values(tiff_tags.EXTRA_SAMPLES), colours):
+    for i, meaning in enumerate(layout.page.read_values(tiff_tags.EXTRA_SAMPLES), colours):
         if meaning in _ALPHA and i < image.shape[2] and image[..., i].min() < _find_white(image.dtype):
             raise ImageError("it is a TIFF with transparent pixels", "save it without its alpha channel")
     if colours == 1 and image.shape[2] > 2 and layout.photometric != PALETTE:
@@ -176,8 +182,8 @@ def _find_white(dtype: "np.dtype[Any]") -> Any:
 
 def _look_up(page: Page, image: Values) -> Values:
     """Replace the numbers of a palette image by their colours."""
-    colours = np.array(page.values(tiff_tags.COLOUR_MAP), np.uint16)
-    if len(colours) != 3 << page.value(tiff_tags.BITS_PER_SAMPLE, 8) or image.dtype.kind != "u":
+    colours = np.array(page.read_values(tiff_tags.COLOUR_MAP), np.uint16)
+    if len(colours) != 3 << page.read_value(tiff_tags.BITS_PER_SAMPLE, 8) or image.dtype.kind != "u":
         raise ImageError("the image is damaged: its palette is incomplete")
     table = colours.reshape(3, -1).T
     return (table >> 8 if table.max() > 255 else table).astype(np.uint8)[image]

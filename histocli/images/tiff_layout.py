@@ -24,21 +24,24 @@ class Layout:
 
     def __init__(self, page: Page) -> None:
         self.page, (self.width, self.height) = page, page.size
-        self.compression = page.value(tiff_tags.COMPRESSION, 1)
-        self.samples = page.value(tiff_tags.SAMPLES_PER_PIXEL, 1)
-        self.is_planar = page.value(tiff_tags.PLANAR_CONFIGURATION, 1) == 2
-        bits = page.values(tiff_tags.BITS_PER_SAMPLE) or (1,)
-        self.bits, self.photometric = bits[0], page.value(tiff_tags.PHOTOMETRIC, RGB)
-        self.sample_format, self.predictor = page.value(tiff_tags.SAMPLE_FORMAT, 1), page.value(tiff_tags.PREDICTOR, 1)
+        self.compression = page.read_value(tiff_tags.COMPRESSION, 1)
+        self.samples = page.read_value(tiff_tags.SAMPLES_PER_PIXEL, 1)
+        self.is_planar = page.read_value(tiff_tags.PLANAR_CONFIGURATION, 1) == 2
+        bits = page.read_values(tiff_tags.BITS_PER_SAMPLE) or (1,)
+        self.bits, self.photometric = bits[0], page.read_value(tiff_tags.PHOTOMETRIC, RGB)
+        self.sample_format, self.predictor = (
+            page.read_value(tiff_tags.SAMPLE_FORMAT, 1),
+            page.read_value(tiff_tags.PREDICTOR, 1),
+        )
         if not 0 < self.samples <= _MAX_SAMPLES or set(bits) != {self.bits} or not 0 < self.bits <= 64:
             raise ImageError(f"the image has {self.samples} samples of {', '.join(map(str, bits[:4]))} bits")
         self.is_tiled = tiff_tags.TILE_WIDTH in page.tags
         if self.is_tiled:
-            self.segment_width = page.value(tiff_tags.TILE_WIDTH, 0)
-            self.segment_height = page.value(tiff_tags.TILE_HEIGHT, 0)
+            self.segment_width = page.read_value(tiff_tags.TILE_WIDTH, 0)
+            self.segment_height = page.read_value(tiff_tags.TILE_HEIGHT, 0)
         else:
             self.segment_width = self.width
-            self.segment_height = min(page.value(tiff_tags.ROWS_PER_STRIP, self.height), self.height)
+            self.segment_height = min(page.read_value(tiff_tags.ROWS_PER_STRIP, self.height), self.height)
         check_pixels(self.segment_width, self.segment_height)
         self.segments_across = -(-self.width // self.segment_width)
         self.segments_down = -(-self.height // self.segment_height)
@@ -52,7 +55,12 @@ class Layout:
         """Whether `assemble` can decode these pixels, without OpenCV."""
         is_known = self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE)
         is_plain = self.predictor == 1 or (self.predictor == 2 and self.sample_format in (1, 2))
-        return is_known and is_plain and self.bits in (8, 16, 32, 64) and self.page.value(tiff_tags.FILL_ORDER, 1) == 1
+        return (
+            is_known
+            and is_plain
+            and self.bits in (8, 16, 32, 64)
+            and self.page.read_value(tiff_tags.FILL_ORDER, 1) == 1
+        )
 
     @property
     def dtype(self) -> "np.dtype[Any]":
@@ -65,10 +73,10 @@ class Layout:
     def _row_bytes(self) -> int:
         return (self.segment_width * self.samples_in_segment * self.bits + 7) // 8
 
-    def segment_bytes(self, rows: int) -> int:
+    def compute_segment_size(self, rows: int) -> int:
         """Return how many bytes `rows` rows of a segment have when they are unpacked."""
         if self.photometric == YCBCR and not self.is_planar and self.compression != JPEG:
-            across, down = (self.page.values(tiff_tags.YCBCR_SUBSAMPLING) or (2, 2))[:2]
+            across, down = (self.page.read_values(tiff_tags.YCBCR_SUBSAMPLING) or (2, 2))[:2]
             blocks = -(-self.segment_width // max(1, across)) * -(-rows // max(1, down))
             return blocks * (across * down + 2) * self.bits // 8
         return rows * self._row_bytes()
@@ -84,9 +92,11 @@ class Layout:
             rows = self.segment_height
             if not self.is_tiled:
                 rows = min(rows, self.height - i % self.segments_down * rows)
-            wanted = self.segment_bytes(rows)
+            wanted = self.compute_segment_size(rows)
             packed = self.page.data[at : at + (length or wanted)]
-            largest = self.segment_bytes(self.segment_height)  # some programs write the last strip in full height
+            largest = self.compute_segment_size(
+                self.segment_height
+            )  # some programs write the last strip in full height
             segments.append(unpack(packed, wanted, largest))
         return segments
 
@@ -97,7 +107,7 @@ class Layout:
             if self.is_tiled
             else (tiff_tags.STRIP_OFFSETS, tiff_tags.STRIP_BYTES)
         )
-        offsets, counts = (self.page.values(tag) for tag in tags)
+        offsets, counts = (self.page.read_values(tag) for tag in tags)
         wanted = self.segments_across * self.segments_down * self.planes
         if not counts and self.compression == NONE:
             counts = (0,) * len(offsets)

@@ -46,7 +46,7 @@ class Page:
         if len(self.tags) < len(entries) and len(self.tags) < len(set(entries)):  # other programs may use the other one
             raise ImageError("the image is damaged: a tag has two values")
 
-    def values(self, tag: int) -> tuple[int, ...]:
+    def read_values(self, tag: int) -> tuple[int, ...]:
         """Return all values of a tag, () if the page does not have it."""
         if tag not in self.tags:
             return ()
@@ -63,20 +63,20 @@ class Page:
         except (error, OverflowError):
             raise ImageError(f"the image is truncated: its tag {tag} lies outside the file") from None
 
-    def value(self, tag: int, default: int) -> int:
+    def read_value(self, tag: int, default: int) -> int:
         """Return the first value of a tag, or `default` if the page does not have the tag."""
-        values = self.values(tag)
+        values = self.read_values(tag)
         return values[0] if values else default
 
     @cached_property
     def size(self) -> Size:
         """The width and height in pixels."""
-        return Size(self.value(tiff_tags.WIDTH, 0), self.value(tiff_tags.HEIGHT, 0))
+        return Size(self.read_value(tiff_tags.WIDTH, 0), self.read_value(tiff_tags.HEIGHT, 0))
 
     @cached_property
     def mpp(self) -> float | None:
         """The micrometres per pixel that the page's tags say; None if they say none that a microscope has."""
-        unit = {2: 25_400.0, 3: 10_000.0}.get(self.value(296, 2))
+        unit = {2: 25_400.0, 3: 10_000.0}.get(self.read_value(296, 2))
         if unit is None and _IMAGEJ_MICRONS.search(self.description):
             unit = 1.0
         i, (_, kind, count, place) = self.tags.get(282, (0, (0, 0, 0, 0)))
@@ -94,7 +94,7 @@ class Page:
     @cached_property
     def description(self) -> str:
         """The ImageDescription, in which ImageJ and OME say what the pages are."""
-        return bytes(self.values(tiff_tags.DESCRIPTION)).rstrip(b"\0").decode("utf-8", "replace")
+        return bytes(self.read_values(tiff_tags.DESCRIPTION)).rstrip(b"\0").decode("utf-8", "replace")
 
 
 _STRUCTS = {
@@ -135,7 +135,7 @@ def count_levels(page: Page) -> int:
     if not page.next and tiff_tags.SUB_IFDS not in page.tags:
         return 1
     ratio = page.size.width / max(1, page.size.height)
-    others = [Page(page.data, at) for at in page.values(tiff_tags.SUB_IFDS)[:_MAX_PAGES] if at]
+    others = [Page(page.data, at) for at in page.read_values(tiff_tags.SUB_IFDS)[:_MAX_PAGES] if at]
     smaller = [
         other.size
         for other in [*others, *read_following_pages(page)]

@@ -54,7 +54,7 @@ def read_array_patches(array: "np.memmap | Hdf5Array", path: Path, how: Preparat
     """
     state = find_state(path)
     how = replace(how, ranges=_infer_array_ranges(array, path))
-    blocks = array.blocks() if isinstance(array, Hdf5Array) else _iterate_slices(array, path, state)
+    blocks = array.read_blocks() if isinstance(array, Hdf5Array) else _iterate_slices(array, path, state)
     return (
         Patch(str(row), ImageArray(f"{path}, row {row}", image, how), path=f"{path}[{row}]")
         for start, block in blocks

@@ -78,12 +78,12 @@ class CheckpointPredictor(Predictor):
         """The kind of device, number format and engines: the last bits of a score depend on these."""
         return [self.compute.device.type, str(self.compute.precision), *(member.engine for member in self.members)]
 
-    def likeness_meter(self, total: int | None) -> LikenessMeter:
+    def make_likeness_meter(self, total: int | None) -> LikenessMeter:
         """Return a meter that compares the `total` patches to score with those that the networks were trained on."""
         known = [member.checkpoint.appearance for member in self.members if member.checkpoint.appearance]
         return LikenessMeter([Reference(**appearance) for appearance in known], total)
 
-    def threshold(self, rule: str = STORED) -> float:
+    def find_threshold(self, rule: str = STORED) -> float:
         """Return the threshold for this predictor's probabilities.
 
         `rule` is a number, which is compared with the probabilities as they are written; `stored`, the threshold that

@@ -137,7 +137,7 @@ def _open_input(
 ) -> Inputs:
     """Open a single input."""
     path = Path(name)
-    if split and not is_path(name) and name in workspace.dataset_names():  # even if there is a path of this name
+    if split and not is_path(name) and name in workspace.list_datasets():  # even if there is a path of this name
         return _open_dataset(workspace, name, split, how)
     if split and (name == STDIN or os.path.exists(path)):  # noqa: PTH110 - as below
         raise UsageError(
@@ -147,9 +147,9 @@ def _open_input(
         total, source = (None, read_stdin_lines()) if lines is None else (len(lines), lines)
         return Inputs(total, _read_paths(source, how, ids or IdKind.PATH), {})
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
-        if name in workspace.dataset_names():
+        if name in workspace.list_datasets():
             return _open_dataset(workspace, name, split, how)
-        known = ", ".join(workspace.dataset_names()) or "none"
+        known = ", ".join(workspace.list_datasets()) or "none"
         raise HistoError(f"there is no file, folder or data set {name!r}", f"data sets: {known}")
     if path.is_file() and is_array(path):
         array = open_array(path)

@@ -130,7 +130,7 @@ def _score_subset(
 def _measure_likeness(predictor: CheckpointPredictor, subset: Subset) -> Likeness:
     """Compare a sample of packed patches with the training patches; only the sample is read."""
     rows = subset.rows[:: choose_stride(len(subset.rows))]
-    return predictor.likeness_meter(len(rows)).measure(np.asarray(subset.store[rows]))
+    return predictor.make_likeness_meter(len(rows)).measure(np.asarray(subset.store[rows]))
 
 
 def _add_overlap_groups(workspace: Workspace, subset: Subset, table: "pd.DataFrame") -> None:
@@ -160,7 +160,7 @@ def _require_training_manifest(workspace: Workspace, checkpoints: list[Checkpoin
     if path := find_training_manifest(workspace, checkpoints, manifests):
         return path
     if first.run == packaged.NAME:
-        no_run = "" if workspace.run_names() else "there is no run in this workspace, and "
+        no_run = "" if workspace.list_runs() else "there is no run in this workspace, and "
         raise HistoError(
             f"{no_run}the patches that {packaged.NAME} was trained with do not come with histo",
             f"histo train makes a run; histo eval --data NAME or --data FOLDER evaluates {packaged.NAME}",
@@ -200,10 +200,10 @@ def score_folder(
         for note in source.report.notes:
             listener.on_note(note)
     labelled = _iterate_labelled(source, split)
-    size = predictor.chunk_size(config.batch_size)
+    size = predictor.choose_chunk_size(config.batch_size)
     share = (patch for i, patch in enumerate(labelled) if i // size % ranks.size == ranks.rank)
     listener.on_total(None if source.total is None else math.ceil(source.total / ranks.size))
-    meter = predictor.likeness_meter(source.total)
+    meter = predictor.make_likeness_meter(source.total)
     with closing(predictor.predict_patches(share, size, listener)) as chunks:
         scored = [_make_folder_chunk(chunk, meter.measure(chunk.pixels)) for chunk in chunks]
     # The processes take the chunks in turns, so this is the order of the files.
@@ -223,7 +223,7 @@ def score_folder(
         table=table,
         manifest_sha256=None,
         skipped={reason: count for reason, count in counts.items() if count},
-        changed=remarks.counts(),
+        changed=remarks.count_images(),
         packed=None,
         known=count_known(workspace, checkpoints, digests, ManifestCache()),
         likeness=sum((chunk.likeness for chunk in gathered), Likeness()),
@@ -232,7 +232,7 @@ def score_folder(
 
 def _iterate_labelled(source: FolderSource, split: SplitName) -> Iterator[Patch]:
     """Yield the patches of a split that have a label."""
-    for patch in source.patches():
+    for patch in source.read_patches():
         if patch.label is not None and (split is SplitName.ALL or patch.split == split.value):
             yield patch
 

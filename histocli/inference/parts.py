@@ -42,9 +42,9 @@ class Parts:
         self.target = target
         # The folder is hidden because the file may lie in a folder that is an input itself.
         self.folder = target.with_name(f".{shorten_name(target.name)}.{fingerprint[:16]}.parts")
-        chunks_per_part = min(_CHUNKS_PER_PART, math.ceil(chunks / _MIN_PARTS))
-        self.chunks = max(1, chunks_per_part, math.ceil(chunks / _MAX_PARTS))  # chunks in each part
-        self.count = math.ceil(chunks / self.chunks)
+        usual = min(_CHUNKS_PER_PART, math.ceil(chunks / _MIN_PARTS))
+        self.chunks_per_part = max(1, usual, math.ceil(chunks / _MAX_PARTS))
+        self.count = math.ceil(chunks / self.chunks_per_part)
         self.unfinished = ranks.on_rank0(self._prepare)
         self.assigned = self.unfinished[ranks.rank :: ranks.size]
 
@@ -59,7 +59,7 @@ class Parts:
         except OSError as error:
             raise make_write_error(self.target, error) from error
 
-    def path(self, number: int) -> Path:
+    def find_path(self, number: int) -> Path:
         """Return the path of a part."""
         return self.folder / f"{number:04}"
 
@@ -70,37 +70,39 @@ class Parts:
         """Return whether a part exists and is undamaged; after a power failure it may not be."""
         try:
             facts = read_json(self._facts_path(number))
-            return bool(facts["bytes"] == self.path(number).stat().st_size and facts["crc32"] == self._crc32(number))
+            return bool(
+                facts["bytes"] == self.find_path(number).stat().st_size and facts["crc32"] == self._crc32(number)
+            )
         except (HistoError, OSError, KeyError, TypeError):
             return False
 
     def _crc32(self, number: int) -> int:
         checksum = 0
-        with self.path(number).open("rb") as file:
+        with self.find_path(number).open("rb") as file:
             while block := file.read(_BLOCK):
                 checksum = zlib.crc32(block, checksum)
         return checksum
 
-    def share(self, items: Iterable[T], chunk_size: int) -> Iterator[T]:
+    def select_share(self, items: Iterable[T], chunk_size: int) -> Iterator[T]:
         """Yield the inputs that belong to the parts of this process."""
-        assigned, size = set(self.assigned), self.chunks * chunk_size
+        assigned, size = set(self.assigned), self.chunks_per_part * chunk_size
         return (item for i, item in enumerate(items) if i // size in assigned)
 
-    def share_size(self, total: int, chunk_size: int) -> int:
-        """Return how many of `total` inputs `share` yields."""
+    def count_share(self, total: int, chunk_size: int) -> int:
+        """Return how many of `total` inputs `select_share` yields."""
         return self._count_patches(self.assigned, total, chunk_size)
 
-    def unfinished_size(self, total: int, chunk_size: int) -> int:
+    def count_unfinished(self, total: int, chunk_size: int) -> int:
         """Return how many of `total` inputs belong to unfinished parts, of all processes."""
         return self._count_patches(self.unfinished, total, chunk_size)
 
     def _count_patches(self, numbers: list[int], total: int, chunk_size: int) -> int:
         """Return the number of patches in some parts; the last part may be shorter."""
-        size = self.chunks * chunk_size
+        size = self.chunks_per_part * chunk_size
         return sum(min(size, total - number * size) for number in numbers)
 
     @contextmanager
-    def write(self, number: int, counts: Callable[[], Json]) -> Iterator[Path]:
+    def write_part(self, number: int, counts: Callable[[], Json]) -> Iterator[Path]:
         """Yield the path to write a part to; at the end of the block, mark the part as finished.
 
         `counts` is called at the end of the block. `read_counts` returns its result later.
@@ -109,8 +111,8 @@ class Parts:
             HistoError: the part cannot be written.
         """
         try:
-            yield self.path(number)
-            facts = {"bytes": self.path(number).stat().st_size, "crc32": self._crc32(number), "counts": counts()}
+            yield self.find_path(number)
+            facts = {"bytes": self.find_path(number).stat().st_size, "crc32": self._crc32(number), "counts": counts()}
             temporary = self.folder / f"{number:04}.tmp"
             temporary.write_text(json.dumps(facts), encoding="utf-8")
             temporary.replace(self._facts_path(number))

@@ -171,7 +171,7 @@ class Predictor:
                 done += len(chunk.patches) + len(chunk.failures)
                 listener.on_progress(done)
 
-    def chunk_size(self, batch_size: int) -> int:
+    def choose_chunk_size(self, batch_size: int) -> int:
         """Return how many patches of a stream to score at a time: `batch_size` on a GPU, at most 64 on each core."""
         return batch_size if self.has_gpu else min(batch_size, PIECE)
 

@@ -21,7 +21,7 @@ Table = dict[str, list[Any]]
 class Writer(Protocol):
     """Writes rows of scores."""
 
-    def rows(self, table: Table) -> None:
+    def write_rows(self, table: Table) -> None:
         """Write the rows of some patches, given by column."""
 
     def append(self, path: Path) -> None:
@@ -103,7 +103,7 @@ class CsvWriter:
         self.stream = stream
         make_table_writer(stream, self.delimiter).writerow(kinds)
 
-    def rows(self, table: Table) -> None:
+    def write_rows(self, table: Table) -> None:
         """Write the rows of some patches, and flush them: another program may read them at the same time."""
         texts = [[self._format_value(value) for value in column] for column in table.values()]
         lines = StringIO()  # all rows in one write, because stdout checks for errors at each write
@@ -134,7 +134,7 @@ class JsonWriter:
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
 
-    def rows(self, table: Table) -> None:
+    def write_rows(self, table: Table) -> None:
         """Write the rows of some patches, and flush them."""
         self.stream.write("".join(json.dumps(row) + "\n" for row in _make_records(table)))
         self.stream.flush()
@@ -174,7 +174,7 @@ class ParquetWriter:
         self.schema, self.table = pa.schema([(name, types[kind]) for name, kind in kinds.items()]), pa.Table
         self.writer = pq.ParquetWriter(file, self.schema)
 
-    def rows(self, table: Table) -> None:
+    def write_rows(self, table: Table) -> None:
         """Write the rows of some patches as a row group."""
         self.writer.write_table(self.table.from_pylist(_make_records(table), schema=self.schema))
 

@@ -71,7 +71,7 @@ class LabelTables:
         """
         columns, result = self.options.columns, self.result
         table = read_patch_table(file)
-        labels = table.labels(columns.label, self.options.classes)
+        labels = table.read_labels(columns.label, self.options.classes)
         ids = self._choose_ids(table)
         check_ids(table, ids, [])
         matched = self._match(table, ids, "labels")
@@ -86,7 +86,7 @@ class LabelTables:
         label_of_text = dict(zip(table.columns[column], labels, strict=True))
         words = sorted(label_of_text.keys() - {"0", "1", "0.0", "1.0"})
         shown = f" ({', '.join(f'{text} = {label_of_text[text]}' for text in words)})" if words else ""
-        self._note(table, matched, f"labels from {table.place(column)}{shown}", ids)
+        self._note(table, matched, f"labels from {table.describe_place(column)}{shown}", ids)
         self._add_others(table, matched)
 
     def add_slide_table(self, file: File) -> None:
@@ -101,7 +101,7 @@ class LabelTables:
         check_ids(table, ids, table.columns[column], "slides")
         matched = self._match(table, ids, "slides")
         is_used = not self.result.slides or column == self._columns_used["slide"]
-        what = f"slides from {table.place(column)}" if is_used else f"{table.title} has slides too"
+        what = f"slides from {table.describe_place(column)}" if is_used else f"{table.title} has slides too"
         self._note(table, matched, what, ids)
         self._add_others(table, matched)
 
@@ -206,7 +206,7 @@ class LabelTables:
         """
         names = [] if self.options.columns.id else table.id_columns
         if len(names) < 2:
-            return table.ids(self.options.columns.id)
+            return table.read_ids(self.options.columns.id)
         rows = {name: self._match_ids(table, table.columns[name], should_guess=False).rows for name in names}
         chosen = max(names, key=lambda name: len(rows[name]))  # of equal ones, the first
         for name in names:
@@ -271,8 +271,8 @@ class LabelTables:
                 continue
             self._columns_used[role] = column
             self._add_values(table, matched, role, column, values)
-            if table.place(column) not in result.notes[-1]:
-                result.notes.append(f"{role}s from {table.place(column)}")
+            if table.describe_place(column) not in result.notes[-1]:
+                result.notes.append(f"{role}s from {table.describe_place(column)}")
             if role == "slide" and given is None and (coarser := table.find_coarser(column)):
                 result.notes.append(
                     f"several values of the column {column} have the same {coarser}: --slide-column {coarser} "
@@ -281,7 +281,7 @@ class LabelTables:
         split_column, notes = self.splits.add_table(table, matched.rows)
         result.notes += notes
         used = self.options.columns._replace(split=split_column)
-        if unused := table.unused_columns(used) + unused:  # such as `grade`, which the user may need
+        if unused := table.list_unused_columns(used) + unused:  # such as `grade`, which the user may need
             result.notes.append(f"columns of {table.title} that are not used: {format_examples(unused)}")
 
     def _add_values(self, table: PatchTable, matched: Matched, role: str, column: str, values: dict[str, str]) -> None:

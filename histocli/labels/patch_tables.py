@@ -63,7 +63,7 @@ class PatchTable:
         """The name of the file, as messages show it."""
         return self.made.origin if self.made else self.name
 
-    def place(self, column: str, row: int | None = None) -> str:
+    def describe_place(self, column: str, row: int | None = None) -> str:
         """Return where a column is, or its value in a row (from 0): file, line and column, or file, array and row."""
         if self.made is None:
             line = "" if row is None else f", line {self.lines[row]}"
@@ -134,7 +134,7 @@ class PatchTable:
             )
         return found
 
-    def ids(self, given: str | None = None) -> list[str]:
+    def read_ids(self, given: str | None = None) -> list[str]:
         """Return the ids of the patches.
 
         Raises:
@@ -146,7 +146,7 @@ class PatchTable:
             return [f"patch_patient_{p.zfill(3)}_node_{n}_x_{x}_y_{y}" for p, n, x, y in fields]
         return self.columns[self.require("id", given)]
 
-    def labels(self, given: str | None, classes: Mapping[str, int]) -> list[int]:
+    def read_labels(self, given: str | None, classes: Mapping[str, int]) -> list[int]:
         """Return the label of each row; words such as normal and tumor, or the names of `classes`, are understood.
 
         Raises:
@@ -163,14 +163,14 @@ class PatchTable:
             self._check_other_labels(column, labels)
         return labels
 
-    def unused_columns(self, given: ColumnNames) -> list[str]:
+    def list_unused_columns(self, given: ColumnNames) -> list[str]:
         """Return the names of the columns that are not id, label, slide, hospital or split."""
         named = {name.lower() for name in given if name}
         used = {self.find(role) for role in _NAMES_OF_ROLE if not getattr(given, role, None)}
         parts = _WILDS_COLUMNS if self.find("id") is None else ()
         return [name for name in self.columns if name not in used and name.lower() not in {*named, *parts}]
 
-    def roles(self, given: ColumnNames) -> set[str]:
+    def list_roles(self, given: ColumnNames) -> set[str]:
         """Return which of id, label, slide, hospital and split the table has as columns."""
         by_name = {_normalise(name) for name in self.columns}
         known = {role for role in _NAMES_OF_ROLE if self.find(role)} | (
@@ -202,7 +202,7 @@ class PatchTable:
                     n = sum(other.lower() in _MISSING_LABELS for other in texts)
                     what = "the row" if n == 1 else f"the {n:,} rows without a label"
                     hint = f"remove {what}: an image without a row has no label"
-                raise HistoError(f"{self.place(column, row)}: {text!r} is not 0 or 1", hint)
+                raise HistoError(f"{self.describe_place(column, row)}: {text!r} is not 0 or 1", hint)
         return [label for text in texts if (label := known[text]) is not None]
 
     def _check_other_labels(self, column: str, labels: Sequence[int]) -> None:

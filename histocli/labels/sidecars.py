@@ -65,7 +65,7 @@ def _read_json(file: File, image: str, classes: Mapping[str, int], found: Sideca
     column, splits = read_split_column(table, None)
     if splits and splits[0]:
         found.splits[image] = splits[0]
-    found.unused.update(set(table.unused_columns(ColumnNames(split=column))) - {key})
+    found.unused.update(set(table.list_unused_columns(ColumnNames(split=column))) - {key})
 
 
 def read_labels_in_names(names: Sequence[str]) -> dict[str, int]:

@@ -44,7 +44,7 @@ class SlidePattern:
                 f"--slide-pattern {text} is not a regular expression: {error}", r"for example '(patient_\d+)'"
             ) from error
 
-    def slides_of(self, names: Sequence[str]) -> dict[str, str]:
+    def find_slides(self, names: Sequence[str]) -> dict[str, str]:
         """Return the slide of each image whose path matches.
 
         Raises:

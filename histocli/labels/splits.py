@@ -59,7 +59,7 @@ def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None,
     for row, text in enumerate(texts):
         if text and not splits[text]:
             raise SplitError(
-                f"{table.place(column, row)}: {text!r} is not a split",
+                f"{table.describe_place(column, row)}: {text!r} is not a split",
                 f"the names of splits are {SPLIT_NAMES}: replace the other values. If the column is about something "
                 "else, rename it",
             )
@@ -155,7 +155,7 @@ class SplitFinder:
         for name, split in found.items():
             _set_split(self.splits, name, split, "the tables")
         counts = describe_splits(list(found.values()), len(rows))
-        return column, [f"splits from {table.place(column)}: {counts}"]
+        return column, [f"splits from {table.describe_place(column)}: {counts}"]
 
     def finish(self, others: Iterable[File]) -> list[str]:
         """Use the names of tables such as `train.csv` and `test.csv`, else lists with such names; return notes.

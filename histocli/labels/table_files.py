@@ -84,7 +84,7 @@ def peek_columns(file: File, given: ColumnNames) -> set[str]:
     first = lines[1] if lines[0].startswith("sep=") and len(lines) > 1 else lines[0]
     marks = r"[,;\t]" if re.search(r"[,;\t]", first) else " "
     names = [name.strip().strip('"') for name in re.split(marks, first)]
-    return PatchTable(file.name, {name: [] for name in names if name}, []).roles(given)
+    return PatchTable(file.name, {name: [] for name in names if name}, []).list_roles(given)
 
 
 def _unpack(file: File) -> bytes:
@@ -121,7 +121,7 @@ def read_labels(file: File) -> dict[str, int]:
             and column.
     """
     table = read_patch_table(file)
-    ids, labels = table.ids(), table.labels(None, {})
+    ids, labels = table.read_ids(), table.read_labels(None, {})
     check_ids(table, ids, [])
     return dict(zip(ids, labels, strict=True))
 
@@ -133,6 +133,6 @@ def read_slides(file: File) -> dict[str, str]:
         HistoError: a column is missing, or an id has two slides; the message names file, line and column.
     """
     table = read_patch_table(file)
-    ids, slides = table.ids(), table.columns[table.require("slide")]
+    ids, slides = table.read_ids(), table.columns[table.require("slide")]
     check_ids(table, ids, slides, "slides")
     return dict(zip(ids, slides, strict=True))

@@ -83,7 +83,7 @@ class Uncertainty:
     bootstrap: Resampling
     delong: AucError | None
 
-    def interval(self, name: str) -> Interval | None:
+    def find_interval(self, name: str) -> Interval | None:
         """Return the interval of a metric by bootstrap, or else, for the AUC, the one by DeLong."""
         return self.delong.interval if self.has_delong_interval(name) and self.delong else self.intervals.get(name)
 
@@ -227,7 +227,7 @@ def compare_aucs(
     first, second = resample(y, scored, clusters, replicates=replicates, seed=seed, threads=threads)
     row = NAMES.index("auc")
     differences = first.values[row] - second.values[row]
-    interval = first.interval(BY_NAME["auc"], differences)
+    interval = first.compute_interval(BY_NAME["auc"], differences)
     has_p_value = not isinstance(interval, str) or not differences.any()
     return PairedDifference(
         difference=float(np.subtract(compute_auc(y, p), compute_auc(y, q))),  # type: ignore[arg-type]
@@ -238,7 +238,7 @@ def compare_aucs(
             replicates=replicates,
             seed=seed,
             interval=None if isinstance(interval, str) else interval,
-            p=_p_value(differences, first.n_informative(BY_NAME["auc"])) if has_p_value else None,
+            p=_p_value(differences, first.count_informative(BY_NAME["auc"])) if has_p_value else None,
         ),
         delong=compute_delong_difference(y, p, q, clusters),
     )

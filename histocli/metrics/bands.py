@@ -28,7 +28,7 @@ def compute_roc_band(labels: Ints, probs: Floats, clusters: Clusters, seed: int 
         clusters: groups of patches that are drawn together.
         seed: the seed of the resamples.
     """
-    by_class = clusters.by_class(labels)
+    by_class = clusters.count_by_class(labels)
     informative = min(by_class.normal, by_class.tumour)
     if informative < FEW_CLUSTERS:
         return None

@@ -83,7 +83,7 @@ def compute_delong_difference(
 
 def _degrees_of_freedom(labels: Ints, clusters: Clusters) -> float:
     """Return the degrees of freedom of the t distribution; infinity for single patches, which is the normal one."""
-    counts = clusters.by_class(labels)
+    counts = clusters.count_by_class(labels)
     return math.inf if clusters.n == len(labels) else min(counts.normal, counts.tumour) - 1
 
 
@@ -122,7 +122,7 @@ def _compute_standard_error(labels: Ints, shares: Floats, clusters: Clusters) ->
     n = clusters.n
     sums = [np.bincount(clusters.codes[part], deviations[part], n) for part in (tumour, ~tumour)]
     sizes = [int(part.sum()) for part in (tumour, ~tumour)]
-    counts = clusters.by_class(labels)
+    counts = clusters.count_by_class(labels)
     with_class = (counts.tumour, counts.normal)
     if min(with_class) < 2:
         return None

@@ -39,7 +39,7 @@ class Clusters(NamedTuple):
     codes: Ints
     n: int
 
-    def by_class(self, labels: Ints) -> ClassCounts:
+    def count_by_class(self, labels: Ints) -> ClassCounts:
         """Count the clusters with normal patches and those with tumour, by the labels (N,)."""
         normal, tumour = (len(np.unique(self.codes[labels == label])) for label in (0, 1))
         return ClassCounts(normal, tumour)
@@ -68,7 +68,7 @@ class Resampling:
 
 def explain_few_clusters(metric: Metric, by: str, clusters: int, by_class: ClassCounts) -> str:
     """Return why a metric has no interval by bootstrap, if too few clusters carry information about it; else ""."""
-    count = metric.n_informative(clusters, by_class.normal, by_class.tumour)
+    count = metric.count_informative(clusters, by_class.normal, by_class.tumour)
     if count >= FEW_CLUSTERS:
         return ""
     kind = "tumour" if count == by_class.tumour else "normal"
@@ -86,11 +86,11 @@ class Bootstrap(NamedTuple):
     by_class: ClassCounts
     seed: int
 
-    def n_informative(self, metric: Metric) -> int:
+    def count_informative(self, metric: Metric) -> int:
         """Return how many clusters carry information about a metric."""
-        return metric.n_informative(self.clusters, self.by_class.normal, self.by_class.tumour)
+        return metric.count_informative(self.clusters, self.by_class.normal, self.by_class.tumour)
 
-    def interval(self, metric: Metric, values: Floats, estimate: float | None = None) -> Interval | str:
+    def compute_interval(self, metric: Metric, values: Floats, estimate: float | None = None) -> Interval | str:
         """Return the 95% interval of a metric from its resampled values (R,), or the reason why it has none.
 
         With many clusters the interval goes from the 2.5th to the 97.5th percentile. With fewer clusters it is wider,
@@ -104,7 +104,7 @@ class Bootstrap(NamedTuple):
         """
         if self.clusters < 2:
             return "there is only one patch" if self.by == "patch" else f"all patches are of one {self.by}"
-        if self.n_informative(metric) < 2:
+        if self.count_informative(metric) < 2:
             is_single = self.by == "patch"
             return "a class has only one patch" if is_single else f"all patches of a class are of one {self.by}"
         if reason := explain_few_clusters(metric, self.by, self.clusters, self.by_class):
@@ -114,7 +114,7 @@ class Bootstrap(NamedTuple):
             return f"it is defined in only {len(defined):,} of {len(values):,} resamples"
         if np.ptp(defined) == 0:
             return "it is the same in every resample, so its error is not known"
-        low, high = np.quantile(defined, find_tails(self.n_informative(metric))).tolist()
+        low, high = np.quantile(defined, find_tails(self.count_informative(metric))).tolist()
         if metric.is_biased_upwards and estimate is not None:
             low, high = (max(0.0, 2 * estimate**2 - end**2) ** 0.5 for end in (high, low))
             low, high = min(low, estimate), max(high, estimate)
@@ -152,7 +152,7 @@ def resample(
 
     with ThreadPoolExecutor(threads) as pool:
         values = np.concatenate(list(pool.map(block, sizes, seeds)), 2)  # (len(scored),len(METRICS),R)
-    return [Bootstrap(each, clusters.by, clusters.n, clusters.by_class(labels), seed) for each in values]
+    return [Bootstrap(each, clusters.by, clusters.n, clusters.count_by_class(labels), seed) for each in values]
 
 
 def compute_intervals(
@@ -169,7 +169,7 @@ def compute_intervals(
         if metrics[name] is None:
             results[name] = "the metric itself is undefined"
         else:
-            results[name] = bootstrap.interval(BY_NAME[name], values, metrics[name])
+            results[name] = bootstrap.compute_interval(BY_NAME[name], values, metrics[name])
     resampling = Resampling(
         by=bootstrap.by,
         clusters=bootstrap.clusters,

@@ -40,7 +40,7 @@ class Metric:
     is_per_group: bool = False
     is_biased_upwards: bool = False
 
-    def n_informative(self, clusters: int, with_normal: int, with_tumour: int) -> int:
+    def count_informative(self, clusters: int, with_normal: int, with_tumour: int) -> int:
         """Return how many clusters carry information about this metric.
 
         Args:
@@ -127,13 +127,17 @@ METRICS = (
     Metric("average_precision", _average_precision, "average precision", _NO_TUMOUR, "both"),
     Metric(
         "brier",
-        lambda s: s.mean(s.scores.squared_errors),
+        lambda s: s.average(s.scores.squared_errors),
         "Brier score",
         is_changed_by_calibration=True,
         is_per_group=True,
     ),
     Metric(
-        "log_loss", lambda s: s.mean(s.scores.log_losses), "log loss", is_changed_by_calibration=True, is_per_group=True
+        "log_loss",
+        lambda s: s.average(s.scores.log_losses),
+        "log loss",
+        is_changed_by_calibration=True,
+        is_per_group=True,
     ),
     Metric("ece", _ece, "ECE", is_changed_by_calibration=True, is_biased_upwards=True),
 )

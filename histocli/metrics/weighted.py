@@ -91,7 +91,7 @@ class WeightedScores:
         above: Floats = self.tied_tumour.cumsum(1)
         return above
 
-    def mean(self, values: Floats) -> Floats:
+    def average(self, values: Floats) -> Floats:
         """Return the weighted mean (R,) of a value of each sorted patch (N,)."""
         sums = np.einsum("rn,n->r", self.weights, values)  # not `@`: BLAS would start threads within these threads
         mean: Floats = sums / self.total

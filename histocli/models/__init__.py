@@ -53,9 +53,9 @@ class Classifier(nn.Module):
         """Resize and normalise images for the network."""
         return torch.addcmul(-self.mean / self.std, resize_images(images, self.side), 1 / self.std)
 
-    def features(self, images: Tensor) -> Tensor:
+    def compute_features(self, images: Tensor) -> Tensor:
         """Return the input of a pretrained network's head: (N,F)."""
-        return self.backbone_and_head.features(self.preprocess(images))
+        return self.backbone_and_head.compute_features(self.preprocess(images))
 
     def forward(self, images: Tensor) -> Tensor:
         """Preprocess and classify."""

@@ -66,7 +66,7 @@ class HeadedNetwork(nn.Module):
         self.backbone = backbone.network
         self.head: nn.Module = Head(backbone.width)
 
-    def features(self, images: Tensor) -> Tensor:
+    def compute_features(self, images: Tensor) -> Tensor:
         """Return the input of the head: (N,F).
 
         Raises:
@@ -80,7 +80,7 @@ class HeadedNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N,2) of normalised images (N,3,H,W)."""
-        return run_head_in_fp32(self.head, self.features(images))
+        return run_head_in_fp32(self.head, self.compute_features(images))
 
 
 def make_missing_weights_error(arch: str, reason: str, place: str) -> HistoError:

@@ -237,13 +237,13 @@ def find_checkpoint(workspace: Workspace, name: str) -> Path:
     if is_path(name):
         if Path(name).is_file():
             return Path(name)
-        runs = [part for part in Path(name).parts if part in workspace.run_names()]
+        runs = [part for part in Path(name).parts if part in workspace.list_runs()]
         hint = f"of a run, write only its name: --ckpt {runs[-1]}" if runs else "give a file, a run, or best.pt"
         raise HistoError(f"there is no checkpoint {name}", hint)
     for path in (workspace.checkpoints_dir / name, workspace.runs_dir / name / "best.pt"):
         if path.is_file():
             return path
-    if name == packaged.NAME or (name == "best.pt" and not workspace.run_names() and not Path(name).is_file()):
+    if name == packaged.NAME or (name == "best.pt" and not workspace.list_runs() and not Path(name).is_file()):
         return packaged.PATH
     where = f"there is no checkpoint {name!r} in {workspace.checkpoints_dir}, and no run of this name"
     raise HistoError(where, _make_checkpoint_hint(workspace, name))
@@ -255,7 +255,7 @@ def _make_checkpoint_hint(workspace: Workspace, name: str) -> str:
         return f"to use the file in the current directory, write .{os.sep}{name}"
     if (workspace.checkpoints_dir / f"{name}.pt").is_file():
         return f"did you mean {name}.pt?"
-    runs = workspace.run_names()
+    runs = workspace.list_runs()
     if not runs:
         return "histo train makes one"
     lower = {run.lower(): run for run in runs}

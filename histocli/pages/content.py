@@ -136,7 +136,7 @@ def _make_printable(value: Any) -> Any:
 
 def _format_interval(uncertainty: Uncertainty | None, name: str) -> str:
     """Format the 95% interval of a metric; DeLong's interval, which replaces a missing one, is marked as such."""
-    interval = uncertainty.interval(name) if uncertainty else None
+    interval = uncertainty.find_interval(name) if uncertainty else None
     if uncertainty is None or interval is None:
         return "-"
     return f"{'DeLong: ' if uncertainty.has_delong_interval(name) else ''}{interval[0]:.4f} to {interval[1]:.4f}"

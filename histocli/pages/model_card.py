@@ -191,7 +191,7 @@ def _make_environment() -> "Environment":
 def _format_metric(value: float | None, uncertainty: Uncertainty | None = None, name: str = "") -> str:
     """Format a metric with four decimals, and its interval in parentheses; DeLong's interval is marked as such."""
     text = "undefined" if value is None else f"{value:.4f}"
-    interval = uncertainty.interval(name) if uncertainty else None
+    interval = uncertainty.find_interval(name) if uncertainty else None
     if uncertainty is None or interval is None:
         return text
     return (

@@ -126,7 +126,7 @@ def describe_scored(report: EvaluationReport) -> str:
 def format_with_interval(report: EvaluationReport, name: str) -> str:
     """Format a metric with its 95% interval, if it has one."""
     uncertainty, value = report.uncertainty, format_metric(report.measured.metrics[name], 3)
-    interval = uncertainty.interval(name) if uncertainty else None
+    interval = uncertainty.find_interval(name) if uncertainty else None
     if uncertainty is None or interval is None:
         return value
     return (

@@ -25,7 +25,7 @@ def draw_balance(figure: Figure, report: BalanceReport) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     known = f"{len(report.slides)} slides, " if report.slides else "slides not known, "
     split = "split at random: it leaks" if report.leaks else f"split by {report.split}"
-    dropped = ", ".join(f"{reason} ({count:,})" for reason, count in report.dropped.by_reason().items())
+    dropped = ", ".join(f"{reason} ({count:,})" for reason, count in report.dropped.list_reasons().items())
     set_title(
         figure,
         f"Balanced subset of {report.data}, n = {report.n:,}",

@@ -27,7 +27,7 @@ class DroppedPatches:
     duplicates: Count = 0
     leaking: Count = 0
 
-    def by_reason(self) -> dict[str, int]:
+    def list_reasons(self) -> dict[str, int]:
         """Return the counts above 0, by the reason in words."""
         counts = {
             "in a split for evaluation": self.held_out,

@@ -114,7 +114,7 @@ class EvaluationReport:
         }
         return [text for text, is_so in texts.items() if is_so]
 
-    def caveats(self) -> list[Caveat]:
+    def list_caveats(self) -> list[Caveat]:
         """Return why the metrics may be better, or their intervals narrower, than on new slides."""
         caveats = []
         if self.n_in_training is None:
@@ -216,7 +216,7 @@ def find_newest_name(workspace: Workspace) -> str | None:
 
     An evaluation that is older than the newest run does not count, nor does one of folds or a file that is damaged.
     """
-    run = next(reversed(workspace.run_names()), None)
+    run = next(reversed(workspace.list_runs()), None)
     started = (workspace.run_dir(run) / "config.json").stat().st_mtime_ns if run else 0
     times = {path: path.stat().st_mtime_ns for path in workspace.metrics_dir.glob("*.json")}
     for path in sorted((path for path, time in times.items() if time > started), key=lambda path: -times[path]):
@@ -225,7 +225,7 @@ def find_newest_name(workspace: Workspace) -> str | None:
         except HistoError:  # the command that reads this evaluation reports the error
             continue
         if is_evaluation(value) and value["split"] != OUT_OF_FOLD and isinstance(value["run"], str):
-            return run if value["run"] in workspace.run_names() else value["run"]
+            return run if value["run"] in workspace.list_runs() else value["run"]
     return run
 
 

@@ -83,7 +83,7 @@ def place_predictions(workspace: Workspace, path: Path, data: Sequence[str]) -> 
             different positions or labels.
     """
     table = _read_predictions(path)
-    known = _read_positions(workspace, list(data) or workspace.dataset_names())
+    known = _read_positions(workspace, list(data) or workspace.list_datasets())
     known = known[known["id"].isin(table["id"])]
     if (twice := known["id"].duplicated()).any():
         raise HistoError(

@@ -151,7 +151,7 @@ class SlidesSource:
         tumour = label_squares(areas, plan.grid)
         return _Sampled(slide, plan.grid, mpp, plan.needed, tumour, np.zeros(plan.grid.shape, np.bool_))
 
-    def patches(self) -> Iterator[Patch]:
+    def read_patches(self) -> Iterator[Patch]:
         """Yield the chosen patches, slide by slide and row by row."""
         with ThreadPoolExecutor(count_threads(), "histo-slide") as pool:
             for sample in self._sampled:

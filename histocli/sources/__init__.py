@@ -48,7 +48,7 @@ class Source(Protocol):
 
     @property
     def report(self) -> SourceReport:
-        """Information about the patches; complete after `patches` has yielded all."""
+        """Information about the patches; complete after `read_patches` has yielded all."""
 
     @property
     def total(self) -> int | None:
@@ -62,7 +62,7 @@ class Source(Protocol):
     def should_drop_duplicates(self) -> bool:
         """Whether packing drops a patch that has the same pixels as an earlier patch of the same split."""
 
-    def patches(self) -> Iterator[Patch]:
+    def read_patches(self) -> Iterator[Patch]:
         """Yield all patches, always in the same order."""
 
 

@@ -107,7 +107,7 @@ class FolderSource:
         self._found = find_labels(locations, found, others, names, tables)
         self._splits = self._read_splits(names)
         if pattern:
-            slides, has_table = pattern.slides_of(names), bool(self._found.slides)
+            slides, has_table = pattern.find_slides(names), bool(self._found.slides)
             self._found.slides = slides
             self._found.notes.append(pattern.describe(slides, names, has_table))
         self._describe(others, names)
@@ -129,7 +129,7 @@ class FolderSource:
         """The splits of the folders: some of train, valid and test, or none."""
         return sorted(set(self._splits.values()))
 
-    def patches(self) -> Iterator[Patch]:
+    def read_patches(self) -> Iterator[Patch]:
         """Yield all images, in the order of the locations, and sorted by name in each location."""
         from histocli.images.decode import Preparation
         from histocli.images.image_files import ImageFile, infer_file_ranges

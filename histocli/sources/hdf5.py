@@ -39,7 +39,7 @@ def read_labels(path: Path, scratch: Path) -> Labels:
         found = find_array(file, path, "y", hint=_hint(path))
         if not 0 < found.shape[0] == prod(found.shape) <= _MAX_LABELS or found.dtype.kind not in "uib":
             raise HistoError(f"{path}: y is {found.dtype} {found.shape}, not one label for each patch")
-        labels = np.concatenate([rows.reshape(-1) for _, rows in found.blocks()])
+        labels = np.concatenate([rows.reshape(-1) for _, rows in found.read_blocks()])
     wrong = np.flatnonzero((labels != 0) & (labels != 1))
     if len(wrong):
         raise HistoError(f"{path}: label {labels[wrong[0]]} in row {wrong[0]} is not 0 or 1")
@@ -60,7 +60,7 @@ def read_patches(file: "h5py.File", path: Path, rows: int) -> Iterator[Pixels]:
             f"{path} has {found.shape[0]:,} patches for {rows:,} labels",
             "the files are from different versions: download them again with --force",
         )
-    for _, block in found.blocks():
+    for _, block in found.read_blocks():
         yield from block
 
 

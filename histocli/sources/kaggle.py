@@ -108,7 +108,7 @@ class KaggleSource:
         if not self._images:
             self._index(download_competition(self._downloads_dir, force=self._force, policy=self._policy))
 
-    def patches(self) -> Iterator[Patch]:
+    def read_patches(self) -> Iterator[Patch]:
         """Yield train, then test, each in the order of the ids, after `fetch`."""
         self.fetch()
         for split, images in self._images.items():

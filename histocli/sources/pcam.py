@@ -142,7 +142,7 @@ class PcamSource:
         self._note_checksums()
         self._files = files
 
-    def patches(self) -> Iterator[Patch]:
+    def read_patches(self) -> Iterator[Patch]:
         """Yield the patches of each split in the order of its array, after `fetch`."""
         self.fetch()
         for split in self._splits:

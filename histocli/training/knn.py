@@ -32,11 +32,11 @@ class KnnTrainer(Trainer):
         self.step += batches.steps
         return float(self.head.leave_one_out_loss())
 
-    def state(self) -> TrainerState:
+    def collect_state(self) -> TrainerState:
         """Return the step; the head is in the checkpoint."""
         return TrainerState(self.step, torch.empty(0), {}, {})
 
     def load_state(self, state: TrainerState, ema_state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `collect_state` returned."""
         self.step = state.step
         self.head.load_state_dict(ema_state)

@@ -72,7 +72,7 @@ class FlatOptimizer:
         self.loss_scale = torch.full((), LOSS_SCALE if config.has_loss_scale else 1.0, device=device)
         self.good_steps = torch.zeros((), dtype=torch.int64, device=device)  # since the loss scale last changed
 
-    def learning_rate(self, step: int) -> float:
+    def compute_learning_rate(self, step: int) -> float:
         """Return AdamW's learning rate for step `step`, counted from 0."""
         return float(compute_one_cycle(self.config)[0][min(step, self.config.total_steps)])
 

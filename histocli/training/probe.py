@@ -78,7 +78,7 @@ def extract_features(
     def backbone(images: Tensor) -> Tensor:
         pixels = images.float().div_(255).contiguous(memory_format=torch.channels_last)
         with compute.autocast():
-            return model.features(pixels)
+            return model.compute_features(pixels)
 
     parts = [compute_features(patches, backbone, cache, count) for patches in (train, val)]
     _fit_heads(trainer, parts[0].loader)

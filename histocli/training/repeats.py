@@ -40,7 +40,7 @@ class Repeats(NamedTuple):
     kind: Literal["folds", "seeds"]
     members: list[Member]
 
-    def path(self, workspace: Workspace) -> Path:
+    def find_path(self, workspace: Workspace) -> Path:
         """Return the file of their report."""
         return workspace.metrics_dir / f"{self.name}-{self.kind}.json"
 
@@ -72,14 +72,14 @@ def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, fold
 def find_first_run(workspace: Workspace, name: str, kind: str) -> str | None:
     """Return the run of the lowest fold or seed (`kind`: folds, seeds) whose name begins with `name`."""
     pattern = re.compile(rf"{re.escape(name)}-{kind.removesuffix('s')}(\d+)")
-    runs = {int(match[1]): run for run in workspace.run_names() if (match := pattern.fullmatch(run))}
+    runs = {int(match[1]): run for run in workspace.list_runs() if (match := pattern.fullmatch(run))}
     return runs[min(runs)] if runs else None
 
 
 def find_newest_run(workspace: Workspace, kind: str) -> str | None:
     """Return the newest run that is a fold or one of several seeds (`kind`: folds, seeds), by its name."""
     pattern = re.compile(rf".+-{kind.removesuffix('s')}\d+")
-    return next((run for run in reversed(workspace.run_names()) if pattern.fullmatch(run)), None)
+    return next((run for run in reversed(workspace.list_runs()) if pattern.fullmatch(run)), None)
 
 
 def find_repeats_name(run: str) -> str:
@@ -92,7 +92,7 @@ def count_members(workspace: Workspace, run: str) -> tuple[str, int]:
     name = find_repeats_name(run)
     kind = run[len(name) + 1 :].rstrip("0123456789")
     pattern = re.compile(rf"{re.escape(name)}-{kind}\d+")
-    return f"{kind}s", sum(pattern.fullmatch(other) is not None for other in workspace.run_names())
+    return f"{kind}s", sum(pattern.fullmatch(other) is not None for other in workspace.list_runs())
 
 
 def is_member(run: str, data: str, seed: int) -> bool:
@@ -102,7 +102,7 @@ def is_member(run: str, data: str, seed: int) -> bool:
 
 def _find_unused_name(workspace: Workspace, arch: str) -> str:
     """Return the first of `<arch>-1`, `<arch>-2`, ... that no run's name begins with."""
-    stem, number, runs = make_name_stem(arch), 1, workspace.run_names()
+    stem, number, runs = make_name_stem(arch), 1, workspace.list_runs()
     while any(run == f"{stem}-{number}" or run.startswith(f"{stem}-{number}-") for run in runs):
         number += 1
     return f"{stem}-{number}"
@@ -120,7 +120,7 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, resume: bo
     """
     names = {member.config.data for member in repeats.members}
     pattern = re.compile(rf"{re.escape(repeats.name)}-fold\d+")
-    packed = set(workspace.dataset_names())
+    packed = set(workspace.list_datasets())
     existing = {path.stem for path in workspace.manifests_dir.glob("*.csv") if pattern.fullmatch(path.stem)} - packed
     if conflicts := names & packed:
         raise HistoError(
@@ -180,7 +180,7 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
         mean={name: float(np.mean(known[name])) if name in known else None for name in names},
         standard_deviation={name: float(np.std(known[name], ddof=1)) if name in known else None for name in names},
     )
-    write_repeats(repeats.path(workspace), report)
+    write_repeats(repeats.find_path(workspace), report)
     return report
 
 

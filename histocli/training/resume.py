@@ -16,7 +16,7 @@ def load_run_config(workspace: Workspace, name: str | None) -> tuple[str, RunCon
     Raises:
         HistoError: there is no such run.
     """
-    runs = [run for run in workspace.run_names() if (workspace.run_dir(run) / "last.pt").is_file()]
+    runs = [run for run in workspace.list_runs() if (workspace.run_dir(run) / "last.pt").is_file()]
     if not runs or (name and name not in runs):
         raise HistoError(
             f"there is no run {name!r} to resume" if name else "there is no run to resume",

@@ -34,7 +34,7 @@ class _TrainingState:
 def collect_training_state(run: "Run") -> dict[str, Any]:
     """Return what last.pt needs to resume; all processes must call this together."""
     return {
-        "trainer": vars(run.trainer.state()),
+        "trainer": vars(run.trainer.collect_state()),
         "adapters": copy_adapters(run.trainer.ema_model),
         "history": [asdict(epoch) for epoch in run.history],
         "best": asdict(run.best) if run.best else None,

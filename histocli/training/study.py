@@ -190,7 +190,7 @@ class Study:
         is_complete = self.config.trials is not None and started >= self.config.trials
         return None if is_complete else study.ask()
 
-    def trials(self) -> list[TrialReport]:
+    def list_trials(self) -> list[TrialReport]:
         """Return all trials that were started, in their order."""
         from optuna.trial import TrialState
 
@@ -202,7 +202,7 @@ class Study:
             if trial.state is not TrialState.WAITING and trial.params.keys() >= NAMES
         ]
 
-    def importance(self) -> dict[str, float]:
+    def compute_importance(self) -> dict[str, float]:
         """Return the share of each parameter in the variance of the AUC of the finished trials, the highest first.
 
         Parameters with one value are absent; all are if no parameter separates the trials by their AUC. Method:

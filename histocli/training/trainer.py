@@ -75,7 +75,7 @@ class Trainer:
     seed and the step number, so that a run that stops after any step can continue with exactly the same result.
 
     Several processes (`ranks`) each train on their share of every batch and average their gradients; they call
-    `train_epoch` and `state` together.
+    `train_epoch` and `collect_state` together.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, compute: Compute, ranks: Ranks = SINGLE_PROCESS) -> None:
@@ -124,7 +124,7 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """AdamW's learning rate for the next step."""
-        return self.optimizer.learning_rate(self.step)
+        return self.optimizer.compute_learning_rate(self.step)
 
     @cached_property
     def network(self) -> nn.Module:
@@ -213,7 +213,7 @@ class Trainer:
             )
         return losses
 
-    def state(self) -> TrainerState:
+    def collect_state(self) -> TrainerState:
         """Return everything needed to continue from this step.
 
         Raises:
@@ -224,7 +224,7 @@ class Trainer:
         return TrainerState(self.step, losses.cpu(), copy_state(self.model), self.optimizer.state_dict())
 
     def load_state(self, state: TrainerState, ema_state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned, or from what an earlier version saved."""
+        """Continue from what `collect_state` returned, or from what an earlier version saved."""
         self.step = state.step
         self.losses = list(state.losses.to(self.compute.device))
         self.model.load_state_dict(state.model)

@@ -247,7 +247,7 @@ def test_parts_of_another_checkpoint_options_or_inputs_are_not_used(histo, image
 def test_unreadable_files_of_finished_parts_are_named_again(histo, images, tmp_path, monkeypatch):
     line, out = [*PREDICT, images, "--batch-size", 2], tmp_path / "preds.csv"
     (images / "patch-01.png").write_bytes(b"no picture")
-    write = Parts.write
+    write = Parts.write_part
 
     def fail_at_the_fifth(self, number, counts):
         if number == 4:
@@ -255,7 +255,7 @@ def test_unreadable_files_of_finished_parts_are_named_again(histo, images, tmp_p
         return write(self, number, counts)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Parts, "write", fail_at_the_fifth)
+        patched.setattr(Parts, "write_part", fail_at_the_fifth)
         assert histo(*line, "--out", out, code=1).stderr.count("warning: patch-01.png") == 1
     result = histo(*line, "--out", out, code=4)
     assert "8 of 12 patches were scored before" in result.stderr

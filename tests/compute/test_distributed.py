@@ -89,28 +89,28 @@ def test_gathered_shares_have_every_patch_in_order(size):
 def test_parts_cover_the_inputs_and_are_only_reused_for_the_same_fingerprint(tmp_path):
     target = tmp_path / "out.csv"
     parts = [Parts(target, "a", 6, Pretended(rank, 2)) for rank in range(2)]
-    shares = [list(part.share(range(22), 4)) for part in parts]
+    shares = [list(part.select_share(range(22), 4)) for part in parts]
     assert sorted(flat(shares)) == list(range(22))
-    assert [part.share_size(22, 4) for part in parts] == [len(share) for share in shares]
-    with parts[0].write(2, lambda: {"scored": 4}) as path:
+    assert [part.count_share(22, 4) for part in parts] == [len(share) for share in shares]
+    with parts[0].write_part(2, lambda: {"scored": 4}) as path:
         path.write_text("rows")
     again = Parts(target, "a", 6, SINGLE_PROCESS)
     assert again.assigned == [0, 1, 3, 4, 5]
-    assert set(again.share(range(22), 4)) == set(range(22)) - {8, 9, 10, 11}
+    assert set(again.select_share(range(22), 4)) == set(range(22)) - {8, 9, 10, 11}
     assert Parts(target, "b", 6, SINGLE_PROCESS).assigned == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_file_of_many_chunks_has_a_bounded_number_of_parts(tmp_path):
     parts = Parts(tmp_path / "out.csv", "a", 1_000_000, SINGLE_PROCESS)
     assert 500 < parts.count <= 1024
-    assert parts.count * parts.chunks >= 1_000_000
+    assert parts.count * parts.chunks_per_part >= 1_000_000
 
 
 def test_two_jobs_with_the_same_target_do_not_mix_their_parts(tmp_path):
     target = tmp_path / "out.csv"
     late = Parts(target, "a", 2, SINGLE_PROCESS)
     chosen = Parts(target, "b", 2, SINGLE_PROCESS)
-    assert late.path(1) != chosen.path(1)
+    assert late.find_path(1) != chosen.find_path(1)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [chosen.folder]
 
 

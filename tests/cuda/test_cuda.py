@@ -156,12 +156,12 @@ def test_deterministic_training_gives_the_same_bits_and_continues_with_them():
             data, made = batches("cuda"), trainer(gpu(Precision.BF16), total_steps=16)
             if stop:
                 made.train_epoch(data, lambda step: step == 5)
-                state, ema = made.state(), {k: v.cpu() for k, v in made.ema_model.state_dict().items()}
+                state, ema = made.collect_state(), {k: v.cpu() for k, v in made.ema_model.state_dict().items()}
                 made = trainer(gpu(Precision.BF16), total_steps=16)
                 made.load_state(state, ema)
             while made.step < 16:
                 made.train_epoch(data)
-            states.append(made.state()["model"])
+            states.append(made.collect_state()["model"])
     for other in states[1:]:
         assert all(torch.equal(value, other[name]) for name, value in states[0].items())
 

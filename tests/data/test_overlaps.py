@@ -156,7 +156,7 @@ def test_progress_is_reported_until_the_end():
 
 def test_all_known_overlaps_of_real_patches_are_found_without_false_ones(shared_data, tmp_path):
     source = KaggleSource(shared_data / "kaggle_layout.zip", tmp_path)
-    loaded = [(patch.id, patch.load()) for patch in source.patches() if patch.split == "train"]
+    loaded = [(patch.id, patch.load()) for patch in source.read_patches() if patch.split == "train"]
     ids, patches = [key for key, _ in loaded], np.stack([pixels for _, pixels in loaded])
     pairs = find_overlaps([patches])
     groups = dict(zip(ids, group_overlaps(pairs, len(ids)).tolist(), strict=True))

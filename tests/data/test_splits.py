@@ -53,7 +53,7 @@ def test_a_clean_table_is_not_changed():
     frame = manifest([(str(i), i % 2, "train", str(i), 0, 255) for i in range(5)])
     kept, dropped = drop_unusable(frame)
     assert kept.equals(frame)
-    assert dropped.by_reason() == {}
+    assert dropped.list_reasons() == {}
 
 
 # balancing

@@ -37,7 +37,7 @@ class ListSource:
         self._splits = splits or [""] * len(self._pixels)
         self.total = len(self._pixels) if known else None
 
-    def patches(self):
+    def read_patches(self):
         for i, (key, pixels, split) in enumerate(zip(self._ids, self._pixels, self._splits, strict=True)):
             if i == self._fall:
                 raise HistoError("the connection was cut")
@@ -225,7 +225,7 @@ from histocli.workspace import Workspace
 
 class Numbers:
     report, has_sha1_ids, should_drop_duplicates, total = SourceReport("numbers"), False, True, None
-    def patches(self):
+    def read_patches(self):
         for i in range(int(sys.argv[2])):
             yield Patch(str(i), lambda i=i: np.full((96, 96, 3), (i % 256, i // 256, 0), np.uint8))
 

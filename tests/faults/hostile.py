@@ -56,7 +56,7 @@ def use_checkpoint(path, workspace):
     assert checkpoint.describe().encode()
     assert np.isfinite(predictor.predict_array(PATCHES).probs).all()
     Flagger(workspace, [checkpoint])
-    assert 0 <= predictor.threshold("youden") <= 1
+    assert 0 <= predictor.find_threshold("youden") <= 1
     workspace.run_dir(checkpoint.run)
 
 

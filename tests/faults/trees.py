@@ -57,10 +57,10 @@ def check_whole(root):
         if path.is_file() and not re.search(r"/\.[^/]+|\.part(\.json)?$", str(path.relative_to(root.parent))):
             check_file(path)
     workspace = Workspace(root)
-    for name in workspace.dataset_names():
+    for name in workspace.list_datasets():
         store, manifest = open_packed(workspace, name)
         assert len(store) == len(manifest)
-    for run in workspace.run_names():
+    for run in workspace.list_runs():
         assert load_run_config(workspace, run)[0] == run
 
 

@@ -162,7 +162,7 @@ def test_kaggles_nested_zips_of_2019_are_read(tmp_path):
 def test_archives_beside_images_are_skipped_and_reported(tmp_path):
     files = {"0/a.tif": tiff(PIXELS[0]), "1/b.tif": tiff(PIXELS[1]), "old.zip": make_zip({"0/a.tif": tiff(PIXELS[0])})}
     source = FolderSource(FolderOptions((str(write_folder(tmp_path / "x", files)),)))
-    assert [patch.id for patch in source.patches()] == ["a", "b"]
+    assert [patch.id for patch in source.read_patches()] == ["a", "b"]
     assert "1 file skipped: 1 .zip" in source.report.notes
 
 
@@ -188,10 +188,10 @@ def test_the_webdataset_shards_of_a_folder_are_read_together(tmp_path):
         shard |= {f"s{i}.png": tiff(PIXELS[i]), f"s{i}.cls": str(i % 2).encode()}
     files = {"wds-000000.tar": make_tar(shard), "wds-000001.tar.gz": make_tar(shard, "w:gz")}
     source = FolderSource(FolderOptions((str(write_folder(tmp_path / "x", files)),)))
-    assert [(patch.id, patch.label) for patch in source.patches()] == [
+    assert [(patch.id, patch.label) for patch in source.read_patches()] == [
         (f"wds-00000{shard}/s{i}", i % 2) for shard in (0, 1) for i in range(4)
     ]
-    assert np.array_equal([patch.load() for patch in source.patches()], PIXELS[[0, 1, 2, 3] * 2])
+    assert np.array_equal([patch.load() for patch in source.read_patches()], PIXELS[[0, 1, 2, 3] * 2])
 
 
 @pytest.mark.parametrize("are_locations", [False, True])
@@ -205,7 +205,7 @@ def test_shards_and_folders_with_the_names_of_splits_give_the_splits(tmp_path, n
         write_folder(path.parent if make else path, {path.name: make(shard)} if make else shard)
     locations = sorted((tmp_path / "x").iterdir()) if are_locations else [tmp_path / "x"]
     source = FolderSource(FolderOptions(tuple(map(str, locations))))
-    assert sorted((patch.split, patch.label) for patch in source.patches()) == [
+    assert sorted((patch.split, patch.label) for patch in source.read_patches()) == [
         (split, label) for split in ("test", "train", "valid") for label in (0, 1)
     ]
 
@@ -213,7 +213,7 @@ def test_shards_and_folders_with_the_names_of_splits_give_the_splits(tmp_path, n
 def test_a_numbered_folder_test_alone_is_no_split(tmp_path):  # the slides of Camelyon16 are test_001, tumor_001, ...
     images = {f"{name}/x{i}.png": tiff(PIXELS[i]) for i, name in enumerate(("normal_001", "tumor_001", "test_001"))}
     source = FolderSource(FolderOptions((str(write_folder(tmp_path / "x", images)),)))
-    assert {patch.split for patch in source.patches()} == {""}
+    assert {patch.split for patch in source.read_patches()} == {""}
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_formats_that_are_not_read_are_named(tmp_path, name, what):
 def test_patches_and_labels_of_an_npz_are_read(tmp_path, save):
     save(tmp_path / "x.npz", x=PIXELS, y=np.arange(6) % 2)
     source = FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
-    patches = list(source.patches())
+    patches = list(source.read_patches())
     assert [(patch.id, patch.label) for patch in patches] == [(str(i), i % 2) for i in range(6)]
     assert np.array_equal([patch.load() for patch in patches], PIXELS)
 
@@ -264,7 +264,7 @@ def test_patches_and_labels_of_an_npz_are_read(tmp_path, save):
 )
 def test_fractions_and_other_integers_of_an_npz_become_8_bits(tmp_path, dtype, factor):
     np.savez(tmp_path / "x.npz", x=(PIXELS.astype(float) * factor).astype(dtype), y=np.arange(6) % 2)
-    patches = list(FolderSource(FolderOptions((str(tmp_path / "x.npz"),))).patches())
+    patches = list(FolderSource(FolderOptions((str(tmp_path / "x.npz"),))).read_patches())
     assert [(patch.id, patch.label) for patch in patches] == [(str(i), i % 2) for i in range(6)]
     assert np.array_equal([patch.load() for patch in patches], PIXELS)
 
@@ -274,7 +274,7 @@ def test_the_splits_of_an_npz_of_medmnist_are_read(tmp_path):
     for at, name in enumerate(("train", "val", "test")):
         arrays |= {f"{name}_images": PIXELS[2 * at : 2 * at + 2], f"{name}_labels": np.array([[1], [0]])}
     np.savez(tmp_path / "x.npz", **arrays)
-    patches = list(FolderSource(FolderOptions((str(tmp_path / "x.npz"),))).patches())
+    patches = list(FolderSource(FolderOptions((str(tmp_path / "x.npz"),))).read_patches())
     assert [(patch.split, patch.label) for patch in patches] == [
         (s, y) for s in ("train", "valid", "test") for y in (1, 0)
     ]
@@ -329,7 +329,7 @@ def test_an_npz_of_another_shape_says_how_to_convert_it(tmp_path, arrays, hint):
 )
 def test_labels_in_an_npz_have_any_type_and_usual_name(tmp_path, labels):
     np.savez(tmp_path / "x.npz", X=PIXELS, **labels)
-    patches = list(FolderSource(FolderOptions((str(tmp_path / "x.npz"),))).patches())
+    patches = list(FolderSource(FolderOptions((str(tmp_path / "x.npz"),))).read_patches())
     assert [(patch.id, patch.label) for patch in patches] == [(str(i), i % 2) for i in range(6)]
 
 
@@ -356,7 +356,7 @@ def test_other_arrays_of_an_npz_are_slides_or_named_or_counted(tmp_path):
     others = {"slide": np.arange(6) // 3, "age": np.arange(6.0), "id": np.arange(6), "other": np.zeros((2, 2))}
     np.savez(tmp_path / "x.npz", x=PIXELS, y=np.arange(6) % 2, **others)
     source = FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
-    assert [patch.slide for patch in source.patches()] == ["0"] * 3 + ["1"] * 3
+    assert [patch.slide for patch in source.read_patches()] == ["0"] * 3 + ["1"] * 3
     assert "labels from x.npz, array y: 6 of 6 rows match 6 of 6 images" in str(source.report.notes)
     assert "columns of x.npz that are not used: 'age', 'id (2)'" in source.report.notes
     assert "1 file skipped: 1 .npy" in source.report.notes
@@ -367,7 +367,7 @@ def test_arrays_without_names_are_named_and_an_option_chooses_the_labels(tmp_pat
     source = FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
     assert any("x.npz has images, but no known column" in note and "'arr_1'" in note for note in source.report.notes)
     source = FolderSource(FolderOptions((str(tmp_path / "x.npz"),), label_column="arr_1"))
-    assert [patch.label for patch in source.patches()] == [0, 1] * 3
+    assert [patch.label for patch in source.read_patches()] == [0, 1] * 3
 
 
 def test_columns_of_parquet_are_labels_and_slides(tmp_path):
@@ -376,7 +376,7 @@ def test_columns_of_parquet_are_labels_and_slides(tmp_path):
     columns = {"is_cancer": [False, True] * 3, "slide_id": list("aaabbb"), "image_id": list("uvwxyz")}
     pq.write_table(pa.table({"image": [tiff(pixels) for pixels in PIXELS], **columns}), tmp_path / "x.parquet")
     source = FolderSource(FolderOptions((str(tmp_path / "x.parquet"),)))
-    patches = list(source.patches())
+    patches = list(source.read_patches())
     assert [(patch.label, patch.slide) for patch in patches] == list(zip([0, 1] * 3, "aaabbb", strict=True))
     assert any("that are not used: 'image_id'" in note for note in source.report.notes)
 
@@ -424,7 +424,7 @@ def test_a_folder_of_files_that_are_not_read_says_what_to_do(tmp_path, name, hin
 )
 def test_a_file_that_is_something_else_is_named(tmp_path, data, what):
     write_folder(tmp_path / "x", {"normal/a.png": data, "tumor/b.png": data})
-    patch = next(FolderSource(FolderOptions((str(tmp_path / "x"),))).patches())
+    patch = next(FolderSource(FolderOptions((str(tmp_path / "x"),))).read_patches())
     with pytest.raises(HistoError, match=f"it is {what}, which is not read as an image"):
         patch.load()
 
@@ -439,7 +439,7 @@ def test_the_parquet_of_hugging_face_is_read(tmp_path):
     (tmp_path / "x").mkdir()
     pq.write_table(table.slice(0, 4), tmp_path / "x" / "train-00000-of-00001.parquet", row_group_size=3)
     pq.write_table(table.slice(4), tmp_path / "x" / "test-00000-of-00001.parquet")
-    patches = list(FolderSource(FolderOptions((str(tmp_path / "x"),))).patches())
+    patches = list(FolderSource(FolderOptions((str(tmp_path / "x"),))).read_patches())
     assert [(patch.split, patch.label) for patch in patches] == [
         ("test", 1),
         ("test", 0),

@@ -264,7 +264,7 @@ def test_the_pixel_limit_holds_if_another_module_imports_opencv_first(tmp_path):
     code = (
         "import sys, pathlib\n"
         "from histocli.sources.synthetic import SyntheticSource\n"
-        "next(SyntheticSource(1, 0).patches()).load()\n"
+        "next(SyntheticSource(1, 0).read_patches()).load()\n"
         "assert 'cv2' in sys.modules\n"
         "from histocli.images.decode import decode\n"
         "decode(pathlib.Path(sys.argv[1]).read_bytes(), 'large.ras')\n"
@@ -469,4 +469,4 @@ def test_the_first_frame_of_an_animation_is_read_and_reported(kind, options):
         remarks.append(Remarks())
         image = decode(buffer.getvalue(), "a.png", remarks=remarks[-1])
         assert np.abs(image.astype(int) - (200, 100, 150)).max() <= 2  # a GIF has a palette
-    assert [remark.counts() for remark in remarks] == [{}, {"only the first of several frames was read": 1}]
+    assert [remark.count_images() for remark in remarks] == [{}, {"only the first of several frames was read": 1}]

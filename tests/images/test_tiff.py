@@ -151,7 +151,7 @@ def test_integers_of_fewer_bits_keep_their_brightness(kind, bits):
     remarks = Remarks()
     image = decode(tiff(PATCH.astype(kind) << (bits - 8)), "x", remarks=remarks)
     assert np.array_equal(image, PATCH)
-    assert remarks.counts() == {f"read as {bits}-bit integers, 0 to {2**bits - 1:,}": 1}
+    assert remarks.count_images() == {f"read as {bits}-bit integers, 0 to {2**bits - 1:,}": 1}
 
 
 @pytest.mark.attack
@@ -228,7 +228,7 @@ def pages(count, description):
 def test_red_green_and_blue_pages_are_joined(description):
     remarks = Remarks()
     assert np.array_equal(decode(pages(3, description), "x", remarks=remarks), PATCH)
-    assert remarks.counts() == {"three pages were combined to RGB": 1}
+    assert remarks.count_images() == {"three pages were combined to RGB": 1}
 
 
 @pytest.mark.parametrize(

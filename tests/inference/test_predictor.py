@@ -147,14 +147,16 @@ def test_the_mean_over_views_is_exact_near_0_and_1():
 
 
 def test_thresholds_by_number_as_stored_and_by_rule(predictor):
-    assert predictor("one").threshold("0.7") == 0.7
-    assert predictor("one").threshold() == 0.3
-    assert predictor("one", "other").threshold("stored") == pytest.approx(0.45)
-    assert predictor("one", uncalibrated=True).threshold() == pytest.approx(expit(2 * logit(0.3)))
-    by_rule = predictor("one").threshold("sensitivity=0.9")
-    assert predictor("one", uncalibrated=True).threshold("sensitivity=0.9") == pytest.approx(expit(2 * logit(by_rule)))
+    assert predictor("one").find_threshold("0.7") == 0.7
+    assert predictor("one").find_threshold() == 0.3
+    assert predictor("one", "other").find_threshold("stored") == pytest.approx(0.45)
+    assert predictor("one", uncalibrated=True).find_threshold() == pytest.approx(expit(2 * logit(0.3)))
+    by_rule = predictor("one").find_threshold("sensitivity=0.9")
+    assert predictor("one", uncalibrated=True).find_threshold("sensitivity=0.9") == pytest.approx(
+        expit(2 * logit(by_rule))
+    )
     with pytest.raises(UsageError, match="is not a threshold"):
-        predictor("one").threshold("highest")
+        predictor("one").find_threshold("highest")
 
 
 @pytest.mark.parametrize("cores", ["1", "3"])
@@ -215,7 +217,7 @@ def test_an_exception_of_a_thread_is_raised_in_order(predictor, many_patches):
 
 
 def test_a_cpu_uses_small_chunks(predictor):
-    assert [predictor("one").chunk_size(size) for size in (8, 64, 256)] == [8, 64, 64]
+    assert [predictor("one").choose_chunk_size(size) for size in (8, 64, 256)] == [8, 64, 64]
 
 
 def test_the_same_checkpoint_twice_is_refused(predictor, workspace):
@@ -245,7 +247,7 @@ def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, t
     assert listener.progress == [2, 4, 6]
     expected = loaded.predict_batch(images).probs[[0, 1, 4, 5]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
-    assert loaded.chunk_size(256) == 256
+    assert loaded.choose_chunk_size(256) == 256
 
 
 def test_a_gpu_gets_the_next_chunk_before_scores_are_used(predictor, images, gpu_code):

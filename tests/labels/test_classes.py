@@ -15,7 +15,7 @@ def pack(folder, *names, **options):
     """(label, split) of each image, by its path without the suffix; and the notes."""
     write_folder(folder, dict.fromkeys(names, IMAGE))
     source = FolderSource(FolderOptions((str(folder),), **options))
-    named = dict(zip([image.name for image in source._images], source.patches(), strict=True))
+    named = dict(zip([image.name for image in source._images], source.read_patches(), strict=True))
     return {name: (patch.label, patch.split) for name, patch in named.items()}, source.report
 
 
@@ -108,14 +108,14 @@ def test_several_locations_may_be_splits(tmp_path):
     for name in ("train", "test"):
         write_folder(tmp_path / name, {"normal/1.tif": IMAGE, "tumor/2.tif": IMAGE})
     source = FolderSource(FolderOptions((str(tmp_path / "train"), str(tmp_path / "test"))))
-    assert [(patch.split, patch.label) for patch in source.patches()] == [
+    assert [(patch.split, patch.label) for patch in source.read_patches()] == [
         ("train", 0),
         ("train", 1),
         ("test", 0),
         ("test", 1),
     ]
     alone = FolderSource(FolderOptions((str(tmp_path / "test"),)))
-    assert [patch.split for patch in alone.patches()] == ["", ""]
+    assert [patch.split for patch in alone.read_patches()] == ["", ""]
 
 
 def test_contradicting_split_folders_are_refused(tmp_path):
@@ -230,14 +230,14 @@ def test_known_slide_names_suggest_a_pattern_that_works(tmp_path, names, offer, 
     note = next(note for note in report.notes if note.startswith(f"the names look like {offer}: --slide-pattern"))
     pattern = note.split("'")[1]
     source = FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern=pattern))
-    assert next(source.patches()).slide == slide
+    assert next(source.read_patches()).slide == slide
 
 
 def test_a_slide_pattern_finds_the_slides_and_counts_images_without_one(tmp_path):
     names = ["0/p1_a.tif", "1/p2_b.tif", "1/other.tif"]
     pack(tmp_path / "x", *names)
     source = FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern=r"(p\d)_"))
-    assert {patch.id: patch.slide for patch in source.patches()} == {"p1_a": "p1", "p2_b": "p2", "other": ""}
+    assert {patch.id: patch.slide for patch in source.read_patches()} == {"p1_a": "p1", "p2_b": "p2", "other": ""}
     assert source.report.counts == {"without a slide": 1}
     note = (
         "slides by --slide-pattern: 2 in 2 of 3 images, for example 'p1' with 1; images without a slide: '1/other.tif'"
@@ -263,7 +263,7 @@ def test_a_slide_pattern_replaces_the_slides_of_a_table_and_says_so(tmp_path, pa
     names = [f"patch_patient_00{patient}_node_{x}_x_{x}_y_7.tif" for patient, x in ((4, 1), (4, 2), (9, 3))]
     folder = write_folder(tmp_path / "x", dict.fromkeys(names, IMAGE) | {"metadata.csv": table.encode()})
     source = FolderSource(FolderOptions((str(folder),), slide_pattern=pattern))
-    assert [patch.slide for patch in source.patches()] == slides
+    assert [patch.slide for patch in source.read_patches()] == slides
     note = next(note for note in source.report.notes if note.startswith("slides by --slide-pattern, instead of those"))
     assert f"{len(set(slides))} in 3 of 3 images" in note
     assert warning in note
@@ -282,7 +282,7 @@ def test_the_printed_pattern_finds_the_slides_of_breakhis(tmp_path):
     assert any("folders that look like magnifications: 400X (2), 40X (2)" in note for note in report.notes)
     pattern = next(note for note in report.notes if note.startswith("the names look like BreakHis")).split("'")[1]
     source = FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern=pattern))
-    found = {(patch.label, patch.slide) for patch in source.patches()}
+    found = {(patch.label, patch.slide) for patch in source.read_patches()}
     assert found == {(0, "14-22549AB"), (0, "14-21998AB"), (1, "14-13412")}
 
 
@@ -294,7 +294,7 @@ def test_folds_in_a_table_are_an_error_and_one_fold_gives_the_splits(tmp_path):
     assert "on line 3: keep the rows of one fold" in caught.value.hint
     (tmp_path / "x" / "Folds.csv").write_text("\n".join(["fold,grp,filename", *rows[:4]]))
     source = FolderSource(FolderOptions((str(tmp_path / "x"),)))
-    assert [patch.split for patch in source.patches()] == ["train", "test", "train", "train"]
+    assert [patch.split for patch in source.read_patches()] == ["train", "test", "train", "train"]
 
 
 def test_a_table_of_images_without_a_known_column_is_named(tmp_path):
@@ -458,7 +458,7 @@ def test_a_folder_whose_name_contradicts_the_class_above_it_is_an_error(tmp_path
         pack(tmp_path / "x", "tumor/normal_adjacent/a.tif", "tumor/core/b.tif", "normal/c.tif")
     classes = ("negative=normal", "positive=tumor")
     source = FolderSource(FolderOptions((str(tmp_path / "x"),), classes=classes))
-    assert [patch.label for patch in source.patches()] == [0, 1, 1]
+    assert [patch.label for patch in source.read_patches()] == [0, 1, 1]
     found, _ = pack(tmp_path / "y", "normal/tumor_001/a.tif", "tumor/tumor_001/b.tif")  # patches of one slide
     assert [label for label, _ in found.values()] == [0, 1]
 
@@ -467,7 +467,7 @@ def test_archives_named_after_splits_give_the_splits(tmp_path):
     for name in ("train", "test"):
         write_zip(tmp_path / f"{name}.zip", {"normal/a.tif": IMAGE, "tumor/b.tif": IMAGE})
     source = FolderSource(FolderOptions((str(tmp_path / "train.zip"), str(tmp_path / "test.zip"))))
-    found = [(patch.label, patch.split) for patch in source.patches()]
+    found = [(patch.label, patch.split) for patch in source.read_patches()]
     assert found == [(0, "train"), (1, "train"), (0, "test"), (1, "test")]
 
 
@@ -475,4 +475,4 @@ def test_archives_named_after_classes_give_the_labels(tmp_path):
     for name in ("normal", "tumor"):
         write_zip(tmp_path / f"{name}.zip", {f"{name[0]}.tif": IMAGE})
     source = FolderSource(FolderOptions((str(tmp_path / "normal.zip"), str(tmp_path / "tumor.zip"))))
-    assert [(patch.id, patch.label) for patch in source.patches()] == [("n", 0), ("t", 1)]
+    assert [(patch.id, patch.label) for patch in source.read_patches()] == [("n", 0), ("t", 1)]

@@ -21,7 +21,7 @@ def open_folder(folder, images, tables, **options):
 
 
 def labels_of(source):
-    return {patch.id: patch.label for patch in source.patches()}
+    return {patch.id: patch.label for patch in source.read_patches()}
 
 
 TEXT = "id,label\na,1\nb,0\nc,1\n"
@@ -91,7 +91,11 @@ def test_names_of_columns_can_be_given(tmp_path):
     names = {"id_column": "patch no", "label_column": "Truth", "slide_column": "block", "hospital_column": "where"}
     source = FolderSource(FolderOptions((str(folder),), **names))
     assert labels_of(source) == FOUND
-    assert [(patch.slide, patch.hospital) for patch in source.patches()] == [("s1", "h1"), ("s2", "h2"), ("s2", "h2")]
+    assert [(patch.slide, patch.hospital) for patch in source.read_patches()] == [
+        ("s1", "h1"),
+        ("s2", "h2"),
+        ("s2", "h2"),
+    ]
     with pytest.raises(HistoError, match="there is no column 'nothing'"):
         FolderSource(FolderOptions((str(folder),), labels=folder / "table.csv", label_column="nothing"))
 
@@ -99,7 +103,7 @@ def test_names_of_columns_can_be_given(tmp_path):
 def test_the_table_of_labels_may_have_slides_hospitals_and_splits(tmp_path):
     table = "image_id,label,slide_id,center,split\na,1,s1,2,train\nb,0,s1,2,test\nc,1,s2,3,val\n"
     source = open_folder(tmp_path / "x", IMAGES, {"metadata.csv": table})
-    found = [(patch.slide, patch.hospital, patch.split) for patch in source.patches()]
+    found = [(patch.slide, patch.hospital, patch.split) for patch in source.read_patches()]
     assert found == [("s1", "2", "train"), ("s1", "2", "test"), ("s2", "3", "valid")]
     assert "slides from metadata.csv, column slide_id" in source.report.notes
 
@@ -109,7 +113,7 @@ def test_the_table_of_wilds_has_no_ids(tmp_path):
     table = ",patient,node,x_coord,y_coord,tumor,slide,center,split\n0,020,4,3328,7,1,10,2,0\n1,20,4,3424,7,0,10,2,0\n"
     source = open_folder(tmp_path / "x", images, {"metadata.csv": table})
     assert list(labels_of(source).values()) == [1, 0]
-    assert {patch.slide for patch in source.patches()} == {"10"}
+    assert {patch.slide for patch in source.read_patches()} == {"10"}
 
 
 def test_what_does_not_match_is_counted_with_examples_on_both_sides(tmp_path):
@@ -228,7 +232,7 @@ def test_a_json_file_beside_the_image_may_have_its_slide_hospital_and_split(tmp_
     )
     files = {f"s{i}.json": text for i, text in enumerate(texts)}
     source = open_folder(tmp_path / "x", ("s0.tif", "s1.tif"), files)
-    found = [(patch.label, patch.slide, patch.hospital, patch.split) for patch in source.patches()]
+    found = [(patch.label, patch.slide, patch.hospital, patch.split) for patch in source.read_patches()]
     assert found == [(1, "p7", "2", "train"), (0, "p8", "3", "test")]
     assert "slides of 2 images from .json files next to the images" in source.report.notes
     assert "keys of .json files that are not used: 'stain'" in source.report.notes
@@ -242,16 +246,16 @@ def test_a_split_in_a_json_file_that_is_not_a_split_is_an_error(tmp_path):
 def test_slides_are_read_from_all_tables_with_the_same_column(tmp_path):
     tables = {"train.csv": "id,label,patient\na,1,p1\n", "test.csv": "id,label,patient\nb,0,p2\n"}
     source = open_folder(tmp_path / "x", ("a.tif", "b.tif"), tables)
-    assert [(patch.slide, patch.split) for patch in source.patches()] == [("p1", "train"), ("p2", "test")]
+    assert [(patch.slide, patch.split) for patch in source.read_patches()] == [("p1", "train"), ("p2", "test")]
     tables = {"a.csv": "id,slide\na,s1\n", "b.csv": "id,slide\nb,s2\n"}
     source = open_folder(tmp_path / "y", ("1/a.tif", "0/b.tif"), tables)
-    assert {patch.id: patch.slide for patch in source.patches()} == {"a": "s1", "b": "s2"}
+    assert {patch.id: patch.slide for patch in source.read_patches()} == {"a": "s1", "b": "s2"}
 
 
 def test_a_second_column_of_slides_is_named_and_not_used(tmp_path):
     tables = {"a.csv": "id,label,patient\na,1,p1\nb,0,p2\n", "b.csv": "id,slide\na,s1\nb,s1\n"}
     source = open_folder(tmp_path / "x", ("a.tif", "b.tif"), tables)
-    assert [patch.slide for patch in source.patches()] == ["p1", "p2"]
+    assert [patch.slide for patch in source.read_patches()] == ["p1", "p2"]
     assert "columns of b.csv that are not used: 'slide'" in source.report.notes
 
 
@@ -304,7 +308,7 @@ def test_an_unknown_split_is_an_error_even_if_other_tables_have_the_labels(tmp_p
 
 
 def splits_of(source):
-    return [patch.split for patch in source.patches()]
+    return [patch.split for patch in source.read_patches()]
 
 
 @pytest.mark.parametrize(
@@ -549,7 +553,7 @@ def test_tables_in_the_folder_that_contradict_each_other_are_an_error_whatever_t
 def test_tables_named_after_splits_are_about_the_images_in_the_folders_of_these_names(tmp_path):
     tables = {"train.csv": "id,label\na,1\n", "test.csv": "id,label\na,0\n"}
     source = open_folder(tmp_path / "x", ("train/a.tif", "test/a.tif"), tables)
-    assert {(patch.split, patch.label) for patch in source.patches()} == {("train", 1), ("test", 0)}
+    assert {(patch.split, patch.label) for patch in source.read_patches()} == {("train", 1), ("test", 0)}
 
 
 def test_a_table_of_labels_of_patients_is_named_and_not_used(tmp_path):

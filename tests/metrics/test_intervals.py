@@ -86,7 +86,7 @@ def test_few_clusters_give_wider_intervals():
 
     def width(name, slides, codes):
         result = resample(labels, [SortedScores(labels, probs, 0.5)], Clusters("slide", codes, slides))[0]
-        low, high = result.interval(BY_NAME[name], replicates)
+        low, high = result.compute_interval(BY_NAME[name], replicates)
         assert low == pytest.approx(-high, rel=0.05)
         return high - low
 
@@ -125,8 +125,8 @@ def test_below_ten_informative_clusters_only_delong_gives_an_interval(slides, wi
         assert result.bootstrap.undefined[name] == f"the bootstrap needs 10 slides, and {reason}"
     assert (result.intervals["accuracy"] is None) == (slides < 10)
     assert result.has_delong_interval("auc")
-    assert result.interval("auc") == result.delong.interval
-    assert result.interval("sensitivity") == result.intervals["sensitivity"]
+    assert result.find_interval("auc") == result.delong.interval
+    assert result.find_interval("sensitivity") == result.intervals["sensitivity"]
 
 
 def test_the_reason_for_a_missing_interval_of_patches_counts_patches():
@@ -317,4 +317,4 @@ def test_the_p_value_is_below_5_percent_if_the_interval_excludes_0(slides):
 @pytest.mark.parametrize(("classes", "expected"), [("either", 25), ("normal", 20), ("tumour", 5), ("both", 5)])
 def test_informative_clusters_are_those_of_the_classes_that_a_metric_needs(classes, expected):
     metric = next(metric for metric in METRICS if metric.classes == classes)
-    assert metric.n_informative(25, 20, 5) == expected
+    assert metric.count_informative(25, 20, 5) == expected

@@ -46,7 +46,7 @@ def test_the_networks_of_the_table_have_the_published_sizes(name):
     encoder = ENCODERS[name]
     with torch.device("meta"):
         model = create_model(name).eval()
-        features, logits = model.features(images_of().to("meta")), model(images_of().to("meta"))
+        features, logits = model.compute_features(images_of().to("meta")), model(images_of().to("meta"))
     parameters = sum(parameter.numel() for parameter in model.backbone_and_head.backbone.parameters())
     assert round(parameters / 1e6) == PUBLISHED[name]
     assert (features.shape, logits.shape) == ((2, encoder.width), (2, 2))
@@ -73,7 +73,9 @@ def test_weights_from_the_hub_give_the_features_of_the_published_network(encoder
     with torch.no_grad():
         expected = network((resized - mean) / std)
         assert (expected[0] - expected[1]).abs().max() > 1e-3
-        assert torch.allclose(model.features(images_of()), expected, rtol=1e-2, atol=1e-2 * float(expected.std()))
+        assert torch.allclose(
+            model.compute_features(images_of()), expected, rtol=1e-2, atol=1e-2 * float(expected.std())
+        )
 
 
 def test_pooling_joins_the_class_token_with_the_mean_of_the_patch_tokens(encoder_hub):
@@ -81,7 +83,7 @@ def test_pooling_joins_the_class_token_with_the_mean_of_the_patch_tokens(encoder
     model = create_model("pooled", Weights.PRETRAINED).eval()
     with torch.no_grad():
         tokens = network(model.preprocess(images_of()))
-        features = model.features(images_of())
+        features = model.compute_features(images_of())
     assert features.shape == (2, 128)
     assert torch.equal(features[:, :64], tokens[:, 0])
     assert torch.allclose(features[:, 64:], tokens[:, 3:].mean(1))  # after the class token and two register tokens
@@ -117,7 +119,7 @@ def test_weights_of_transformers_dinov2_give_its_features(
     model = create_model("dinov2", Weights.PRETRAINED).eval()
     with torch.no_grad():
         expected = reference(model.preprocess(images_of())).last_hidden_state[:, 0]
-        features = model.features(images_of())
+        features = model.compute_features(images_of())
     assert (expected[0] - expected[1]).abs().max() > 1e-2
     assert torch.allclose(features, expected, atol=1e-4)
 
@@ -145,7 +147,7 @@ def test_weights_of_ctranspath_are_read_from_the_format_of_timm_0_5(encoder_hub)
     with torch.no_grad():
         expected = network(model.preprocess(images_of()))
         assert (expected[0] - expected[1]).abs().max() > 1e-3
-        assert torch.allclose(model.features(images_of()), expected, atol=1e-5)
+        assert torch.allclose(model.compute_features(images_of()), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

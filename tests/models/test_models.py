@@ -245,7 +245,9 @@ def test_published_weights_give_the_same_features_as_in_their_library(arch, hub,
     with torch.no_grad():
         expected = network((images - mean) / std)
         assert (expected[0] - expected[1]).abs().max() > 0.1
-        assert torch.allclose(model.features(images), expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+        assert torch.allclose(
+            model.compute_features(images), expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max())
+        )
         again = save_and_load(model, tmp_path / "a.pt")
         assert torch.equal(again(images), model(images))
 
@@ -455,7 +457,7 @@ def test_a_published_timm_model_is_rebuilt_without_its_source(timm, arch, option
     network.reset_classifier(0)
     assert model.arch.partition("?")[0] == name
     with torch.no_grad():
-        assert torch.allclose(model.features(images), network((images - mean) / std), atol=1e-5)
+        assert torch.allclose(model.compute_features(images), network((images - mean) / std), atol=1e-5)
         assert torch.equal(save_and_load(model, tmp_path / "a.pt")(images_of()), model(images_of()))
 
 

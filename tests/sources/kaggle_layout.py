@@ -53,7 +53,7 @@ def write_zip(path, files):
 def check_all(source):
     """Check that a source yields every patch of the small archive once, in order, with its label and split."""
     assert source.total == TRAIN + TEST
-    patches = list(source.patches())
+    patches = list(source.read_patches())
     assert [patch.id for patch in patches] == sorted(IDS[:TRAIN]) + sorted(IDS[TRAIN:])
     by_id = dict(zip(IDS, PIXELS, strict=True))
     for patch in patches:

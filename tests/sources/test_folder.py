@@ -21,7 +21,7 @@ def folder_source(locations, **options):
 
 
 def labels_of(source):
-    return {patch.id: patch.label for patch in source.patches()}
+    return {patch.id: patch.label for patch in source.read_patches()}
 
 
 @pytest.mark.parametrize("write", [write_folder, write_zip])
@@ -42,7 +42,7 @@ def test_class_folders_may_be_nested_in_any_way(tmp_path, write):
     assert labels_of(source) == expected
     assert source.report.counts == {"without a label": 2}
     pixels = dict(zip("abcdef", PIXELS, strict=False)) | {"top": PIXELS[6]}
-    for patch in source.patches():
+    for patch in source.read_patches():
         assert np.array_equal(patch.load(), pixels[patch.id])
 
 
@@ -113,7 +113,7 @@ def test_several_locations_may_have_a_table_each(tmp_path):
     third = write_folder(tmp_path / "beside" / "3", {"d.tif": TIFFS[3]})
     write_folder(tmp_path / "beside", {"labels.csv": b"id,label\nd,0\n"})
     source = folder_source([second, third, first])
-    assert [patch.id for patch in source.patches()] == ["c", "d", "a", "b"]
+    assert [patch.id for patch in source.read_patches()] == ["c", "d", "a", "b"]
     assert labels_of(source) == {"a": 1, "b": 0, "c": 1, "d": 0}
     assert source.report.origin == f"{second}, {third}, {first}"
 
@@ -136,7 +136,7 @@ def test_tables_that_contradict_each_other_are_an_error(tmp_path):
 )
 def test_ids_are_paths_if_stems_are_not_unique(tmp_path, names, ids):
     folder = write_folder(tmp_path / "x", dict.fromkeys(names, TIFFS[0]))
-    assert [patch.id for patch in folder_source([folder]).patches()] == ids
+    assert [patch.id for patch in folder_source([folder]).read_patches()] == ids
 
 
 def test_a_label_that_fits_two_images_is_an_error(tmp_path):
@@ -161,13 +161,13 @@ def test_only_camelyon16_slides_have_a_hospital(tmp_path):
     table = b"id,wsi\na,camelyon16_train_normal_041\nb,camelyon16_train_tumor_071\nc,tumor_071\n"
     write_folder(tmp_path, {"slides.csv": table})
     source = folder_source([write_folder(tmp_path / "x", IMAGES)], slides=tmp_path / "slides.csv")
-    assert [patch.hospital for patch in source.patches()] == ["RUMC", "UMCU", ""]
+    assert [patch.hospital for patch in source.read_patches()] == ["RUMC", "UMCU", ""]
 
 
 def test_slides_are_matched_like_labels(tmp_path):
     (tmp_path / "wsi.csv").write_text("id,wsi\na,s1\nin/b.tif,s2\nz,s9\n")
     source = folder_source([write_folder(tmp_path / "x", IMAGES)], slides=tmp_path / "wsi.csv")
-    assert {patch.id: patch.slide for patch in source.patches()} == {"a": "s1", "b": "s2", "c": ""}
+    assert {patch.id: patch.slide for patch in source.read_patches()} == {"a": "s1", "b": "s2", "c": ""}
     assert source.report.counts["without a slide"] == 1
     assert source.report.counts["slides without an image"] == 1
 

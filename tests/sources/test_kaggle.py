@@ -70,7 +70,7 @@ def test_images_without_labels_and_labels_without_images_are_counted(tmp_path, d
     files["train_labels.csv"] = labels_csv(dict.fromkeys(IDS[: TRAIN - 3], 1)).encode()
     source = KaggleSource(write_folder(tmp_path / "unpacked", files), downloads)
     assert source.report.counts == {"labels without an image": 2, "images without a label": 3}
-    labels = {patch.id: patch.label for patch in source.patches()}
+    labels = {patch.id: patch.label for patch in source.read_patches()}
     assert [labels[key] for key in IDS[TRAIN - 3 : TRAIN]] == [None] * 3
 
 
@@ -94,7 +94,7 @@ def test_slides_are_added_from_their_table(tmp_path, downloads, layout, packed):
     if packed:
         path = write_zip(path.with_suffix(".zip"), {path.name: path.read_bytes()})
     source = KaggleSource(write_folder(tmp_path / "unpacked", layout), downloads, slides=path)
-    found = {patch.id: (patch.slide, patch.hospital) for patch in source.patches()}
+    found = {patch.id: (patch.slide, patch.hospital) for patch in source.read_patches()}
     assert [found[key][0] for key in IDS] == slides + [""] * TEST
     assert found[IDS[0]] == ("camelyon16_train_normal_000", "RUMC")
     assert found[IDS[29]] == ("camelyon16_train_tumor_203", "UMCU")

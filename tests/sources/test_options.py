@@ -38,7 +38,7 @@ class Squares:
         self.level = options.level
         self.report = SourceReport("squares")
 
-    def patches(self):
+    def read_patches(self):
         for i in range(3):
             yield Patch(str(i), lambda: np.full((96, 96, 3), self.level, np.uint8), i % 2)
 

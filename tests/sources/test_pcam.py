@@ -42,7 +42,7 @@ def expected_rows(split):
 
 def rows_of(source):
     rows = []
-    for patch in source.patches():
+    for patch in source.read_patches():
         assert hashlib.sha1(patch.load()).hexdigest() == patch.id
         rows.append((patch.id, patch.label, patch.slide, patch.split, patch.hospital))
     return rows
@@ -366,7 +366,7 @@ def test_files_unpacked_by_a_killed_process_are_removed(pcam_folder, downloads):
 
 
 def test_stopping_early_removes_unpacked_files(pcam_folder, downloads):
-    patches = PcamSource(pcam_folder, downloads).patches()
+    patches = PcamSource(pcam_folder, downloads).read_patches()
     next(patches)
     assert len(list(downloads.iterdir())) == 1
     patches.close()

@@ -38,7 +38,7 @@ def load_all(patches):
 
 @pytest.fixture(scope="module")
 def patches():
-    return list(SyntheticSource(800, 5).patches())
+    return list(SyntheticSource(800, 5).read_patches())
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def pixels(patches):
 
 
 def test_same_seed_gives_the_same_bytes_in_any_order_of_loading(patches, pixels):
-    again = list(SyntheticSource(800, 5).patches())
+    again = list(SyntheticSource(800, 5).read_patches())
     assert [patch._replace(load=None) for patch in again] == [patch._replace(load=None) for patch in patches]
     order = np.random.default_rng(0).permutation(len(again))[:100]
     for index in order:
@@ -55,7 +55,7 @@ def test_same_seed_gives_the_same_bytes_in_any_order_of_loading(patches, pixels)
 
 
 def test_another_seed_gives_other_patches(patches, pixels):
-    other = list(SyntheticSource(800, 6).patches())
+    other = list(SyntheticSource(800, 6).read_patches())
     assert [patch.label for patch in other] != [patch.label for patch in patches]
     for index in range(0, 100, 10):
         assert (other[index].load() != pixels[index]).any()
@@ -137,7 +137,7 @@ def test_there_are_enough_slides_for_a_split_by_slide(n):
 
 def test_patches_without_tissue_and_duplicates_are_counted(pixels):
     source = SyntheticSource(800, 5)
-    patches = list(source.patches())
+    patches = list(source.read_patches())
     flat = pixels.reshape(len(pixels), -1)
     blank, black = flat.min(axis=1) > 245, flat.max(axis=1) < 10
     assert blank.sum() == black.sum() == 1
@@ -149,7 +149,7 @@ def test_patches_without_tissue_and_duplicates_are_counted(pixels):
 
 
 def test_200_patches_have_one_blank_one_black_and_one_duplicate():
-    pixels = load_all(SyntheticSource(200, 9).patches()).reshape(200, -1)
+    pixels = load_all(SyntheticSource(200, 9).read_patches()).reshape(200, -1)
     assert (pixels.min(axis=1) > 245).sum() == 1
     assert (pixels.max(axis=1) < 10).sum() == 1
     assert len({image.tobytes() for image in pixels}) == 199
@@ -157,7 +157,7 @@ def test_200_patches_have_one_blank_one_black_and_one_duplicate():
 
 @pytest.mark.parametrize("n", [1, 2, 7, 30])
 def test_tiny_sets_have_the_requested_number_of_patches(n):
-    assert load_all(SyntheticSource(n, 0).patches()).shape == (n, 96, 96, 3)
+    assert load_all(SyntheticSource(n, 0).read_patches()).shape == (n, 96, 96, 3)
 
 
 def test_mean_colours_do_not_predict_the_label(patches, pixels):
@@ -186,11 +186,11 @@ def processes(monkeypatch):
 @pytest.fixture(scope="module")
 def alone():
     """The pixels of 200 patches that this process drew."""
-    return load_all(SyntheticSource(200, 3).patches())
+    return load_all(SyntheticSource(200, 3).read_patches())
 
 
 def test_several_processes_draw_the_same_bytes_and_end_with_the_source(processes, alone):
-    patches = SyntheticSource(200, 3).patches()
+    patches = SyntheticSource(200, 3).read_patches()
     first = next(patches)
     assert len(multiprocessing.active_children()) == 2
     assert (load_all([first, *patches]) == alone).all()
@@ -198,14 +198,14 @@ def test_several_processes_draw_the_same_bytes_and_end_with_the_source(processes
 
 
 def test_processes_end_when_the_source_is_not_used_any_more(processes):
-    patches = SyntheticSource(200, 3).patches()
+    patches = SyntheticSource(200, 3).read_patches()
     next(patches)
     patches.close()
     assert multiprocessing.active_children() == []
 
 
 def test_patches_of_a_killed_process_are_drawn_again(processes, alone):
-    patches = SyntheticSource(200, 3).patches()
+    patches = SyntheticSource(200, 3).read_patches()
     drawn = [next(patches)]
     for process in multiprocessing.active_children():
         process.kill()
@@ -218,14 +218,14 @@ def test_without_other_processes_this_one_draws(processes, alone, monkeypatch):
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     monkeypatch.setattr(pool._Process, "start", start)
-    assert (load_all(SyntheticSource(200, 3).patches()) == alone).all()
+    assert (load_all(SyntheticSource(200, 3).read_patches()) == alone).all()
 
 
 def test_without_a_python_executable_this_process_draws(processes, alone):
     before = multiprocessing.spawn.get_executable()
     multiprocessing.set_executable("/nowhere/python")
     try:
-        assert (load_all(SyntheticSource(200, 3).patches()) == alone).all()
+        assert (load_all(SyntheticSource(200, 3).read_patches()) == alone).all()
     finally:
         multiprocessing.set_executable(before)
 
@@ -234,7 +234,7 @@ def test_processes_that_draw_import_nothing_from_the_working_directory(processes
     for module in ("numpy", "cv2", "pickle", "runpy", "multiprocessing", "histocli"):
         (tmp_path / f"{module}.py").write_text(f"open('{tmp_path}/trap', 'w')")
     monkeypatch.chdir(tmp_path)
-    assert load_all(SyntheticSource(70, 3).patches()).shape == (70, 96, 96, 3)
+    assert load_all(SyntheticSource(70, 3).read_patches()).shape == (70, 96, 96, 3)
     assert not (tmp_path / "trap").exists()
     assert "PYTHONSAFEPATH" not in os.environ
 
@@ -242,7 +242,7 @@ def test_processes_that_draw_import_nothing_from_the_working_directory(processes
 SCRIPT = """
 import multiprocessing
 from histocli.sources.synthetic import SyntheticSource
-patches = SyntheticSource(600, 0).patches()
+patches = SyntheticSource(600, 0).read_patches()
 next(patches)
 print(*(process.pid for process in multiprocessing.active_children()), flush=True)
 """

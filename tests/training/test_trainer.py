@@ -112,7 +112,7 @@ def test_a_run_stopped_after_any_step_continues_bit_for_bit(uninterrupted_traine
         losses.append(first.train_epoch(data, lambda step: step == stop_at))
     second = make_trainer()
     torch.manual_seed(0)  # random numbers depend on the step only, not on the state of PyTorch's generator
-    second.load_state(first.state(), first.ema_model.state_dict())
+    second.load_state(first.collect_state(), first.ema_model.state_dict())
     while second.step < 12:
         losses.append(second.train_epoch(data))
     assert [loss for loss in losses if loss is not None] == expected
@@ -147,7 +147,7 @@ def test_a_run_with_several_threads_continues_bit_for_bit():
     uninterrupted, first, second = (make_trainer(total_steps=6) for _ in range(3))
     losses = [uninterrupted.train_epoch(data), uninterrupted.train_epoch(data)]
     assert first.train_epoch(data, lambda step: step == 2) is None
-    second.load_state(first.state(), first.ema_model.state_dict())
+    second.load_state(first.collect_state(), first.ema_model.state_dict())
     assert [second.train_epoch(data), second.train_epoch(data)] == losses
     assert have_equal_tensors(second.model.state_dict(), uninterrupted.model.state_dict())
     assert have_equal_tensors(second.ema_model.state_dict(), uninterrupted.ema_model.state_dict())
@@ -181,7 +181,7 @@ def test_a_state_with_an_infinite_loss_is_never_saved():
     trainer.losses = [torch.tensor(0.7), torch.tensor(float("nan"))]
     trainer.step = 2
     with pytest.raises(HistoError, match="the loss of step 2 is not finite"):
-        trainer.state()
+        trainer.collect_state()
 
 
 def test_overflowing_weights_are_noticed_within_the_epoch():
@@ -260,7 +260,7 @@ def test_a_run_of_any_length_completes_its_schedule(total_steps):
 def test_a_run_saved_without_a_loss_scale_continues_with_one():
     first = make_trainer()
     first.train_step(next(make_loader().eval_batches()))
-    state, average = first.state(), first.ema_model.state_dict()
+    state, average = first.collect_state(), first.ema_model.state_dict()
     second = make_trainer(Compute(CPU, Precision.FP16, ""))
     second.load_state(state, average)
     assert second.step == 1

@@ -44,7 +44,7 @@ class SyntheticSource:
         self.seed = seed
         self.report = SourceReport(origin=f"synthetic: n={n}, seed={seed}")
 
-    def patches(self) -> Iterator[Patch]:
+    def read_patches(self) -> Iterator[Patch]:
         """Yield `n` patches, slide by slide; some chunks are drawn in advance."""
         from histocli.images.stream import CHUNK, iterate_chunks
         from histocli.sources.synthetic.plan import draw_chunk, plan_patches
