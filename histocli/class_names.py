@@ -15,9 +15,9 @@ LABEL_NAMES = tuple(_LABEL_NAMES.split())
 
 _WORDS = {
     "negative": "negative neg",
-    "healthy": "normal norm benign healthy nontumor nontumour noncancer noncancerous",
-    "disease": "tumor tumors tumour tumours tumoral tum cancer cancers cancerous malignant malignancy metastasis "
-    "metastases metastatic carcinoma adenocarcinoma",
+    "healthy": "normal norm benign healthy nontumor nontumour nontumorous noncancer noncancerous nonmalignant",
+    "disease": "tumor tumors tumour tumours tumoral tumorous tum cancer cancers cancerous malignant malignancy "
+    "metastasis metastases metastatic carcinoma adenocarcinoma",
     "positive": "positive pos",
     "negation": "no non not without free absent",
     # Words without a meaning for the label. Numbers do not belong to them: `tumor_001` is the name of a slide.

@@ -163,7 +163,7 @@ class _Packer:
     def finish(self) -> PackResult:
         """Write the header of the array again, now that its length is known."""
         if self.count == 0:
-            raise HistoError(f"no patch could be read from {self.source.report.origin}", "check what it contains")
+            raise HistoError(f"no patch could be read from {self.source.report.origin}", "the warnings above say why")
         _write_header(self.array, self.count)
         self.source.report.counts.update(self.remarks.count_images())
         counts = (self.count, self.duplicates, self.mismatches, self.unreadable)

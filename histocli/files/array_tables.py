@@ -26,7 +26,7 @@ def write_csv(titles: Sequence[str], columns: Sequence[Sequence[str]]) -> bytes:
     """Return columns as a CSV table; the separators of tables are removed from their names."""
     text = io.StringIO(newline="")
     writer = make_table_writer(text)
-    writer.writerow([re.sub(r"[,;\t\r\n]+", " ", title) for title in titles])
+    writer.writerow([re.sub(r"[,;|\t\r\n]+", " ", title) for title in titles])
     writer.writerows(zip(*columns, strict=True))
     return text.getvalue().encode("utf-8", "replace")
 

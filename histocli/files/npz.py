@@ -84,7 +84,8 @@ def list_npz(name: str, open_file: Open) -> list[File]:
         if (other := of_folder.setdefault(array.folder, array)) is not array:
             raise HistoError(
                 f"{name} has several arrays of patches: {other.key} and {array.key}",
-                "save each of them in a file of its own",
+                f"save the one to use: z = numpy.load({name.rpartition('/')[2]!r}); numpy.savez('patches.npz', "
+                f"x=z[{other.key!r}]), with y=z[...] for its labels",
             )
         listed += _list_patches(name, archive, array)
         rows = array.shape[0]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _SHARD = re.compile(r"(?:^|/)(\w+?)[-_]\d+[-_]of[-_]\d+\.parquet$")  # as in Hugging Face's data sets
+_IMAGE_COLUMNS = ("image", "img", "patch", "tile", "x")  # is preferred to others, such as `mask`
 _MAX_ROWS = 50_000_000
 _MAX_GROUP_BYTES = 1 << 30  # the largest group of rows of a Parquet file, which is read into memory
 
@@ -37,7 +38,14 @@ def list_parquet(name: str, open_file: Open) -> list[File]:
     try:
         table = pq.ParquetFile(open_file())
         schema = table.schema_arrow
-        column = next((field.name for field in schema if _is_image_column(field.type, pa)), None)
+        images = [field.name for field in schema if _is_image_column(field.type, pa)]
+        named = [column for column in images if column.lower() in _IMAGE_COLUMNS] or images
+        column = named[0] if named else None
+        if len(named) > 1:
+            raise HistoError(
+                f"{name} has several columns of images: {' and '.join(named[:2])}",
+                f"keep one: pyarrow.parquet.read_table(FILE).drop_columns([{named[1]!r}]), and write the result",
+            )
         if table.metadata.num_rows > _MAX_ROWS:
             raise HistoError(f"{name} has {table.metadata.num_rows:,} rows, over {_MAX_ROWS:,}", "split it")
         if column is None:

@@ -9,6 +9,11 @@ from typing import IO, Any
 
 from histocli.errors import HistoError
 
+SEPARATORS = ",;\t|"
+UTF8_HINT = (
+    "save it as UTF-8, as other encodings cannot be told apart; in Excel: Save As, CSV UTF-8 (Comma delimited); in a "
+    "shell: iconv -f CP1252 -t UTF-8"
+)
 _MAX_LINE = 1 << 20  # characters
 _BLOCK = 64  # rows read at once: more would make the garbage collector scan them, which takes time
 
@@ -16,8 +21,9 @@ _BLOCK = 64  # rows read at once: more would make the garbage collector scan the
 def read_table(
     file: IO[str], name: str, delimiter: str | None = None
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Read a table separated by commas, semicolons or tabs: its column names, and (line, fields) of every row.
+    """Read a table: its column names, and (line, fields) of every row.
 
+    It is separated by commas, semicolons, tabs or vertical bars, unless `delimiter` is given.
     Empty lines are skipped. `file` is open with `newline=""`. The line, from 1, is the one where the row begins,
     because a quoted field may contain line breaks.
 
@@ -94,8 +100,7 @@ def _read_rows(file: IO[str], name: str, delimiter: str | None) -> Iterator[tupl
     except csv.Error as error:
         raise HistoError(f"{name}, line {line}: {_explain(error)}", "correct it and try again") from error
     except UnicodeDecodeError as error:
-        hint = "save it as comma-separated UTF-8; in Excel: Save As, CSV UTF-8 (Comma delimited)"
-        raise HistoError(f"{name} is not UTF-8 text: {error}", hint) from error
+        raise HistoError(f"{name} is not UTF-8 text: {error}", UTF8_HINT) from error
 
 
 def _explain(error: csv.Error) -> str:
@@ -111,10 +116,10 @@ def _explain(error: csv.Error) -> str:
 
 
 def _open_reader(file: IO[str], delimiter: str | None = None) -> Any:
-    """Return a `csv.reader` for commas, semicolons or tabs, whichever are most frequent in the first line."""
+    """Return a `csv.reader` for the separator that is most frequent in the first line, or for `delimiter`."""
     lines = _read_lines(file)
     first = next(lines, "")
-    return csv.reader(chain([first], lines), delimiter=delimiter or max(",;\t", key=first.count), strict=True)
+    return csv.reader(chain([first], lines), delimiter=delimiter or max(SEPARATORS, key=first.count), strict=True)
 
 
 def _read_lines(file: IO[str]) -> Iterator[str]:

@@ -21,6 +21,8 @@ from histocli.images.tiff_layout import BLACK_IS_ZERO, PALETTE, RGB, WHITE_IS_ZE
 from histocli.images.tiff_pages import Page, read_following_pages
 from histocli.images.tiff_segments import JPEG, UNPACK, decode_with_opencv
 
+_CHANNEL_NAME = re.compile(r"""<Channel\b[^>]*?\sName=["']([^"']+)["']""")
+_NUMBERED_CHANNEL = re.compile(r"(ch(annel)?|c)?[\s_:]*\d+(/\d+)?", re.IGNORECASE)  # says nothing of the colour
 _IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)  # the number of images, in ImageJ's descriptions
 _BY_OPENCV = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, 5, YCBCR)  # 5 is CMYK; its colours in Lab are wrong
 _ALPHA = (1, 2)  # values of ExtraSamples: associated and unassociated
@@ -51,6 +53,7 @@ def read_tiff(page: Page) -> tuple[Values, tuple[str, ...]]:
         and all(other.size == page.size for other in following)
         and _has_channel_pages(page.description)
     ):
+        _check_channel_names(page.description)
         channels = [_read_page(channel)[..., :1] for channel in (page, *following)]
         return np.concatenate(channels, 2), ("three pages were combined to RGB",)
     raise _stack_error(1 + len(following))
@@ -63,6 +66,17 @@ def _stack_error(count: int) -> ImageError:
 def _has_channel_pages(description: str) -> bool:
     """Return whether a description says that three pages are red, green and blue, and not planes of a volume."""
     return "channels=3" in description.split() or ('SizeC="3"' in description and 'SizeZ="1"' in description)
+
+
+def _check_channel_names(description: str) -> None:
+    """Raise `ImageError` if OME names three channels that are not red, green and blue, in this order."""
+    names = [name.strip() for name in _CHANNEL_NAME.findall(description)]
+    is_rgb = [name[:1].lower() for name in names] == ["r", "g", "b"]
+    if names and not is_rgb and not all(_NUMBERED_CHANNEL.fullmatch(name) for name in names):
+        raise ImageError(
+            f"its pages are the channels {', '.join(names)}, and not red, green and blue",
+            "save it in RGB, as a single page",
+        )
 
 
 def _read_page(page: Page) -> Values:

@@ -191,6 +191,11 @@ def _note_skipped(tables: LabelTables) -> None:
     """Add notes on the tables that were skipped, and on the images without a label or a slide."""
     result = tables.result
     result.notes += [f"skipped: {problem}" for problem in tables.problems]
+    if ignored := [name for name in tables.ignored if name not in result.used]:
+        result.notes.append(
+            f"tables that are not used: {format_examples(ignored)}; --labels TABLE uses one, and --id-column NAME and "
+            "--label-column NAME name its columns"
+        )
     for what, known in (("label", result.labels), ("slide", result.slides)):
         missing = [name for name in tables.names if name not in known] if known else []
         if missing:

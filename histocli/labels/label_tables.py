@@ -49,6 +49,7 @@ class LabelTables:
         problems: the errors of tables that may be about something else.
         words: the labels in the tables, in lower case.
         n_tables: the number of tables that were used.
+        ignored: the names of the tables inside that have results, or no column with a usual name.
         tables_beside: the tables next to the images without `labels` in their names.
         splits: the splits of the images.
     """
@@ -60,6 +61,7 @@ class LabelTables:
         self.words: set[str] = set()
         self.n_tables = 0
         self.tables_beside: list[Path] = []
+        self.ignored: list[str] = []
         self._columns_used: dict[str, str] = {}  # the column of slides and of hospitals in the first table with it
         self.splits = SplitFinder(self.index, options.columns.split)
 
@@ -109,7 +111,10 @@ class LabelTables:
         """Use the tables in the locations: those with `label` in their names, and those with the usual columns."""
         for file in others:
             base = file.name.rpartition("/")[2]
-            if not _TABLE.search(base) or _RESULT_TABLE.search(base):
+            if not _TABLE.search(base):
+                continue
+            if _RESULT_TABLE.search(base):
+                self.ignored.append(file.name)
                 continue
             roles = peek_columns(file, self.options.columns)
             if "label" in base.lower() and not base.lower().endswith(".txt"):
@@ -125,6 +130,8 @@ class LabelTables:
                     f"{file.name} has labels, but no column is known as the id of an image: it is not used; "
                     "--id-column NAME names the column"
                 )
+            elif not base.lower().endswith(".txt"):
+                self.ignored.append(file.name)
 
     def _read_table_of_splits(self, file: File, is_named: bool) -> None:
         """Use a table of ids and splits, if it has the id of an image; add a note if it has no splits.

@@ -128,7 +128,7 @@ class PatchTable:
             if any(is_image(name) or name in ("0", "1") for name in self.columns):
                 hint = _HEADER_HINT
             elif len(self.columns) == 1:
-                hint = "separate the columns by commas, semicolons or tabs"
+                hint = "separate the columns by commas, semicolons, tabs or vertical bars"
             raise HistoError(
                 f"{self._header}: no column is known as the {role}; the columns are {self._column_list}", hint
             )

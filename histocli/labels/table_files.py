@@ -11,10 +11,9 @@ from histocli.errors import HistoError
 from histocli.files.archives import is_archive
 from histocli.files.file import MAX_FILE_BYTES, File, MadeTable, make_file, read_bytes
 from histocli.files.listing import list_files
-from histocli.files.tables import read_table
+from histocli.files.tables import SEPARATORS, UTF8_HINT, read_table
 from histocli.labels.patch_tables import ColumnNames, PatchTable, check_ids
 
-_UTF8_HINT = "save it as comma-separated UTF-8; in Excel: Save As, CSV UTF-8 (Comma delimited)"
 MAX_FIELDS = 10_000_000  # of a table, which take some 60 bytes of memory each
 _PEEKED_BYTES = 4096
 _BLOCK = 1 << 20  # bytes that are unpacked at a time: Python allocates as much as it is asked to read
@@ -23,7 +22,7 @@ _ENCODING_OF_MARK = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 def read_patch_table(file: File) -> PatchTable:
-    """Read a table in CSV, with commas, semicolons, tabs or (in a .txt file) spaces, in UTF-8 or UTF-16.
+    """Read a table in CSV, with commas, semicolons, tabs, vertical bars or (in a .txt file) spaces, in UTF-8 or UTF-16.
 
     Raises:
         HistoError: it cannot be read or is malformed; the message names file and line.
@@ -32,19 +31,19 @@ def read_patch_table(file: File) -> PatchTable:
     data = _unpack(file)
     encoding = _ENCODING_OF_MARK.get(data[:2], "utf-8-sig")
     if encoding != "utf-16" and b"\0" in data[:_PEEKED_BYTES]:
-        raise HistoError(f"{file.name} is not UTF-8 text: it contains null bytes", _UTF8_HINT)
+        raise HistoError(f"{file.name} is not UTF-8 text: it contains null bytes", UTF8_HINT)
     text = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")
     try:
         first = text.readline()
     except UnicodeError as error:
-        raise HistoError(f"{file.name} is not UTF-8 text: {error}", _UTF8_HINT) from error
-    if first.startswith("#") and not re.search(r"[,;\t]", first):
+        raise HistoError(f"{file.name} is not UTF-8 text: {error}", UTF8_HINT) from error
+    if first.startswith("#") and not any(mark in first for mark in SEPARATORS):
         raise HistoError(f"{file.name}, line 1: {first.strip()[:40]!r} is a comment", "remove this line")
     separator = re.fullmatch(r"sep=(.)\s*", first)  # a first line that Excel reads
     delimiter = separator[1] if separator else None
     if not separator:
         text.seek(0)
-        if file.name.lower().endswith(".txt") and not any(mark in first for mark in ",;\t"):
+        if file.name.lower().endswith(".txt") and not any(mark in first for mark in SEPARATORS):
             delimiter = " "
     names, rows = read_table(text, file.name, delimiter)
     kept = [i for i, name in enumerate(names) if name]
@@ -82,8 +81,8 @@ def peek_columns(file: File, given: ColumnNames) -> set[str]:
     data = _unpack_gzip(data, file.name, _PEEKED_BYTES) if data.startswith(_GZIP) else data[:_PEEKED_BYTES]
     lines = data.decode(_ENCODING_OF_MARK.get(data[:2], "utf-8-sig"), "replace").splitlines() or [""]
     first = lines[1] if lines[0].startswith("sep=") and len(lines) > 1 else lines[0]
-    marks = r"[,;\t]" if re.search(r"[,;\t]", first) else " "
-    names = [name.strip().strip('"') for name in re.split(marks, first)]
+    mark = max(SEPARATORS, key=first.count)
+    names = [name.strip().strip('"') for name in first.split(mark if mark in first else " ")]
     return PatchTable(file.name, {name: [] for name in names if name}, []).list_roles(given)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from histocli.class_names import describe_counts, find_label, find_splits_of_folders, parse_classes
+from histocli.config import PATCH_MPP
 from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive, remove_archive_suffix
@@ -170,6 +171,8 @@ class FolderSource:
             )
         if skipped := describe_others(file for file in others if file.name not in found.used):
             report.notes.append(skipped)
+        if self._mpp is not None:
+            report.notes.append(f"rescaled: images of {self._mpp} um per pixel to {PATCH_MPP}")
         if magnifications := _describe_magnifications(images):
             report.notes.append(magnifications)
         if copies := describe_copies(images):

@@ -298,6 +298,18 @@ def test_an_npz_without_patches_is_an_error(tmp_path, arrays, message):
         FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
 
 
+def test_the_hint_for_several_arrays_of_patches_can_be_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("x.npz", images=PIXELS, masks=PIXELS // 2)
+    with pytest.raises(HistoError, match="has several arrays of patches: images and masks") as caught:
+        FolderSource(FolderOptions(("x.npz",)))
+    code = caught.value.hint.removeprefix("save the one to use: ").rpartition(", with y=")[0]
+    exec(code, {"numpy": np})
+    assert np.array_equal(
+        [patch.load() for patch in FolderSource(FolderOptions(("patches.npz",))).read_patches()], PIXELS
+    )
+
+
 @pytest.mark.parametrize(
     ("arrays", "hint"),
     [
@@ -379,6 +391,19 @@ def test_columns_of_parquet_are_labels_and_slides(tmp_path):
     patches = list(source.read_patches())
     assert [(patch.label, patch.slide) for patch in patches] == list(zip([0, 1] * 3, "aaabbb", strict=True))
     assert any("that are not used: 'image_id'" in note for note in source.report.notes)
+
+
+def test_of_several_columns_of_images_the_one_with_the_usual_name_is_read(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    images, masks = ([tiff(pixels) for pixels in array] for array in (PIXELS, PIXELS // 2))
+    pq.write_table(pa.table({"mask": masks, "image": images}), tmp_path / "x.parquet")
+    source = FolderSource(FolderOptions((str(tmp_path / "x.parquet"),)))
+    assert np.array_equal([patch.load() for patch in source.read_patches()], PIXELS)
+    pq.write_table(pa.table({"mask": masks, "photo": images}), tmp_path / "y.parquet")
+    with pytest.raises(HistoError, match=r"y\.parquet has several columns of images: mask and photo") as caught:
+        FolderSource(FolderOptions((str(tmp_path / "y.parquet"),)))
+    assert "drop_columns(['photo'])" in caught.value.hint
 
 
 def test_a_wrong_label_in_a_parquet_file_is_named_by_column_and_row(tmp_path):

@@ -221,9 +221,26 @@ def pages(count, description):
     return stream.getvalue()
 
 
+def name_channels(*names):
+    channels = "".join(f'<Channel ID="Channel:0:{i}" Name="{name}"/>' for i, name in enumerate(names))
+    return f'<OME><Pixels SizeC="3" SizeT="1" SizeZ="1">{channels}</Pixels></OME>'
+
+
+@pytest.mark.parametrize("names", [("DAPI", "FITC", "Cy3"), ("Blue", "Green", "Red"), ("Red", "Green", "Cy5")])
+def test_pages_of_other_channels_are_refused(names):
+    with pytest.raises(HistoError, match=f"its pages are the channels {', '.join(names)}, and not red"):
+        decode(pages(3, name_channels(*names)), "x")
+
+
 @pytest.mark.parametrize(
     "description",
-    ["ImageJ=1.53\nimages=3\nchannels=3\nmode=grayscale\n", '<OME><Pixels SizeC="3" SizeT="1" SizeZ="1"/></OME>'],
+    [
+        "ImageJ=1.53\nimages=3\nchannels=3\nmode=grayscale\n",
+        '<OME><Pixels SizeC="3" SizeT="1" SizeZ="1"/></OME>',
+        name_channels("Red", "Green", "Blue"),
+        name_channels("Channel 0", "Channel 1", "Channel 2"),
+        name_channels("C:0/3", "C:1/3", "C:2/3"),
+    ],
 )
 def test_red_green_and_blue_pages_are_joined(description):
     remarks = Remarks()

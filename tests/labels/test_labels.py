@@ -40,6 +40,8 @@ IMAGES = ("in/a.tif", "in/b.tif", "in/c.tif")
         "id,label\na,True\nb,False\nc,True\n",
         "id,normal,tumor\na,0,1\nb,1,0\nc,0,1\n",
         TEXT.replace(",", "\t"),
+        TEXT.replace(",", "|"),
+        "sep=|\n" + TEXT.replace(",", "|"),
         "sep=;\n" + TEXT.replace(",", ";"),
         TEXT.replace("\n", "\r"),
         TEXT.encode("utf-16"),
@@ -144,6 +146,15 @@ def test_an_unrelated_table_beside_the_images_is_reported_and_ignored(tmp_path, 
     assert labels_of(source) == {"a": 0, "b": 1}
     assert any(
         "skipped a table next to the images" in note and "their_labels.csv" in note for note in source.report.notes
+    )
+
+
+def test_tables_inside_that_are_not_used_are_named(tmp_path):
+    tables = {"stock.csv": "stain,weight\nHE,3\n", "submission.csv": "id,label\na,1\n"}
+    source = open_folder(tmp_path / "x", ("1/a.tif", "0/b.tif"), tables)
+    assert labels_of(source) == {"a": 1, "b": 0}
+    assert any(
+        note.startswith("tables that are not used: 'stock.csv', 'submission.csv'") for note in source.report.notes
     )
 
 
@@ -443,8 +454,8 @@ def test_other_numbers_as_labels_are_an_error_with_a_hint_that_works(tmp_path, l
     ("table", "hint"),
     [
         ("a,1\nb,0\nc,1\n", "the first line must name the columns"),
-        ("id|label\na|1\nb|0\nc|1\n", "separate the columns by commas"),
-        (TEXT.encode("utf-16-le"), "save it as comma-separated UTF-8"),
+        ("id label\na 1\nb 0\nc 1\n", "separate the columns by commas"),
+        (TEXT.encode("utf-16-le"), "save it as UTF-8"),
     ],
 )
 def test_a_table_that_is_not_understood_says_how_to_mend_it(tmp_path, table, hint):

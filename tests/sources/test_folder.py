@@ -232,3 +232,9 @@ def test_real_patches_are_packed_with_their_labels(shared_data, tmp_path):
     frame = read_manifest(workspace.manifest_path("valid"), ("id", "label", "sha1"))
     assert all(labels[key] == label for key, label in zip(frame["id"], frame["label"], strict=True))
     assert (frame["id"] == frame["sha1"]).mean() > 0.9  # libjpegs may differ in a bit
+
+
+def test_images_that_are_rescaled_by_mpp_are_reported(tmp_path):
+    write_folder(tmp_path, {"a.tif": tiff(np.zeros((192, 192, 3), np.uint8))})
+    notes = FolderSource(FolderOptions((str(tmp_path),), mpp="0.486")).report.notes
+    assert "rescaled: images of 0.486 um per pixel to 0.972" in notes
