@@ -23,7 +23,7 @@ from histocli.inference.failed import write_failed
 from histocli.inference.inputs import MAX_LISTED, STDIN, Inputs, open_inputs, read_stdin_lines
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import Flagger
-from histocli.inference.writers import Writer, check_parquet
+from histocli.inference.writers import Writer, check_format
 from histocli.listeners import CommandListener
 from histocli.patch import Patch
 from histocli.reports.likeness import Likeness
@@ -194,10 +194,7 @@ def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> 
         raise UsageError(f"--failed {config.failed} is the file of --out", "name another file")
     if config.skip_done and is_streamed(config):
         raise UsageError("--skip-done needs --out FILE, the file with the patches that are done")
-    if config.output_format is Output.PARQUET:
-        if config.out is None:
-            raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
-        check_parquet()
+    check_format(config.output_format, config.out)
     if config.escape_formulas and config.output_format is not Output.CSV:
         raise UsageError(f"--escape-formulas is for CSV, not {config.output_format}", "leave it out")
     _check_outputs(config, workspace, [Path(name) for name in config.inputs])

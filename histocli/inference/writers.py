@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO, TextIOWrapper
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from histocli.enums import Output
+from histocli.errors import UsageError
 from histocli.files.outputs import open_stream
 from histocli.files.tables import make_table_writer
 from histocli.packages import require_packages
@@ -16,6 +17,7 @@ from histocli.packages import require_packages
 DIGITS = 6  # after the decimal point, in every format
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also full-width
 Table = dict[str, list[Any]]
+ColumnTypes = dict[str, type]
 
 
 class Writer(Protocol):
@@ -31,57 +33,64 @@ class Writer(Protocol):
         """Write the rows that are not written yet."""
 
 
+class BinaryWriter(Writer, Protocol):
+    """Writes rows of scores to a binary file."""
+
+    def abandon(self) -> None:
+        """Leave the file incomplete, after an error."""
+
+
 @contextmanager
 def open_writer(
-    to: Path | IO[str], format: Output, kinds: dict[str, type], *, escape_formulas: bool = False
+    to: Path | IO[str], format: Output, column_types: ColumnTypes, *, escape_formulas: bool = False
 ) -> Iterator[Writer]:
-    """Open a writer of the columns in `kinds`, to a text stream, or to a pipe or device at a path.
+    """Open a writer of these columns, to a text stream, or to a pipe or device at a path.
 
     With `escape_formulas`, CSV has an apostrophe before text that a spreadsheet would compute.
     """
     if not isinstance(to, Path):
-        writer = _make_text_writer(to, format, kinds, escape_formulas)
+        writer = _make_text_writer(to, format, column_types, escape_formulas)
         yield writer
         writer.close()
         return
-    with open_stream(to) as file, _open_file_writer(file, format, kinds, escape_formulas) as writer:
+    with open_stream(to) as file, _open_file_writer(file, format, column_types, escape_formulas) as writer:
         yield writer
 
 
 @contextmanager
-def open_part(path: Path, format: Output, kinds: dict[str, type], *, escape_formulas: bool = False) -> Iterator[Writer]:
+def open_part(
+    path: Path, format: Output, column_types: ColumnTypes, *, escape_formulas: bool = False
+) -> Iterator[Writer]:
     """Open a writer to a new regular file."""
-    with path.open("wb") as file, _open_file_writer(file, format, kinds, escape_formulas) as writer:
+    with path.open("wb") as file, _open_file_writer(file, format, column_types, escape_formulas) as writer:
         yield writer
 
 
 @contextmanager
 def _open_file_writer(
-    file: IO[bytes], format: Output, kinds: dict[str, type], escape_formulas: bool
+    file: IO[bytes], format: Output, column_types: ColumnTypes, escape_formulas: bool
 ) -> Iterator[Writer]:
     """Open a writer to a binary file, and leave the file open at the end."""
-    writer: Writer
-    if format is Output.PARQUET:
-        parquet = ParquetWriter(file, kinds)
+    if format in BINARY_FORMATS:
+        binary = BINARY_FORMATS[format].writer(file, column_types)
         try:
-            yield parquet
+            yield binary
         except BaseException:
-            parquet.abandon()
+            binary.abandon()
             raise
-        parquet.close()
+        binary.close()
         return
     text = TextIOWrapper(file, encoding="utf-8", newline="")
-    writer = _make_text_writer(text, format, kinds, escape_formulas)
+    writer = _make_text_writer(text, format, column_types, escape_formulas)
     yield writer
     writer.close()
     text.detach()  # the caller, who opened `file`, closes it
 
 
-def _make_text_writer(stream: IO[str], format: Output, kinds: dict[str, type], escape_formulas: bool = False) -> Writer:
-    if format is Output.JSONL:
-        return JsonWriter(stream)
-    writer = CsvWriter(stream, kinds)
-    writer.escape_formulas = escape_formulas
+def _make_text_writer(stream: IO[str], format: Output, column_types: ColumnTypes, escape_formulas: bool) -> Writer:
+    writer = TEXT_WRITERS[format](stream, column_types)
+    if isinstance(writer, CsvWriter):
+        writer.escape_formulas = escape_formulas
     return writer
 
 
@@ -99,9 +108,9 @@ class CsvWriter:
     delimiter = ","
     escape_formulas = False
 
-    def __init__(self, stream: IO[str], kinds: dict[str, type]) -> None:
+    def __init__(self, stream: IO[str], column_types: ColumnTypes) -> None:
         self.stream = stream
-        make_table_writer(stream, self.delimiter).writerow(kinds)
+        make_table_writer(stream, self.delimiter).writerow(column_types)
 
     def write_rows(self, table: Table) -> None:
         """Write the rows of some patches, and flush them: another program may read them at the same time."""
@@ -149,29 +158,15 @@ class JsonWriter:
         self.stream.flush()
 
 
-def check_parquet() -> None:
-    """Check that Parquet files can be read and written.
-
-    Raises:
-        HistoError: pyarrow is not installed.
-    """
-    require_packages("--format parquet", "pyarrow", extra="parquet")
-
-
 class ParquetWriter:
-    """Writes a Parquet file with a row group for each batch.
+    """Writes a Parquet file with a row group for each batch."""
 
-    Raises:
-        HistoError: pyarrow is not installed.
-    """
-
-    def __init__(self, file: IO[bytes], kinds: dict[str, type]) -> None:
-        check_parquet()
+    def __init__(self, file: IO[bytes], column_types: ColumnTypes) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         types = {str: pa.string(), float: pa.float64(), int: pa.int8()}
-        self.schema, self.table = pa.schema([(name, types[kind]) for name, kind in kinds.items()]), pa.Table
+        self.schema, self.table = pa.schema([(name, types[kind]) for name, kind in column_types.items()]), pa.Table
         self.writer = pq.ParquetWriter(file, self.schema)
 
     def write_rows(self, table: Table) -> None:
@@ -193,6 +188,34 @@ class ParquetWriter:
     def abandon(self) -> None:
         """Leave the file incomplete, after an error: pyarrow would else write the footer when the object is deleted."""
         self.writer.is_open = False
+
+
+class BinaryFormat(NamedTuple):
+    """A format that is not text: its writer, the package that the writer needs, and the extra that has the package."""
+
+    writer: Callable[[IO[bytes], ColumnTypes], BinaryWriter]
+    package: str
+    extra: str
+
+
+TEXT_WRITERS: dict[Output, Callable[[IO[str], ColumnTypes], Writer]] = {
+    Output.CSV: CsvWriter,
+    Output.JSONL: lambda stream, column_types: JsonWriter(stream),
+}
+BINARY_FORMATS = {Output.PARQUET: BinaryFormat(ParquetWriter, "pyarrow", extra="parquet")}
+
+
+def check_format(format: Output, out: Path | None) -> None:
+    """Check that a format can be written, before the patches are scored.
+
+    Raises:
+        UsageError: the format is binary, and there is no file to write it to.
+        HistoError: the package that writes it is not installed.
+    """
+    if format in BINARY_FORMATS:
+        if out is None:
+            raise UsageError(f"--format {format} cannot be streamed", "give it a file with --out")
+        require_packages(f"--format {format}", BINARY_FORMATS[format].package, extra=BINARY_FORMATS[format].extra)
 
 
 def _make_records(table: Table) -> list[dict[str, Any]]:

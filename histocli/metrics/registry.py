@@ -150,7 +150,8 @@ def compute_metrics(scores: SortedScores, weights: Floats) -> Floats:
     """Return every metric for each of R rows of weights (R,N): (len(METRICS),R), NaN if undefined."""
     weighted = WeightedScores(scores, weights)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.stack([metric.compute(weighted) for metric in METRICS])
+        values = np.stack([metric.compute(weighted) for metric in METRICS])
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def compute_metric_values(scores: SortedScores) -> dict[str, float | None]:

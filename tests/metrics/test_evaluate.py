@@ -10,8 +10,9 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as reference
 
 from histocli.errors import HistoError
-from histocli.metrics import CURVE_POINTS, Measurement, compute_auc, evaluate
+from histocli.metrics import CURVE_POINTS, Measurement, compute_auc, evaluate, registry
 from histocli.metrics.curves import Confusion
+from histocli.metrics.weighted import SortedScores
 from histocli.schema import from_json, to_json
 
 
@@ -188,3 +189,11 @@ def test_invalid_scores_are_refused(measure, labels, probs, message):
 def test_a_threshold_outside_the_unit_interval_is_refused(threshold):
     with pytest.raises(HistoError, match="threshold"):
         evaluate([0, 1], [0.1, 0.9], threshold)
+
+
+def test_a_metric_that_divides_by_zero_is_undefined(monkeypatch):
+    ratio = registry.Metric("ratio", lambda s: s.tp / s.fp, "ratio", "there is no false positive", "both")
+    monkeypatch.setattr(registry, "METRICS", (ratio,))
+    monkeypatch.setattr(registry, "NAMES", ("ratio",))
+    scores = [SortedScores(np.array([1, 0]), np.array(probs), 0.5) for probs in ((0.9, 0.8), (0.9, 0.1))]
+    assert [registry.compute_metric_values(one) for one in scores] == [{"ratio": 1}, {"ratio": None}]
