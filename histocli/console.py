@@ -27,8 +27,9 @@ from rich.text import Text
 
 from histocli.errors import HistoError
 from histocli.stdio import Stderr, write_out
-from histocli.text import escape_control_characters
+from histocli.text import escape_control_characters, shorten
 
+_LONGEST_CELL = 200  # characters: names of runs and slides come from files of anyone
 OnProgress = Callable[[int, int | None], None]
 
 
@@ -103,7 +104,8 @@ class Reporter:
         for i, column in enumerate(columns):
             table.add_column(_escape(column), justify="right" if i else "left")
         for row in rows:
-            table.add_row(*(_escape(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
+            cells = (shorten(cell, _LONGEST_CELL) if isinstance(cell, str) else f"{cell:,}" for cell in row)
+            table.add_row(*map(_escape, cells))
         shortest = Measurement.get(self.console, self.console.options, table).minimum  # at which no word is broken
         self.console.print(table, soft_wrap=False, crop=False, width=max(self.console.width, shortest))
 

@@ -1,6 +1,6 @@
 """Errors that a user can fix, and exit codes; after a signal the exit code is 128 + its number."""
 
-from histocli.text import escape_control_characters
+from histocli.text import escape_control_characters, shorten
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -23,8 +23,7 @@ class HistoError(Exception):
 
 def _clean(text: str) -> str:
     """Return a text on one line that can be printed."""
-    half = _MAX_TEXT // 2
-    return escape_control_characters(text if len(text) <= _MAX_TEXT else f"{text[:half]} ... {text[-half:]}")
+    return escape_control_characters(shorten(text, _MAX_TEXT))
 
 
 class PartialError(HistoError):

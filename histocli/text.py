@@ -8,6 +8,12 @@ def escape_control_characters(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def shorten(text: str, longest: int) -> str:
+    """Return a text without its middle if it has more than `longest` characters."""
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
+
+
 def parse_finite(text: str) -> float:
     """Return a number of a JSON file, in which Python takes 1e999 for infinity; raise `ValueError` for this and NaN."""
     if not math.isfinite(value := float(text)):

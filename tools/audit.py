@@ -12,6 +12,7 @@ import tempfile
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -92,31 +93,36 @@ def audit(what: str, versions: dict[str, str]) -> list[str]:
         table.write_text("".join(f"{name}=={version}\n" for name, version in sorted(versions.items())), "utf-8")
         options = ["--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json"]
         command = [sys.executable, "-m", "pip_audit", *options, "--requirement", str(table)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     try:
-        answers = json.loads(done.stdout)["dependencies"]
-    except (ValueError, KeyError):
-        reason = (done.stderr.strip().splitlines() or ["pip-audit gave no answer"])[-1]
+        answers = {canonicalize_name(package["name"]): package for package in json.loads(done.stdout)["dependencies"]}
+        problems = [problem for pair in versions.items() for problem in find_problems(*pair, answers.get(pair[0]))]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        reason = (done.stderr.strip().splitlines() or ["pip-audit gave no answer that is understood"])[-1]
         return [f"{what} versions: they could not be audited, so nothing is known of them: {reason}"]
-    skipped = [package for package in answers if "skip_reason" in package]
-    if versions and len(skipped) == len(versions):
+    if answers and all("skip_reason" in package for package in answers.values()):
+        name, version = next(iter(sorted(versions.items())))
         return [
             f"{what} versions: none of the {len(versions)} could be audited, so nothing is known of them: the service "
-            f"does not know {skipped[0]['name']} {versions[skipped[0]['name']]}; is it a mirror of PyPI without "
-            "advisories?"
+            f"does not know {name} {version}; is it a mirror of PyPI without advisories?"
         ]
-    problems = [f"{what} versions: {package['name']} was not audited: {package['skip_reason']}" for package in skipped]
-    for package in answers:
-        for hole in package.get("vulns", []):
-            fixed = ", ".join(hole["fix_versions"]) or "no version"
-            problems.append(
-                f"{what} versions: {package['name']} {package['version']} has {hole['id']}, mended in {fixed}"
-            )
-    if len(answers) != len(versions):
-        problems.append(f"{what} versions: {len(answers)} of {len(versions)} were audited")
     if not problems:
         print(f"{what} versions: {len(answers)} packages, no known vulnerability")
-    return problems
+    return [f"{what} versions: {problem}" for problem in problems]
+
+
+def find_problems(name: str, version: str, answer: dict[str, Any] | None) -> list[str]:
+    """Return what pip-audit's answer says against a version of a package; an answer about another one says nothing."""
+    if answer is None:
+        return [f"{name} was not audited"]
+    if "skip_reason" in answer:
+        return [f"{name} was not audited: {answer['skip_reason']}"]
+    if Version(answer["version"]) != Version(version):
+        return [f"{name} was audited as version {answer['version']}, not {version}"]
+    return [
+        f"{name} {version} has {hole['id']}, mended in {', '.join(hole['fix_versions']) or 'no version'}"
+        for hole in answer["vulns"]
+    ]
 
 
 def list_licences(names: list[str]) -> None:

@@ -1,5 +1,7 @@
 """Print reports as tables and messages."""
 
+from dataclasses import replace
+
 from histocli.config import PATCH_MPP
 from histocli.console import Reporter, format_cell
 from histocli.errors import HistoError
@@ -7,17 +9,18 @@ from histocli.metrics import Interval, Uncertainty
 from histocli.metrics.groups import GroupMetrics
 from histocli.metrics.intervals import explain_few_clusters
 from histocli.metrics.registry import BY_NAME, find_metric_title
-from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
+from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.repeats import RepeatedRun, RepeatsReport
 from histocli.reports.run import read_run
 from histocli.reports.tune import FAILED, FINISHED, PRUNED, RUNNING, TrialReport, TuneReport
-from histocli.text import format_count
+from histocli.text import format_count, shorten
 from histocli.workspace import Workspace
 
 _N_WORST_SLIDES = 5  # number of slides in the table of the lowest accuracy
 _N_BEST_TRIALS = 5  # number of trials in the table of the best ones
 _MIN_TRIALS = 20  # fewer trials show little about the importance of each of five options
+_LONGEST_RUN = 100  # characters of a run in a message: its name is from the file of anyone
 _REPEATED_METRICS = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
 
 
@@ -154,14 +157,14 @@ def _show_groups(report: Reporter, kind: str, groups: list[GroupMetrics], total:
 
 def show_comparison(report: Reporter, comparison: ComparisonReport) -> None:
     """Print both AUCs, and their difference with its intervals and p-values."""
-    both: tuple[ComparedEvaluation, ...] = (comparison.a, comparison.b)
+    both = [replace(each, run=shorten(each.run, _LONGEST_RUN)) for each in (comparison.a, comparison.b)]
     rows = [[evaluation.run, evaluation.data, evaluation.split, format_cell(evaluation.auc)] for evaluation in both]
     report.print_table(f"AUC on the {comparison.n:,} patches that both scored", ["run", "data", "split", "AUC"], rows)
     bootstrap, delong = comparison.paired.bootstrap, comparison.paired.delong
     methods = [[f"bootstrap by {bootstrap.by}", _format_range(bootstrap.interval), _format_p_value(bootstrap.p)]]
     if delong:
         methods.append([f"DeLong by {delong.by}", _format_range(delong.interval), _format_p_value(delong.p)])
-    title = f"difference {comparison.paired.difference:+.4f}: AUC of {comparison.a.run} minus AUC of {comparison.b.run}"
+    title = f"difference {comparison.paired.difference:+.4f}: AUC of {both[0].run} minus AUC of {both[1].run}"
     report.print_table(title, ["method", "95% interval", "p-value"], methods)
     if reason := explain_few_clusters(BY_NAME["auc"], bootstrap.by, bootstrap.clusters, bootstrap.clusters_by_class):
         report.warn(f"no 95% interval and no p-value by bootstrap: {reason}")

@@ -1,7 +1,9 @@
 """Odd names: they are refused before any work, or taken; messages and results show them without harm to a terminal."""
 
 import csv
+import json
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -146,3 +148,18 @@ def test_scores_of_patches_with_line_breaks_in_their_ids_are_read_again(root, tm
     histo(root, "eval", "--data", folder, "--labels", table, "--ckpt", "first", "--device", "cpu")
     (report,) = (root / "metrics").glob("first-*.json")
     assert sorted(read_scores(report.with_suffix(".csv"))["id"]) == sorted(ids)
+
+
+def test_a_very_long_run_in_a_metrics_file_is_printed_without_its_middle(root, tmp_path):
+    """Each of the messages of --compare repeated its 10,000 characters."""
+    histo(root, *EVAL, "first")
+    (report,) = (root / "metrics").glob("first-*.json")
+    shutil.copy(report.with_suffix(".csv"), tmp_path)
+    names = {"run": "x" * 5000 + "y" * 5000, "data": "d" * 10_000, "n_in_training": 7}
+    other = tmp_path / report.name
+    other.write_text(json.dumps(json.loads(report.read_text()) | names))
+    line = ["eval", "--device", "cpu", "--compare", other, report]
+    process = histo(root, *line)
+    assert max(map(len, process.stderr.splitlines())) < 600
+    assert f"{'x' * 50} ... {'y' * 50} was trained on 7" in process.stderr
+    assert json.loads(histo(root, *line, "--json").stdout)["a"]["run"] == names["run"]
