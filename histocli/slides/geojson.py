@@ -1,6 +1,7 @@
 """Read the areas of GeoJSON files, such as those of QuPath."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from histocli.errors import HistoError, describe_value
 from histocli.slides.polygons import AnnotatedAreas, Polygon, check_polygons, describe_counts, parse_ring
 from histocli.slides.qupath import ANNOTATION, parse_class, parse_object_kind
 
+_MAX_POINTS = 2_000_000  # of one shape: until it is an array, each point takes some 200 bytes of memory
+_SHORTEST_POINT = len("[0,0],")
 _WITHOUT_AREA = {"Point": "points", "MultiPoint": "points", "LineString": "lines", "MultiLineString": "lines"}
 
 
@@ -44,7 +47,9 @@ class _Shapes:
 def _read_shapes(path: Path) -> _Shapes:
     shapes = _Shapes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_hook=_parse_areas)
+        text = path.read_text(encoding="utf-8-sig")
+        _check_points(text)
+        content = json.loads(text, object_hook=_parse_areas)
         _add_shapes(shapes, content, "", ANNOTATION)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise HistoError(f"{path} is not GeoJSON with polygons: {error}", "export it again from QuPath") from error
@@ -52,6 +57,17 @@ def _read_shapes(path: Path) -> _Shapes:
     if not shapes.polygons and not is_empty:
         raise HistoError(f"{path} has no polygon", "lines and points have no area: draw areas")
     return shapes
+
+
+def _check_points(text: str) -> None:
+    """Raise `ValueError` if a shape has more than `_MAX_POINTS` points: between two braces is one shape at most."""
+    if len(text) < _MAX_POINTS * _SHORTEST_POINT:
+        return
+    for part in re.finditer(r"[^{}]+", text):
+        if part.end() - part.start() > _MAX_POINTS * _SHORTEST_POINT:
+            points = text.count("[", *part.span())
+            if points > _MAX_POINTS:
+                raise ValueError(f"a shape has about {points:,} points, more than {_MAX_POINTS:,}; simplify it")
 
 
 def _parse_areas(node: dict[str, Any]) -> dict[str, Any]:

@@ -349,3 +349,16 @@ def test_no_name_of_a_slide_leads_out_of_the_folder_of_maps(tmp_path, monkeypatc
             assert parts
             assert ".." not in parts
             assert not slide.name.startswith("/")
+
+
+def test_an_area_of_millions_of_points_is_refused_before_it_takes_gigabytes(tmp_path):
+    """10,000,000 points, 200 MB in the file, took 2,163 MiB."""
+    path = tmp_path / "x.geojson"
+    path.write_text('{"type": "Polygon", "coordinates": [[' + "[0,1]," * 2_000_001 + "[0,0]]]}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(HistoError, match=r"a shape has about 2,000,00\d points, more than 2,000,000; simplify it"):
+            read_tumour(path)
+        assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+    finally:
+        tracemalloc.stop()
