@@ -9,6 +9,7 @@ id,label.
 import argparse
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 from hashlib import sha1
@@ -24,7 +25,7 @@ from histocli.data.loaders import PatchLoader
 from histocli.data.quality import Reference
 from histocli.enums import Device, Precision
 from histocli.inference.predictor import CalibratedNetwork, Predictor
-from histocli.metrics import estimate_uncertainty, evaluate
+from histocli.metrics import Measurement, estimate_uncertainty, evaluate
 from histocli.metrics.intervals import Interval
 from histocli.models import create_model, packaged
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
@@ -91,7 +92,7 @@ def train(pixels: np.ndarray, labels: np.ndarray, device: Device) -> dict[str, t
     return {name: (value.half() if value.is_floating_point() else value).cpu() for name, value in state.items()}
 
 
-def write(
+def write_checkpoint(
     weights: dict[str, torch.Tensor],
     train_set: tuple[np.ndarray, np.ndarray, list[str]],
     valid_set: tuple[np.ndarray, np.ndarray, list[str]],
@@ -109,16 +110,6 @@ def write(
     network = [CalibratedNetwork(model, calibration.temperature)]
     scores = [Predictor(network, compute, tta=tta).predict_packed(loader).probs for tta in (False, True)]
     measured = [evaluate(valid_labels, probs, calibration.threshold) for probs in scores]
-    ranges = [
-        estimate_uncertainty(valid_labels, probs, each.metrics, calibration.threshold).intervals
-        for probs, each in zip(scores, measured, strict=True)
-    ]
-    rows = [
-        f"| {label} | "
-        + " | ".join(_cell(m.metrics[name], r[name]) for m, r in zip(measured, ranges, strict=True))
-        + " |"
-        for name, label in NAMES.items()
-    ]
     sha1_of_ids = sha1("\n".join(sorted(ids)).encode()).hexdigest()
     checkpoint = Checkpoint(
         arch=packaged.ARCH,
@@ -146,11 +137,26 @@ def write(
         valid=len(valid),
         temperature=calibration.temperature,
         threshold=calibration.threshold,
-        rows="\n".join(rows),
+        rows="\n".join(_make_rows(valid_labels, scores, measured, calibration.threshold)),
         today=date.today().isoformat(),
         **facts,
     )
     packaged.PATH.with_suffix(".md").write_text(card)
+
+
+def _make_rows(
+    labels: np.ndarray, scores: Sequence[np.ndarray], measured: Sequence[Measurement], threshold: float
+) -> list[str]:
+    """Return the rows of the table of metrics: one column for each way to score, with intervals."""
+    ranges = [
+        estimate_uncertainty(labels, probs, each.metrics, threshold).intervals
+        for probs, each in zip(scores, measured, strict=True)
+    ]
+    pairs = list(zip(measured, ranges, strict=True))
+    return [
+        f"| {label} | " + " | ".join(_cell(each.metrics[name], r[name]) for each, r in pairs) + " |"
+        for name, label in NAMES.items()
+    ]
 
 
 def _cell(value: float | None, interval: Interval | None) -> str:
@@ -175,7 +181,7 @@ def main() -> None:
     else:
         weights = train(pixels, labels, options.device)
     device = options.made_on or choose_compute(options.device, Precision.AUTO).reason
-    write(weights, train_set, load_zip(options.valid), device)
+    write_checkpoint(weights, train_set, load_zip(options.valid), device)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from benchmarks.packaged import load_zip
+from histocli.atomic import write_atomically
 from histocli.compute.device import Compute, choose_compute, compute_settings
 from histocli.data.appearance import find_appearance_groups, measure
 from histocli.data.loaders import PatchLoader
@@ -38,7 +39,6 @@ from histocli.metrics import evaluate
 from histocli.models import Classifier, create_network
 from histocli.models.histonet import HistoNet
 from histocli.training.trainer import Recipe, Trainer
-from histocli.workspace import write_atomically
 
 BATCH, EPOCHS = 256, 12
 OUTSIDE = -1  # the group of a patch that is in neither

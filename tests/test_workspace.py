@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from histocli.atomic import read_json, write_atomically, write_json, write_text
 from histocli.errors import HistoError, UsageError
-from histocli.workspace import Workspace, check_name, read_json, write_atomically, write_json, write_text
+from histocli.workspace import Workspace, check_name
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
+from histocli.atomic import read_json
 from histocli.cli import options
 from histocli.cli.app import State, app, command
 from histocli.config import CHECKPOINT
 from histocli.console import Reporter, format_cell
 from histocli.enums import Device
 from histocli.errors import HistoError
-from histocli.workspace import Workspace, read_json
+from histocli.workspace import Workspace
 
 
 @command(

@@ -7,133 +7,10 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-# Names of options in other tools, which are not similar enough to ours; the first that the command has is suggested.
-_OTHER_OPTION_NAMES = {
-    "-o": ("--out", "--name"),
-    "--output": ("--out", "--name"),
-    "--output-file": ("--out",),
-    "--output-dir": ("--out", "--workspace"),
-    "--save": ("--out", "--keep"),
-    "-e": ("--epochs",),
-    "-b": ("--batch-size",),
-    "--bs": ("--batch-size",),
-    "--batch": ("--batch-size",),
-    "-l": ("--lr",),
-    "--learning-rate": ("--lr",),
-    "-m": ("--ckpt", "--arch"),
-    "--model": ("--ckpt", "--arch"),
-    "--checkpoint": ("--ckpt",),
-    "--weights": ("--ckpt",),
-    "--network": ("--arch",),
-    "--architecture": ("--arch",),
-    "--backbone": ("--arch",),
-    "--pretrained": ("--weights",),
-    "-d": ("--data", "--from"),
-    "--dataset": ("--data", "--name"),
-    "--input": ("--data", "--from"),
-    "-i": ("--data", "--from"),
-    "--path": ("--from", "--data"),
-    "--folder": ("--from", "--data"),
-    "--gpu": ("--device",),
-    "--cuda": ("--device",),
-    "--cpu": ("--device",),
-    "--amp": ("--precision",),
-    "--fp16": ("--precision",),
-    "--half": ("--precision",),
-    "--workers": ("--processes",),
-    "--num-workers": ("--processes",),
-    "--random-state": ("--seed",),
-    "--random-seed": ("--seed",),
-    "-s": ("--seed",),
-    "--val-size": ("--val-fraction",),
-    "--val-split": ("--val-fraction",),
-    "--validation-split": ("--val-fraction",),
-    "--test-time-augmentation": ("--tta",),
-    "--run-name": ("--name", "--run"),
-    "--continue": ("--resume", "--skip-done"),
-    "--resume": ("--skip-done",),
-    "--json": ("--format",),
-    "--cv": ("--folds",),
-    "--overwrite": ("--force",),
-    "--limit": ("--n",),
-    "--learningrate": ("--lr",),
-    "--lr-rate": ("--lr",),
-    "--max-steps": ("--epochs",),
-    "--steps": ("--epochs",),
-    "--magnification": ("--mpp",),
-    "--spacing": ("--mpp",),
-    "--pixel-size": ("--mpp",),
-    "--resolution": ("--mpp",),
-    "--um": ("--mpp",),
-    "--jobs": ("--processes",),
-    "-j": ("--processes",),
-    "--type": ("--format", "--kind"),
-}
+from histocli.cli.synonyms import COMMANDS, OPTION_OF_ARGUMENT, OTHER_OPTION_NAMES, OTHER_VALUE_NAMES
+
 # Options that stand before the command's name.
 _ROOT_OPTIONS = ("-w", "--workspace", "-q", "--quiet", "-v", "--verbose")
-# What other tools call a command, and what does the same here.
-_COMMANDS = {
-    "submit": "kaggle competitions submit -c histopathologic-cancer-detection -f submission.csv -m histo",
-    "evaluate": "histo eval",
-    "test": "histo eval",
-    "validate": "histo eval",
-    "compare": "histo eval --compare A B",
-    "score": "histo predict",
-    "infer": "histo predict",
-    "inference": "histo predict",
-    "run": "histo predict",
-    "fit": "histo train",
-    "resume": "histo train --resume",
-    "pack": "histo download --source folder --from FOLDER",
-    "import": "histo download --source folder --from FOLDER",
-    "prepare": "histo download --source folder --from FOLDER",
-    "split": "histo balance",
-    "sample": "histo balance",
-    "explain": "histo plot --kind explain",
-    "models": "histo runs",
-    "list": "histo runs",
-    "datasets": "histo data",
-    "rm": "histo runs rm NAME",
-}
-# Values of options in other tools, which are not similar enough to ours.
-_OTHER_VALUE_NAMES = {
-    "gpu": "cuda",
-    "nvidia": "cuda",
-    "metal": "mps",
-    "float32": "fp32",
-    "float": "fp32",
-    "32": "fp32",
-    "float16": "fp16",
-    "half": "fp16",
-    "16": "fp16",
-    "pq": "parquet",
-    "onnxruntime": "onnx",
-    "torchscript": "pt2",
-    "center": "crop",
-    "resize": "scale",
-    "validation": "val",
-    "wsi": "slide",
-    "delete": "rm",
-    "remove": "rm",
-    "patient": "slide",
-    "center-crop": "crop",
-    "scratch": "random",
-    "auc": "roc",
-    "jpg": "png",
-    "jpeg": "png",
-    "raise": "fail",
-    "ignore": "skip",
-}
-# The option that a value without one was probably meant for.
-_OPTION_OF_ARGUMENT = {
-    "download": "--from",
-    "balance": "--data",
-    "train": "--data",
-    "eval": "--ckpt",
-    "export": "--ckpt",
-    "plot": "--run",
-    "report": "--run",
-}
 _EXTRA_ARGUMENT = re.compile(r"^Got unexpected extra arguments?(?:\(s\))? \((\S+)[^)]*\)$")
 _NEEDS_TWO = re.compile("requires 2 arguments|Got unexpected extra argument")
 _NOT_ONE_OF = re.compile(r"'([^']*)' is not one of (.*)")
@@ -144,7 +21,7 @@ _TOO_SMALL = re.compile(r"greater than or equal to ([\d.]+)|range x>=([\d.]*\d)\
 
 def suggest_command(name: str, error: Any) -> None:
     """Add the command that a wrong one probably means to an error, in place."""
-    if meant := _COMMANDS.get(name.lower()):
+    if meant := COMMANDS.get(name.lower()):
         error.message = f"{error.message.partition('. Did you mean')[0].rstrip('.')}. Did you mean {meant}?"
 
 
@@ -233,10 +110,10 @@ def _name_option_of_argument(problem: _Problem) -> str:
     """Answer a value without its option."""
     name = problem.command.name
     extra = _EXTRA_ARGUMENT.search(problem.message)
-    if not extra or name not in _OPTION_OF_ARGUMENT:
+    if not extra or name not in OPTION_OF_ARGUMENT:
         return ""
     is_count = name == "balance" and (extra[1].isdecimal() or extra[1] == "max")
-    return f"{problem.message}. Did you mean {'--n' if is_count else _OPTION_OF_ARGUMENT[name]} {extra[1]}?"
+    return f"{problem.message}. Did you mean {'--n' if is_count else OPTION_OF_ARGUMENT[name]} {extra[1]}?"
 
 
 def _correct_value(problem: _Problem) -> str:
@@ -287,7 +164,7 @@ _RULES = (
 
 def _find_similar_option(name: str, options: list[str]) -> str | None:
     """Return the option that a wrong one may mean, if there is one."""
-    known = [meant for meant in _OTHER_OPTION_NAMES.get(name.lower().replace("_", "-"), ()) if meant in options]
+    known = [meant for meant in OTHER_OPTION_NAMES.get(name.lower().replace("_", "-"), ()) if meant in options]
     return next(iter(known or get_close_matches(name.replace("_", "-"), options, 1, 0.7)), None)
 
 
@@ -295,7 +172,7 @@ def _find_similar_value(wrong: str, values: list[str]) -> str | None:
     """Return the allowed value that a wrong one was probably meant to be."""
     word = wrong.lower()
     device = word.partition(":")[0]  # cuda:0, as PyTorch writes it
-    for meant in (word, _OTHER_VALUE_NAMES.get(word), device, _OTHER_VALUE_NAMES.get(device)):
+    for meant in (word, OTHER_VALUE_NAMES.get(word), device, OTHER_VALUE_NAMES.get(device)):
         if meant in values:
             return meant
     return next(iter(get_close_matches(word, values, 1)), None)

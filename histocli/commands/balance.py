@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histocli.atomic import read_json
 from histocli.config import SUBSET, BalanceConfig
 from histocli.data.appearance import GROUP_NAMES, find_appearance_groups
 from histocli.data.dataset import open_packed
@@ -35,7 +36,7 @@ from histocli.reports.balance import (
     list_hospitals,
     write_balance,
 )
-from histocli.workspace import Workspace, check_name, read_json
+from histocli.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from histocli.atomic import read_json
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.errors import HistoError
 from histocli.fs import measure_folder
 from histocli.reports.balance import read_balance_report
 from histocli.schema import Count, from_json
-from histocli.workspace import Workspace, read_json
+from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,6 +8,7 @@ from enum import Enum
 from hashlib import sha256
 from pathlib import Path
 
+from histocli.atomic import read_json, write_json
 from histocli.data.store import PackResult, pack
 from histocli.errors import HistoError, UsageError
 from histocli.listeners import SILENT, CommandListener
@@ -16,7 +17,7 @@ from histocli.schema import Json
 from histocli.sources import PlannedFile, RemoteSource, Source, SourceContext, SourceOptions, find_source_type
 from histocli.sources.options import list_declared_options
 from histocli.sources.retry import DEFAULT_POLICY
-from histocli.workspace import Workspace, check_name, read_json, write_json
+from histocli.workspace import Workspace, check_name
 
 
 @dataclass(frozen=True)

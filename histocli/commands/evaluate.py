@@ -5,6 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+from histocli.atomic import read_json, write_json
 from histocli.class_names import parse_classes
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
@@ -26,7 +27,7 @@ from histocli.reports.evaluation import OUT_OF_FOLD, EvaluationReport, is_evalua
 from histocli.schema import to_json
 from histocli.sources.options import parse_mpp
 from histocli.trackers.evaluation import send_evaluation
-from histocli.workspace import Workspace, is_path, make_name, read_json, write_json
+from histocli.workspace import Workspace, is_path, make_name
 
 _MAX_NAME = 60  # a name with more characters is shortened
 

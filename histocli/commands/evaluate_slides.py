@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from histocli.atomic import write_json
 from histocli.config import PATCH_MPP, SlideEvalConfig
 from histocli.errors import HistoError, UsageError
 from histocli.files.file import make_file
@@ -29,7 +30,7 @@ from histocli.slides.lesions import (
 from histocli.slides.records import FinishedSlide, read_failed_slides, read_folder, read_map
 from histocli.slides.slide_files import FoundAnnotation, NoAnnotationError, describe_others, find_annotation
 from histocli.text import format_count
-from histocli.workspace import Workspace, write_json
+from histocli.workspace import Workspace
 
 _N_HIGHEST = 10  # squares whose mean is one of the scores of a slide
 _RESAMPLES = 1000

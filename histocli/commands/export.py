@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 import histocli
+from histocli.atomic import create_folder_atomically
 from histocli.compute.device import choose_compute, compute_settings
 from histocli.config import ExportConfig
 from histocli.data.manifest import hash_file
@@ -24,7 +25,7 @@ from histocli.models.wsinfer import write_wsinfer
 from histocli.packages import require_packages
 from histocli.patch import Pixels
 from histocli.sources.synthetic import SyntheticSource
-from histocli.workspace import Workspace, create_folder_atomically
+from histocli.workspace import Workspace
 
 N_CHECKED = 64  # number of patches on which the exported network is compared with the checkpoint
 TOLERANCE = 1e-4  # largest allowed difference in probability; another order of summation gives about 1e-6

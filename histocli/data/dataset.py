@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from histocli.atomic import read_json
 from histocli.config import BalanceConfig
 from histocli.data.manifest import UNLABELLED, IdsDigest, find_line, read_manifest
 from histocli.data.store import open_store
 from histocli.enums import SplitName
 from histocli.errors import HistoError
 from histocli.patch import Pixels
-from histocli.workspace import Workspace, read_json
+from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from histocli.atomic import read_json, write_json
 from histocli.errors import HistoError
 from histocli.fs import fsync, make_folder, make_write_error, require_space, write_all
 from histocli.locks import hold
 from histocli.patch import Pixels
 from histocli.threads import count_threads
-from histocli.workspace import Workspace, make_name, read_json, write_json
+from histocli.workspace import Workspace, make_name
 
 _KEY = np.dtype([("sha1", "u1", 20), ("crc32", "<u4")])
 _SHA1_BYTES = 20

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from histocli.atomic import read_json
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import PAIR, Array, group_overlaps
 from histocli.data.splits import HELD_OUT
 from histocli.reports.audit import AuditReport, Contradictions, Leak, Overlaps
-from histocli.workspace import Workspace, read_json
+from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd

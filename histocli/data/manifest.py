@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from histocli.atomic import write_atomically
 from histocli.errors import HistoError
 from histocli.files.tables import make_table_writer, read_columns, read_table
-from histocli.workspace import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

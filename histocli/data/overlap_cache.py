@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from histocli.atomic import read_json, write_atomically
 from histocli.data.dataset import open_packed
 from histocli.data.overlaps import CODING_ERROR, MIN_OVERLAP, PAIR, Array, OnStage, find_overlaps
 from histocli.data.store import map_array, open_store
 from histocli.errors import HistoError
-from histocli.workspace import Workspace, read_json, write_atomically
+from histocli.workspace import Workspace
 
 
 def search_overlaps(

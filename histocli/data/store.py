@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from histocli.atomic import write_atomically
 from histocli.data.manifest import COLUMNS, POSITION_COLUMNS, IdsDigest, Row, open_row_writer
 from histocli.errors import HistoError
 from histocli.fs import fsync
@@ -19,7 +20,7 @@ from histocli.images.stream import CHUNK, Chunk, count_workers, iterate_chunks, 
 from histocli.listeners import SILENT, CommandListener
 from histocli.patch import Patch, Pixels
 from histocli.sources import Source
-from histocli.workspace import Workspace, write_atomically
+from histocli.workspace import Workspace
 
 PATCH_SHAPE = (96, 96, 3)
 _PATCH_BYTES = 96 * 96 * 3

@@ -10,10 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
+from histocli.atomic import write_atomically
 from histocli.errors import UsageError
 from histocli.files.file import HEAD_BYTES, is_image, is_image_start
 from histocli.fs import make_write_error
-from histocli.workspace import Workspace, write_atomically
+from histocli.workspace import Workspace
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self|proc/thread-self)/fd/(\d+)")
 _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histocli.atomic import read_json
 from histocli.compute.device import count_threads
 from histocli.errors import HistoError
 from histocli.inference.score_table import find_clusters, read_scores
 from histocli.metrics import compare_aucs, compute_auc
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, is_evaluation
-from histocli.workspace import read_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,13 +9,13 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from histocli.atomic import read_json, write_json
 from histocli.enums import Output, Resize
 from histocli.errors import HistoError
 from histocli.fs import shorten_name
 from histocli.inference.writers import escape_formula
 from histocli.patch import Patch
 from histocli.schema import to_json
-from histocli.workspace import read_json, write_json
 
 _MAX_NAME_LENGTH = 200  # characters of the file's name in the name of its record
 _OTHER_OUT_HINT = "give another --out, or omit --skip-done to score everything again"

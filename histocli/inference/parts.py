@@ -14,11 +14,11 @@ from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
+from histocli.atomic import read_json
 from histocli.compute.ddp import Ranks
 from histocli.errors import HistoError
 from histocli.fs import make_folder, make_write_error, shorten_name
 from histocli.schema import Json
-from histocli.workspace import read_json
 
 T = TypeVar("T")
 _MAX_PARTS = 1024  # the largest number of parts of one file

@@ -9,7 +9,8 @@ from histocli.class_names import describe_counts, format_classes_option
 from histocli.errors import HistoError
 from histocli.files.file import File, make_file
 from histocli.labels.classes import ClassFolders, find_classes
-from histocli.labels.label_tables import Labels, LabelTables, format_examples
+from histocli.labels.found import Labels, format_examples
+from histocli.labels.label_tables import LabelTables
 from histocli.labels.patch_tables import TableOptions
 from histocli.labels.sidecars import find_words_in_names, read_labels_in_names, read_sidecars
 from histocli.labels.table_files import find_table, peek_columns
@@ -42,14 +43,7 @@ def find_labels(
     """
     tables = LabelTables(names, options)
     result = tables.result
-    if options.slides:
-        tables.add_slide_table(find_table(options.slides))
-    if options.labels:
-        tables.read_labels(find_table(options.labels))
-    else:
-        tables.use_tables_inside(others)
-        tables.find_beside(locations, found)
-        _add_sidecars(tables, others)
+    _read_tables(tables, locations, found, others)
     folders = find_classes(names, options.classes)
     if result.labels and not options.labels:
         folders.check_labels(result.labels)
@@ -71,6 +65,21 @@ def find_labels(
     _check_options(tables)
     _note_skipped(tables)
     return result
+
+
+def _read_tables(
+    tables: LabelTables, locations: Sequence[Path], found: Sequence[Sequence[File]], others: list[File]
+) -> None:
+    """Read the tables that the user named; without `--labels`, those in and beside the locations, and sidecar files."""
+    options = tables.options
+    if options.slides:
+        tables.add_slide_table(find_table(options.slides))
+    if options.labels:
+        tables.read_labels(find_table(options.labels))
+    else:
+        tables.use_tables_inside(others)
+        tables.find_beside(locations, found)
+        _add_sidecars(tables, others)
 
 
 def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> None:

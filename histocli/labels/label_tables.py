@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from histocli.class_names import SplitError
 from histocli.errors import HistoError
 from histocli.files.file import File, make_file
+from histocli.labels.found import ContradictionError, Labels, format_examples
 from histocli.labels.matching import ImageIndex, Matched, check_unambiguous
 from histocli.labels.patch_tables import PatchTable, TableOptions, check_ids, is_rounded
 from histocli.labels.splits import SplitFinder, find_split_of_table, read_split_column
@@ -17,28 +17,6 @@ _TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
 _RESULT_TABLE = re.compile(
     "submission|prediction|score|result|(?<![a-z])preds?(?![a-z])", re.IGNORECASE
 )  # the labels in these are predictions
-_MAX_EXAMPLES = 3  # ids or images that a message names
-
-
-class ContradictionError(HistoError):
-    """Two tables in the same folder have different labels for an image."""
-
-
-@dataclass
-class Labels:
-    """The values of images, by their paths; notes for the user; numbers of rows without an image; and used tables.
-
-    `possible_splits` are the names of folders that may be splits.
-    """
-
-    labels: dict[str, int] = field(default_factory=dict)
-    slides: dict[str, str] = field(default_factory=dict)
-    hospitals: dict[str, str] = field(default_factory=dict)
-    splits: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    unmatched: dict[str, int] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
-    possible_splits: list[str] = field(default_factory=list)
 
 
 class LabelTables:
@@ -305,12 +283,6 @@ class LabelTables:
                     f"and {values[name]!r} in another table",
                     "correct one of the tables, or choose one: --labels TABLE",
                 )
-
-
-def format_examples(names: Sequence[str]) -> str:
-    """Return the first names in quotes, and the number of the others."""
-    more = f" and {len(names) - _MAX_EXAMPLES:,} more" if len(names) > _MAX_EXAMPLES else ""
-    return ", ".join(repr(name) for name in names[:_MAX_EXAMPLES]) + more
 
 
 def _is_label_table(name: str) -> bool:

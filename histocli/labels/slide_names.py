@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from histocli.errors import HistoError, UsageError
-from histocli.labels.label_tables import format_examples
+from histocli.labels.found import format_examples
 
 # Names of files in public data sets, and the pattern that finds the patient or slide in them.
 _KNOWN_PATTERNS = (

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import torch
 
+from histocli.atomic import write_atomically
 from histocli.data.quality import Reference
 from histocli.errors import HistoError, UsageError, describe_value, read_first_line
 from histocli.locks import hold
@@ -23,7 +24,7 @@ from histocli.models.archive import check_archive
 from histocli.models.backbone import HEAD
 from histocli.models.limits import build_for
 from histocli.schema import Count, Fraction, Range, from_json
-from histocli.workspace import Workspace, check_name, is_path, write_atomically
+from histocli.workspace import Workspace, check_name, is_path
 
 _VALIDATION = {"labels": (torch.uint8, 1), "log_odds": (torch.float32, 1)}
 _MAX_VALIDATION = 10_000_000  # validation patches; to choose a threshold takes some 40 bytes of memory for each

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from histocli.atomic import read_json, write_text
 from histocli.compute.device import count_threads
 from histocli.data.groups import find_split_unit
 from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
@@ -26,7 +27,7 @@ from histocli.reports.evaluation import read_evaluations
 from histocli.reports.run import read_run
 from histocli.schema import Count, from_json
 from histocli.text import pluralise
-from histocli.workspace import Workspace, read_json, write_text
+from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from histocli.atomic import write_atomically
 from histocli.patch import Pixels
 from histocli.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, Look, save, set_title
 from histocli.reports.slides import Estimate, SlideEvaluation
@@ -15,7 +16,6 @@ from histocli.slides.grid import Grid, Mask
 from histocli.slides.lesions import FALSE_POSITIVES
 from histocli.slides.measures import Map
 from histocli.text import format_count, format_metric
-from histocli.workspace import write_atomically
 
 _MAX_SIDE = 1600  # pixels: the longer side of a picture
 _OPACITY = 0.6  # the opacity of the map over the slide

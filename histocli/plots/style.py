@@ -10,8 +10,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from histocli.atomic import write_atomically
 from histocli.plots import Format
-from histocli.workspace import write_atomically
 
 # Okabe & Ito (2008): colours that differ under every common colour blindness: https://jfly.uni-koeln.de/color/
 NORMAL, TUMOUR = "#0072B2", "#D55E00"

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histocli.atomic import read_json, write_json
 from histocli.config import SUBSET
 from histocli.reports.audit import AuditReport
 from histocli.schema import Count, Fraction, from_json, to_json
-from histocli.workspace import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd

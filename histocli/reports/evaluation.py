@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from histocli.atomic import read_json, write_json
 from histocli.errors import HistoError
 from histocli.metrics import Measurement, Uncertainty
 from histocli.metrics.groups import GroupMetrics
 from histocli.reports.likeness import Likeness
 from histocli.schema import Count, Json, from_json, to_json
-from histocli.workspace import Workspace, read_json, write_json
+from histocli.workspace import Workspace
 
 OUT_OF_FOLD = "out-of-fold"  # the split of the evaluation of all folds
 _HINT = "histo eval writes it again"

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from histocli.atomic import read_json, write_json
 from histocli.schema import Count, Fraction, from_json, to_json
-from histocli.workspace import Workspace, read_json, write_json
+from histocli.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from histocli.atomic import read_json
 from histocli.errors import HistoError, describe_value
 from histocli.reports.audit import AuditReport
 from histocli.schema import Count, from_json
 from histocli.text import format_count
-from histocli.workspace import read_json
 
 Option = bool | int | float | str | None
 

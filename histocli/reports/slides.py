@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from histocli.atomic import read_json
 from histocli.metrics.curves import compute_roc, rank
 from histocli.schema import Count, Fraction, from_json
-from histocli.workspace import Workspace, make_name, read_json
+from histocli.workspace import Workspace, make_name
 
 Interval = tuple[float, float]
 MAXIMUM = "maximum"  # the score of a slide that is its highest probability

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from histocli.atomic import write_json
 from histocli.schema import Count, Fraction, Range, to_json
-from histocli.workspace import write_json
 
 FINISHED, PRUNED, FAILED, RUNNING = "finished", "pruned", "failed", "running"
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from histocli.atomic import read_json, write_atomically, write_json
 from histocli.config import PATCH_MPP
 from histocli.errors import HistoError, describe_value
 from histocli.files.tables import make_table_writer, read_columns
 from histocli.schema import Count, Fraction, Range, from_json, to_json
 from histocli.slides.slide import MAX_LENGTH, PLAUSIBLE_MPP
-from histocli.workspace import read_json, write_atomically, write_json
 
 if TYPE_CHECKING:
     from histocli.slides.measures import Map

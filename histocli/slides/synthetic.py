@@ -16,13 +16,13 @@ from xml.sax.saxutils import quoteattr
 import cv2
 import numpy as np
 
+from histocli.atomic import write_atomically, write_text
 from histocli.config import PATCH_MPP
 from histocli.patch import Pixels
 from histocli.slides.polygons import Polygon, Ring, fill_polygons
 from histocli.slides.writers import TUMOUR_CLASS
 from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
 from histocli.sources.synthetic.tissue import SIZE, Blob, Layout
-from histocli.workspace import write_atomically, write_text
 
 if TYPE_CHECKING:
     import tifffile

@@ -8,11 +8,11 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import numpy as np
 
+from histocli.atomic import write_atomically
 from histocli.files.tables import make_table_writer
 from histocli.inference.writers import DIGITS
 from histocli.slides.grid import Grid
 from histocli.slides.measures import Map, Region, find_regions
-from histocli.workspace import write_atomically
 
 TUMOUR_CLASS = {"name": "Tumor", "color": [200, 0, 0]}  # a class, and its colour, of every QuPath project
 COLUMNS = ("x", "y", "width", "height", "probability")

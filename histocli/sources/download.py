@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import requests
 
+from histocli.atomic import read_json, write_json
 from histocli.errors import HistoError
 from histocli.fs import format_bytes, fsync, make_folder, make_space_hint, require_space, write_all
 from histocli.sources.http import (
@@ -27,7 +28,6 @@ from histocli.sources.http import (
     refuse_web_page,
 )
 from histocli.sources.retry import DEFAULT_POLICY, RetryableError, RetryPolicy
-from histocli.workspace import read_json, write_json
 
 _CHUNK = 1 << 18
 _FIRST_BYTES = 512  # enough to detect a web page

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from histocli.atomic import read_json, write_json
 from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
 from histocli.enums import Track
 from histocli.errors import HistoError
@@ -20,7 +21,7 @@ from histocli.threads import count_threads
 from histocli.trackers.base import TrackedRun, Value
 from histocli.training.progress import Epoch
 from histocli.training.repeats import find_repeats_name, is_member
-from histocli.workspace import Workspace, read_json, write_json
+from histocli.workspace import Workspace
 
 _STATE = "trackers.json"
 

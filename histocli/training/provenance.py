@@ -10,10 +10,11 @@ from itertools import count
 from pathlib import Path
 
 import histocli
+from histocli.atomic import read_json, write_json
 from histocli.errors import HistoError, UsageError
 from histocli.locks import HeldError, hold
 from histocli.models import packaged
-from histocli.workspace import Workspace, check_name, make_name, read_json, write_json
+from histocli.workspace import Workspace, check_name, make_name
 
 _MAX_STEM = 80  # characters of a stem, so that there is room for a number
 

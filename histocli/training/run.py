@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from histocli.atomic import create_folder_atomically
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
 from histocli.compute.device import choose_compute
 from histocli.config import RunConfig
@@ -25,7 +26,7 @@ from histocli.training.progress import Epoch, EpochListener, EpochStats, Progres
 from histocli.training.provenance import write_job
 from histocli.training.run_state import collect_training_state, load_training_state, write_checkpoints
 from histocli.training.setup import make_loaders, make_model
-from histocli.workspace import Workspace, create_folder_atomically
+from histocli.workspace import Workspace
 
 _SAVE_INTERVAL = 600.0  # seconds between saves within an epoch
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
+from histocli.atomic import read_json, write_atomically, write_json, write_text
 from histocli.compute.device import Compute
 from histocli.compute.memory import is_out_of_memory
 from histocli.config import RunConfig
@@ -19,7 +20,6 @@ from histocli.reports.run import RunRecord, Shots
 from histocli.schema import to_json
 from histocli.training.progress import Epoch
 from histocli.training.provenance import find_git_commit, find_versions
-from histocli.workspace import read_json, write_atomically, write_json, write_text
 
 
 class DescribedRun(Protocol):

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from histocli.atomic import read_json, write_json
 from histocli.compute.device import choose_compute
 from histocli.config import TuneConfig
 from histocli.data.groups import find_split_unit
@@ -18,7 +19,7 @@ from histocli.training.repeats import plan_repeats, write_folds
 from histocli.training.search_space import make_base_config
 from histocli.training.study import Study, StudyWorkspace
 from histocli.training.study_check import HINT, check_study_file, check_unstarted
-from histocli.workspace import Workspace, check_name, read_json, write_json
+from histocli.workspace import Workspace, check_name
 
 _CHANGEABLE = ("trials", "hours", "device")  # the options that may change when a study is continued
 

@@ -13,13 +13,14 @@ import cv2
 import numpy as np
 import pytest
 
+from histocli.atomic import write_json, write_text
 from histocli.commands.plot import plot
 from histocli.config import PlotConfig
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
 from histocli.plots import Format, Kind
 from histocli.schema import to_json
-from histocli.workspace import Workspace, write_json, write_text
+from histocli.workspace import Workspace
 from tests.data.tissue import write_patches
 
 OF_EVALUATION = [Kind.ROC, Kind.PR, Kind.CONFUSION, Kind.CALIBRATION, Kind.SCORES, Kind.ERRORS]

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from histocli.atomic import write_json
 from histocli.pages.charts import Chart, Line, make_learning_curves, make_rate_axis
 from histocli.reports.run import EpochRecord
 from histocli.reports.slides import Estimate, Recall, SlideEvaluation
 from histocli.schema import to_json
-from histocli.workspace import write_json
 from tests.cli import TRAIN
 from tools.browser import CHROMIUM, open_browser
 

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from histocli.workspace import Workspace, read_json
+from histocli.atomic import read_json
+from histocli.workspace import Workspace
 from tests.cli import TRAIN
 from tests.data.tissue import crop, texture, write_patches
 from tests.sources.kaggle_layout import tiff

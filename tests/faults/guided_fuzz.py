@@ -42,6 +42,7 @@ def make_readers(name, folder):
     import atheris
 
     with atheris.instrument_imports(include=["histocli"]):
+        from histocli.atomic import read_json
         from histocli.data.manifest import read_manifest
         from histocli.enums import Resize
         from histocli.files.file import File
@@ -52,7 +53,7 @@ def make_readers(name, folder):
         from histocli.models.checkpoint import load_checkpoint
         from histocli.reports.evaluation import EvaluationReport
         from histocli.sources.hdf5 import read_labels as read_h5_labels
-        from histocli.workspace import Workspace, read_json
+        from histocli.workspace import Workspace
 
     def read_table(data):
         path, file = write(folder / "x.csv", data), File("x.csv", lambda: data)

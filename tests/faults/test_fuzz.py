@@ -19,6 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from histocli.atomic import read_json
 from histocli.commands.download import DownloadConfig, find_dataset
 from histocli.data.manifest import read_manifest
 from histocli.data.store import map_array, open_store
@@ -36,7 +37,7 @@ from histocli.sources.hdf5 import open_h5, read_patches
 from histocli.sources.hdf5 import read_labels as read_h5_labels
 from histocli.sources.synthetic import SyntheticOptions
 from histocli.text import escape_control_characters
-from histocli.workspace import Workspace, read_json
+from histocli.workspace import Workspace
 
 SYNTHETIC = DownloadConfig("synthetic", SyntheticOptions())
 MORE = int(os.environ.get("FUZZ", "1"))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from histocli.atomic import write_atomically
 from histocli.errors import HistoError
 from histocli.locks import HeldError, hold
 from histocli.models.checkpoint import load_checkpoint
 from histocli.temporary import make_temporary, remove_strays
-from histocli.workspace import write_atomically
 from tests.faults.conftest import TINY
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from histocli.atomic import create_folder_atomically, write_json
 from histocli.fs import make_folder
-from histocli.workspace import create_folder_atomically, write_json
 from tests.cli import REPOSITORY
 
 

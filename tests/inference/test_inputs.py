@@ -12,13 +12,14 @@ import pytest
 import histocli.files.file
 import histocli.files.hdf5_array
 import histocli.inference.array_inputs
+from histocli.atomic import write_json
 from histocli.data.store import pack
 from histocli.enums import Resize, SplitName
 from histocli.errors import HistoError
 from histocli.images.stream import load_chunks
 from histocli.inference.inputs import open_inputs
 from histocli.sources.folder import FolderOptions, FolderSource
-from histocli.workspace import Workspace, write_json
+from histocli.workspace import Workspace
 from tests.sources.kaggle_layout import tiff, write_folder, write_zip
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 96, 96, 3), np.uint8)

@@ -1,0 +1,35 @@
+"""The labels, slides, hospitals and splits that were found for images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from histocli.errors import HistoError
+
+_MAX_EXAMPLES = 3  # ids or images that a message names
+
+
+class ContradictionError(HistoError):
+    """Two tables in the same folder have different labels for an image."""
+
+
+@dataclass
+class Labels:
+    """The values of images, by their paths; notes for the user; numbers of rows without an image; and used tables.
+
+    `possible_splits` are the names of folders that may be splits.
+    """
+
+    labels: dict[str, int] = field(default_factory=dict)
+    slides: dict[str, str] = field(default_factory=dict)
+    hospitals: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    unmatched: dict[str, int] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    possible_splits: list[str] = field(default_factory=list)
+
+
+def format_examples(names: Sequence[str]) -> str:
+    """Return the first names in quotes, and the number of the others."""
+    more = f" and {len(names) - _MAX_EXAMPLES:,} more" if len(names) > _MAX_EXAMPLES else ""
+    return ", ".join(repr(name) for name in names[:_MAX_EXAMPLES]) + more
