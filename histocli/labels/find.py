@@ -14,6 +14,7 @@ from histocli.labels.label_tables import LabelTables
 from histocli.labels.patch_tables import TableOptions
 from histocli.labels.sidecars import find_words_in_names, read_labels_in_names, read_sidecars
 from histocli.labels.table_files import find_table, peek_columns
+from histocli.text import format_count
 
 _OTHER_TABLE = re.compile(
     r"\.(xlsx|xls|ods|jsonl|feather|parquet)$|(label|metadata|annotation)[^/]*\.(json|txt)$", re.IGNORECASE
@@ -208,4 +209,4 @@ def _note_skipped(tables: LabelTables) -> None:
     for what, known in (("label", result.labels), ("slide", result.slides)):
         missing = [name for name in tables.names if name not in known] if known else []
         if missing:
-            result.notes.append(f"{len(missing):,} images without a {what}: {format_examples(missing)}")
+            result.notes.append(f"{format_count(len(missing), 'image')} without a {what}: {format_examples(missing)}")

@@ -9,7 +9,7 @@ from histocli.errors import HistoError
 from histocli.files.file import File, make_file
 from histocli.labels.found import ContradictionError, Labels, format_examples
 from histocli.labels.matching import ImageIndex, Matched, check_unambiguous
-from histocli.labels.patch_tables import PatchTable, TableOptions, check_ids, is_rounded
+from histocli.labels.patch_tables import PatchTable, TableOptions, check_ids, is_changed_by_spreadsheet, is_rounded
 from histocli.labels.splits import SplitFinder, find_split_of_table, read_split_column
 from histocli.labels.table_files import peek_columns, read_patch_table
 
@@ -17,6 +17,8 @@ _TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
 _RESULT_TABLE = re.compile(
     "submission|prediction|score|result|(?<![a-z])preds?(?![a-z])", re.IGNORECASE
 )  # the labels in these are predictions
+_TEXT_HINT = "export the table again with the ids as text: in Excel, import the column as text"
+_CHANGED_HINT = f"a spreadsheet seems to have changed the ids to dates or to numbers of 15 digits: {_TEXT_HINT}"
 
 
 class LabelTables:
@@ -213,15 +215,18 @@ class LabelTables:
             raise HistoError(
                 f"{table.name}, line {table.lines[row]}, column id: {ids[row]!r} is a number that a spreadsheet "
                 f"rounded ({len(rounded):,} ids)",
-                "export the table again with the ids as text: in Excel, import the column as text",
+                _TEXT_HINT,
             )
         if not ids:
             raise HistoError(f"{table.name} has a first line of columns and no other lines", "remove it, or fill it")
         if not matched.rows and not matched.ambiguous:
+            is_changed = all(map(is_changed_by_spreadsheet, ids))
             raise HistoError(
                 f"{table.name} has no {what.removesuffix('s')} of any image: its ids are like {format_examples(ids)}, "
                 f"the images like {format_examples(self.names)}",
-                "its ids must be the names or paths of the images; --id-column chooses another column",
+                _CHANGED_HINT
+                if is_changed
+                else "its ids must be the names or paths of the images; --id-column chooses another column",
             )
         check_unambiguous(table.name, what, matched, ids)
         if matched.unmatched:

@@ -24,6 +24,7 @@ _NAMES_OF_ROLE = {role: names.split() for role, names in _COLUMN_NAMES.items()}
 _HEADER_HINT = "the first line must name the columns, for example id,label"
 _WILDS_COLUMNS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
 _ROUNDED_NUMBER = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # a long number in a spreadsheet: 1.23E+10
+_CHANGED_ID = re.compile(r"\d{15}0+|\d\d?[-./ ]{1,2}[A-Za-zä]{3}|[A-Za-zä]{3}[-. ]\d\d")
 _NUMBER_OF_LABEL = re.compile(r"([01])(?:[.,]0+)?")  # also 1.0 and, where the comma is decimal, 1,0
 _MISSING_LABELS = ("", "nan", "na", "n/a", "none", "null", "?", "-")  # values of a missing label
 
@@ -202,6 +203,8 @@ class PatchTable:
                     n = sum(other.lower() in _MISSING_LABELS for other in texts)
                     what = "the row" if n == 1 else f"the {n:,} rows without a label"
                     hint = f"remove {what}: an image without a row has no label"
+                if text.lower() == column.lower():
+                    hint = "this line repeats the names of the columns: remove it"
                 raise HistoError(f"{self.describe_place(column, row)}: {text!r} is not 0 or 1", hint)
         return [label for text in texts if (label := known[text]) is not None]
 
@@ -260,6 +263,11 @@ def is_flag(text: str) -> bool:
 def is_rounded(key: str) -> bool:
     """Return whether an id is a number that a spreadsheet has rounded, such as 1.23E+10."""
     return _ROUNDED_NUMBER.fullmatch(key) is not None
+
+
+def is_changed_by_spreadsheet(key: str) -> bool:
+    """Return whether an id may be a long number of which a spreadsheet kept 15 digits, or a date that it made."""
+    return _CHANGED_ID.fullmatch(key) is not None
 
 
 def _normalise(name: str) -> str:

@@ -50,7 +50,8 @@ def describe_map(shown: PatchMap, threshold: float | None) -> str:
     cells = int(np.isfinite(shown.probs).sum())
     merged = "" if cells == shown.patches else f" in {cells:,} cells: their mean"
     at = "" if threshold is None else f"; threshold {threshold:.3g}"
-    return f"{shown.patches:,} patches{merged}; squares of {shown.side * 1000:.0f} µm{at}"
+    moved = f", {shown.moved:,} of the patches moved to the nearest" if shown.moved else ""
+    return f"{shown.patches:,} patches{merged}; squares of {shown.side * 1000:.0f} µm{moved}{at}"
 
 
 def _draw_panel(axes: Axes, shown: PatchMap, values: "np.ndarray", colours: "str | ListedColormap"):  # type: ignore[no-untyped-def, type-arg]

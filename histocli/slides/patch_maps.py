@@ -22,6 +22,7 @@ from histocli.workspace import Workspace
 _ID = re.compile(r"(.+)_x([0-9]{1,9})_y([0-9]{1,9})")  # of `SlidesSource`
 _SQUARE_MM = LABEL_SIDE * PATCH_MPP / 1000  # side of the square that a patch's label and score describe
 _MAX_HEADER = 1 << 20  # characters
+_MAX_MOVED = 0.1  # of the side of a cell: a patch that is as near to the middle of its cell is on the grid
 _MAX_CELLS = 300  # along the longer side of a map: smaller cells could not be seen
 _PROBABILITY_COLUMNS = ("probability", "prob", "label")  # the first one in the table is used
 _MPP_TOLERANCE = 0.02  # relative difference of two resolutions that mean the same
@@ -36,6 +37,8 @@ class PatchMap:
     Attributes:
         slide: the name of the slide.
         patches: the number of patches.
+        moved: the number of patches that are not in the middle of their cell, because their distances are no multiple
+            of its side; 0 if cells are larger than the square that a patch describes.
         probs: the mean probability of the patches in each cell (rows, columns), NaN where there are none.
         labels: 1 where a patch of the cell is tumour, 0 where none is, NaN where no label is known.
         left: the distance of the first column from the left edge of the slide in millimetres.
@@ -45,6 +48,7 @@ class PatchMap:
 
     slide: str
     patches: int
+    moved: int
     probs: Map
     labels: Map
     left: float
@@ -119,17 +123,19 @@ def _make_patch_map(slide: str, rows: pd.DataFrame, given: GivenResolutions) -> 
     y = rows["y"].to_numpy(np.float64) * mpp_y / 1000 + half
     merged = max(1, int(np.ceil(max(np.ptp(x), np.ptp(y)) / (_SQUARE_MM * _MAX_CELLS))))
     side = _SQUARE_MM * merged
-    columns, row_numbers = (np.floor(centres / side).astype(np.int64) for centres in (x, y))
-    left, top = int(columns.min()), int(row_numbers.min())
-    shape = int(row_numbers.max()) - top + 1, int(columns.max()) - left + 1
-    cell = (row_numbers - top) * shape[1] + columns - left
+    left, top = float(x.min()) - half, float(y.min()) - half
+    columns, row_numbers = (np.floor((at - start) / side).astype(np.int64) for at, start in ((x, left), (y, top)))
+    shape = int(row_numbers.max()) + 1, int(columns.max()) + 1
+    cell = row_numbers * shape[1] + columns
+    moved_x, moved_y = np.abs(x - left - (columns + 0.5) * side), np.abs(y - top - (row_numbers + 0.5) * side)
+    moved = 0 if merged > 1 else int((np.maximum(moved_x, moved_y) > _MAX_MOVED * side).sum())
     counts = np.bincount(cell, minlength=shape[0] * shape[1])
     sums = np.bincount(cell, rows["prob"].to_numpy(np.float64), len(counts))
     probs = np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
     labels = np.full(len(counts), UNLABELLED)
     np.maximum.at(labels, cell, rows["label"].to_numpy(np.int64))
     known = np.where(labels == UNLABELLED, np.nan, labels.astype(np.float64))
-    return PatchMap(slide, len(rows), probs.reshape(shape), known.reshape(shape), left * side, top * side, side)
+    return PatchMap(slide, len(rows), moved, probs.reshape(shape), known.reshape(shape), left, top, side)
 
 
 def _find_mpp(slide: str, rows: pd.DataFrame, given: GivenResolutions) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from histocli.data import manifest
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
-from tests.cli import TRAIN, Histo, rename_slides, write_images
+from tests.cli import REPOSITORY, TRAIN, Histo, rename_slides, write_images
 from tests.data.tissue import crop, texture, write_patches
 
 EVAL = ["eval", "--device", "cpu"]
@@ -716,3 +716,24 @@ def test_a_folder_is_compared_with_the_appearance_of_the_training_patches(histo,
     assert (made["measured"], made["focus"] < -60) == (60, True)
     assert "the patches look unlike the training patches" in result.stderr
     assert report(histo)["likeness"] is None
+
+
+def test_the_code_that_fits_another_temperature_runs_and_fits_the_one_of_the_run(histo, tmp_path, monkeypatch):
+    """On the run's own validation patches, it must find the temperature in the checkpoint."""
+    page = (REPOSITORY / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    histo(*EVAL, "--uncalibrated")
+    histo("predict", "synthetic", "--ckpt", "first", "--uncalibrated", "--out", "scores.csv")
+    histo("predict", "synthetic", "--ckpt", "first", "--out", "expected.csv")
+    made = histo.root / "metrics" / "first-synthetic-val-uncalibrated.csv"
+    used = code.replace("ws/metrics/histonet-1-other-hospital-all-uncalibrated.csv", str(made))
+    assert used != code
+    found = {}
+    exec(used, found)
+    path = histo.root / "checkpoints" / "best.pt"
+    assert found["temperature"] == pytest.approx(load_checkpoint(path).temperature, rel=0.01)
+    calibrated, expected = (
+        np.loadtxt(name, delimiter=",", skiprows=1, usecols=1) for name in ("calibrated.csv", "expected.csv")
+    )
+    np.testing.assert_allclose(calibrated, expected, atol=2e-3)

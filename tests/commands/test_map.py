@@ -5,10 +5,12 @@ import shutil
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from histocli.inference.score_table import read_scores
-from histocli.slides.patch_maps import make_patch_maps, place_evaluation, place_predictions
+from histocli.plots.maps import describe_map
+from histocli.slides.patch_maps import PlacedPatches, make_patch_maps, place_evaluation, place_predictions
 from histocli.slides.resolution import GivenResolutions
 from histocli.workspace import Workspace
 from tests.cli import Histo, template
@@ -80,6 +82,19 @@ def test_the_ids_of_a_prediction_are_found_in_the_workspace(scored):
     probs = {row["id"]: row["probability"] for row in read_rows(table)}
     placed = place_predictions(Workspace(histo.root), table, ())
     check_cells(make_patch_maps(placed, GivenResolutions()), [row | {"prob": probs[row["id"]]} for row in manifest])
+
+
+@pytest.mark.parametrize(("start", "step", "moved"), [(64, 128, 0), (70, 256, 0), (0, 160, 9)])
+def test_patches_that_are_not_on_the_grid_of_a_map_are_counted(start, step, moved):
+    """A square has 128 pixels: patches at each 160 pixels are in the middle of every fourth cell only."""
+    x = np.arange(start, start + 12 * step, step)
+    fields = {"slide": "s", "x": x, "y": 64, "mpp_x": MPP, "mpp_y": MPP, "prob": 0.5, "label": 1}
+    (shown,) = make_patch_maps(PlacedPatches(pd.DataFrame(fields), 0), GivenResolutions())
+    assert (shown.left, shown.top) == pytest.approx((start * MPP / 1000, 64 * MPP / 1000))
+    assert int(np.isfinite(shown.probs).sum()) == 12
+    assert shown.moved == moved
+    text = f"; squares of 31 µm{f', {moved} of the patches moved to the nearest' if moved else ''}"
+    assert describe_map(shown, None).endswith(text)
 
 
 def test_there_is_a_picture_for_each_slide_with_colours_of_scores(scored):

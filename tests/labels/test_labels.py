@@ -579,7 +579,11 @@ def test_a_table_of_labels_of_patients_is_named_and_not_used(tmp_path):
     ("table", "message", "hint"),
     [
         ("a.tif,tumor\nb.tif,normal\n", "no column is known as the id", "the first line must name the columns"),
+        ("id,label\n01-Jan,1\n2. Jan,0\nMar-05,1\n", "has no label of any image", "changed the ids to dates"),
+        ("id,label\n123456789012345000,1\n1234567890123450,0\n", "has no label of any image", "numbers of 15 digits"),
+        ("id,label\nx1,1\n02-Jan,0\n", "has no label of any image", "must be the names or paths"),
         ("# made by us\nid,label\na,1\n", "'# made by us' is a comment", "remove this line"),
+        ("id,label\na,1\nid,label\nb,0\n", "line 3, column label", "repeats the names of the columns"),
         ("id,label\na,F\nb,T\nc,T\n", "'F' is not 0 or 1", "the labels are F \\(1\\), T \\(2\\)"),
         ("id,label\na,\nb,\nc,1\n", "line 2, column label", "remove the 2 rows without a label"),
         ("id,label\na,1\na,0\nb,1\nb,1\n", "'a' occurs twice; 2 rows repeat an id", "it is also on line 2"),
