@@ -92,7 +92,7 @@ def find_label(name: str, classes: Mapping[str, int] | None = None) -> int | Non
         return classes.get(name.strip().lower())
     if (label := _label_of_class(name)) is not None:
         return label
-    both = split_and_class_of(name)
+    both = find_split_and_class(name)
     return both[1] if both else None
 
 
@@ -131,16 +131,17 @@ def find_split(name: str) -> str:
 
 
 def find_splits_of_folders(names: Iterable[str]) -> dict[str, str]:
-    """Return the split of each name that means one, as `find_split`; also of numbered parts and of `test_tumor`.
+    """Return the split that each name of a folder means; names that mean none are left out.
 
-    Names of the last two kinds count only if they are of different splits. A single folder `test_positive` may be the
-    result of a test, and `test_001` a slide of Camelyon16.
+    A name is that of a split (`find_split`), or has a number (`1_train`) or a class (`test_tumor`) beside it. Names
+    with a number or a class count only if there are several splits among them. A single folder `test_positive` may be
+    the result of a test, and `test_001` a slide of Camelyon16.
     """
     splits, others = {}, {}
     for name in set(names):
         if split := find_split(name):
             splits[name] = split
-        elif both := split_and_class_of(name):
+        elif both := find_split_and_class(name):
             others[name] = both[0]
         elif part := _NUMBERED_PART.fullmatch(_normalise(name)):
             found = {find_split(word) for word in part[1].split("_")} - {""}
@@ -149,7 +150,7 @@ def find_splits_of_folders(names: Iterable[str]) -> dict[str, str]:
     return splits | (others if len(set(others.values())) > 1 else {})
 
 
-def split_and_class_of(name: str) -> tuple[str, int] | None:
+def find_split_and_class(name: str) -> tuple[str, int] | None:
     """Return the split and the label of a name that contains both, such as `test_tumor`; None for other names."""
     words = _normalise(name).split("_")
     for split, rest in ((words[0], words[1:]), (words[-1], words[:-1])):
@@ -204,7 +205,7 @@ def has_other_label(name: str, above: str, label: int) -> bool:
 
 
 def find_split_in_stem(stem: str) -> str:
-    """Return the split that the first or the last word of a file name means: as `find_split`."""
+    """Return the split that the first or the last word of a file name means, or ""."""
     words = _normalise(stem).split("_")
     return _SPLIT_OF.get(words[0]) or _SPLIT_OF.get(words[-1]) or ""
 

@@ -31,7 +31,9 @@ class LiveTraining(Listener):
 
     def on_start(self, run: Run, at: int) -> None:
         """Print the run, its numbers of patches and its device."""
-        self.report.note(f"{run.name}: {len(run.train):,} patches to train on, {len(run.val):,} to validate")
+        self.report.note(
+            f"{run.name}: {len(run.train_loader):,} patches to train on, {len(run.val_loader):,} to validate"
+        )
         if run.compute.warning:
             self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
         if run.shots:
@@ -55,7 +57,7 @@ class LiveTraining(Listener):
             self._show_header()
         self.stack.enter_context(self.progress)
         self.epochs = run.config.epochs
-        size = min(run.train.batch_size, len(run.train))
+        size = min(run.train_loader.batch_size, len(run.train_loader))
         self.task = self.progress.add_task(
             f"epoch {len(run.history) + 1}/{run.config.epochs}",
             completed=at * size,  # steps before resuming do not count in the rate

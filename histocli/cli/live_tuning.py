@@ -55,7 +55,7 @@ class LiveTuning(TuneListener):
             if run.compute.warning:
                 self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
             self.report.print_detail(run.compute.reason)
-        size = min(run.train.batch_size, len(run.train))
+        size = min(run.train_loader.batch_size, len(run.train_loader))
         self.progress.update(self.task, total=run.trainer.recipe.total_steps * size, completed=at * size)
 
     def on_step(self, progress: Step) -> None:

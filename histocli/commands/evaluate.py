@@ -14,7 +14,7 @@ from histocli.data.manifest import hash_file
 from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, load_from_config
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, LoadedCheckpoint, load_from_config
 from histocli.inference.comparison import compare as compare_scores
 from histocli.inference.labelled import Scored, score_folder, score_packed
 from histocli.inference.score_table import measure_groups, measure_scores, read_scores, write_scores
@@ -175,7 +175,7 @@ def _choose_path(path: Path, run: str, scored: Scored, folder: str | None) -> Pa
     return path.with_name(f"{path.stem}-{sha256(repr(origin).encode()).hexdigest()[:8]}.json")
 
 
-def _is_best(workspace: Workspace, member: Member) -> bool:
+def _is_best(workspace: Workspace, member: LoadedCheckpoint) -> bool:
     """Return whether a checkpoint is the `best.pt` of its run, or a copy of it."""
     best = workspace.run_dir(member.checkpoint.run) / "best.pt"
     return best.is_file() and (member.path.samefile(best) or hash_file(best) == member.sha256)
@@ -284,7 +284,7 @@ def _check_options(workspace: Workspace, config: EvalConfig, is_on_disk: bool) -
         HistoError: the data does not exist.
         UsageError: a value cannot be used, or an option is not possible with this data.
     """
-    checkpoints.check_options(config)
+    checkpoints.check_scoring_options(config)
     parse_mpp(config.mpp, config.resize)
     parse_classes(config.classes)
     SlidePattern.parse(config.slide_pattern, has_table=bool(config.slides or config.slide_column))

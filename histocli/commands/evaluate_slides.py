@@ -80,7 +80,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
         if config.annotations
         else _make_label_lookup(config.labels, files, notes)
     )
-    slides, without_truth = _evaluate_folder(finished, find_truth, threshold)
+    slides, without_truth = _evaluate_slides(finished, find_truth, threshold)
     if not slides:
         raise HistoError(
             f"no slide in {config.slides} has a label or an annotation", f"slides: {', '.join(without_truth)}"
@@ -88,7 +88,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     chosen = None
     if config.choose_on is not None:
         _check_separate(finished, training)
-        chosen = _choose_score(config.choose_on, _evaluate_folder(training, find_truth, threshold)[0])
+        chosen = _choose_score(config.choose_on, _evaluate_slides(training, find_truth, threshold)[0])
     notes += describe_others(found)
     report = _compute_report(config, slides, without_truth, threshold, chosen)
     path = find_slide_evaluation_path(workspace, config.slides)
@@ -99,7 +99,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     return WrittenSlideEvaluation(report, path, plots, notes)
 
 
-def _evaluate_folder(
+def _evaluate_slides(
     finished: list[tuple[Path, FinishedSlide]], find_truth: FindTruth, threshold: float
 ) -> tuple[list[EvaluatedSlide], list[str]]:
     """Return the measured slides, and the names of those without a label or annotation."""

@@ -15,7 +15,7 @@ from histocli.commands.predict_job import (
     Counts,
     Job,
     Prediction,
-    check_options,
+    check_predict_options,
     describe_rows,
     is_streamed,
     open_job,
@@ -60,7 +60,7 @@ def predict(
         HistoError: an input, a checkpoint or the device cannot be used; or, with `errors` `fail`, a file cannot
             be read.
     """
-    check_options(workspace, config, ranks)
+    check_predict_options(workspace, config, ranks)
     job = ranks.on_all_ranks(lambda: open_job(workspace, config, pool, listener))
     for member in job.predictor.members:
         listener.on_note(member.checkpoint.describe())

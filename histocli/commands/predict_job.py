@@ -176,7 +176,7 @@ def is_streamed(config: PredictConfig) -> bool:
     return config.out is None or is_stream(config.out)
 
 
-def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> None:
+def check_predict_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> None:
     """Check the options before anything is read.
 
     Raises:
@@ -186,7 +186,7 @@ def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> 
         raise UsageError(
             "several processes cannot read a list from stdin or write to stdout", "give the inputs, and --out FILE"
         )
-    checkpoints.check_options(config)
+    checkpoints.check_scoring_options(config)
     parse_mpp(config.mpp, config.resize)
     if config.failed is not None and config.errors is OnError.FAIL:
         raise UsageError("--failed lists unreadable files, and --errors fail allows none", "leave out --errors fail")

@@ -275,7 +275,7 @@ def _check_options(config: PredictConfig, n_slides: int) -> Path:
     if config.mask is not None and config.no_mask:
         raise UsageError("--mask and --no-mask exclude each other", "leave one of them out")
     _check_mask(config.mask, n_slides)
-    checkpoints.check_options(config)
+    checkpoints.check_scoring_options(config)
     require_slide_packages()
     return config.out
 

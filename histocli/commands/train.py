@@ -20,7 +20,7 @@ from histocli.pages.model_card import write_card
 from histocli.signals import catch_signals
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.listeners import Listener
-from histocli.training.options import check_options, check_values, complete_config
+from histocli.training.options import check_run_options, check_values, complete_config
 from histocli.training.progress import Epoch
 from histocli.training.provenance import (
     check_run_name,
@@ -83,7 +83,7 @@ def train(
     else:
         check_run_name(config.name)
         run_config = complete_config(run_config, given)
-    check_options(run_config, given)
+    check_run_options(run_config, given)
     should_publish = not (resume and name and is_member(name, run_config.data, run_config.seed))
     return train_run(
         workspace,
@@ -124,7 +124,7 @@ def train_run(
             if can_halve_batch:
                 config = _halve_batch_size(workspace, config, ranks)
             run = ranks.on_all_ranks(lambda: Run(workspace, config, ranks=ranks))
-        stack.enter_context(explain_out_of_memory(run.train.batch_size))
+        stack.enter_context(explain_out_of_memory(run.train_loader.batch_size))
         with catch_signals() as stop:
             if not resume:
                 run.create(ranks.on_rank0(lambda: stack.enter_context(reserve_name(workspace, name, config.arch))))
@@ -179,8 +179,8 @@ def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> 
 def _try_step(run: Run) -> None:
     """Train and validate one batch, to see whether the memory is enough; the run cannot be used afterwards."""
     if not run.config.freeze:
-        batch = next(iter(run.train.train_batches(0)))
+        batch = next(iter(run.train_loader.train_batches(0)))
         for _ in range(WARM_UP + 1 if run.trainer.graph else 1):  # the graph needs memory too
-            run.trainer.train_step(batch, run.train.loss_weight)
-    compute_log_odds(run.model, next(iter(run.val.eval_batches())).images, run.compute)
+            run.trainer.train_step(batch, run.train_loader.loss_weight)
+    compute_log_odds(run.model, next(iter(run.val_loader.eval_batches())).images, run.compute)
     release_gpu_memory()

@@ -14,7 +14,7 @@ from histocli.pages.model_card import has_card
 from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped
 from histocli.training.listeners import Listener
-from histocli.training.options import check_options, check_values, complete_config
+from histocli.training.options import check_run_options, check_values, complete_config
 from histocli.training.provenance import find_interrupted_run, make_name_taken_error
 from histocli.training.repeats import (
     Member,
@@ -66,15 +66,15 @@ def train_repeats(
         ranks.on_rank0(lambda: write_folds(workspace, run_config.data, repeats, resume=resume))
     elif started:
         ranks.on_rank0(lambda: _check_manifest(workspace, run_config.data, min(started)))
-    _train_members(workspace, config, repeats, started, listen, ranks)
+    _train_members(workspace, repeats, started, config.can_halve_batch, listen, ranks)
     return ranks.on_rank0(lambda: summarise(workspace, repeats))
 
 
 def _train_members(
     workspace: Workspace,
-    config: TrainConfig,
     repeats: Repeats,
     started: Collection[str],
+    can_halve_batch: bool,
     listen: Callable[[], AbstractContextManager[Listener]],
     ranks: Ranks,
 ) -> None:
@@ -90,7 +90,7 @@ def _train_members(
             continue
         try:
             with listen() as listener:
-                report = _train_member(workspace, config, member, is_started, listener, ranks)
+                report = _train_member(workspace, member, is_started, can_halve_batch, listener, ranks)
         except Stopped as stopped:
             if not str(stopped):  # nothing is saved yet
                 raise
@@ -127,12 +127,12 @@ def _make_run_config(
         run_config = apply_given_options(stored, config, given)
     else:
         run_config = complete_config(run_config, given)
-    check_options(run_config, given)
+    check_run_options(run_config, given)
     return run_config
 
 
 def _train_member(
-    workspace: Workspace, config: TrainConfig, member: Member, is_started: bool, listener: Listener, ranks: Ranks
+    workspace: Workspace, member: Member, is_started: bool, can_halve_batch: bool, listener: Listener, ranks: Ranks
 ) -> TrainReport:
     """Train the run of one fold or seed, or continue it with the options that it was started with."""
     member_config = member.config
@@ -147,7 +147,7 @@ def _train_member(
         member_config,
         member.name,
         resume=is_started,
-        can_halve_batch=config.can_halve_batch,
+        can_halve_batch=can_halve_batch,
         should_publish=False,
         listener=listener,
         ranks=ranks,

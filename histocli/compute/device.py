@@ -113,7 +113,10 @@ def _find_gpu_problem() -> str | None:
 
 
 def _can_run(kind: str, built_for: int, capability: int) -> bool:
-    """Return whether code for one architecture (`sm`, binary, or `compute`, portable) runs on a GPU."""
+    """Return whether code that was built for one GPU runs on another: `kind` is `sm` (binary) or `compute` (portable).
+
+    `built_for` and `capability` are the numbers of their architectures, such as 80.
+    """
     if kind == "sm":
         return built_for // 10 == capability // 10 and built_for <= capability
     return built_for <= capability

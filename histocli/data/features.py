@@ -70,13 +70,13 @@ def compute_features(
     missing = ranks.on_rank0(lambda: np.array(sorted(i for d, i in first.items() if d not in cache), np.int64))
     cached = len(patches) - len(missing)
     on_patches(cached)
-    ranks.on_all_ranks(lambda: _fill(patches, missing, digests, backbone, cache, on_patches))
+    ranks.on_all_ranks(lambda: _compute_missing(patches, missing, digests, backbone, cache, on_patches))
     cache.refresh()
     return Computed(FeatureLoader(patches, torch.from_numpy(cache.read(digests))), cached, damaged)
 
 
 @torch.no_grad()
-def _fill(
+def _compute_missing(
     patches: PatchLoader,
     missing: "np.ndarray",
     digests: Sequence[bytes],

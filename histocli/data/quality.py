@@ -35,7 +35,7 @@ class Appearance(NamedTuple):
 
 
 def measure_appearance(patches: Pixels) -> Appearance:
-    """Measure uint8 RGB patches (N,H,W,3), N above 0."""
+    """Measure the colours, sharpness and contrast of uint8 RGB patches (N,H,W,3), N above 0."""
     rows = np.array([_measure_patch(np.ascontiguousarray(patch)) for patch in patches])
     fine, contrast = rows[:, 6], rows[:, 7]
     return Appearance(rows[:, :6], np.log10((fine**2 + 1) / (contrast**2 + 1)), contrast)

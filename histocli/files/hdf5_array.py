@@ -64,7 +64,7 @@ class Hdf5Array:
         """
         with convert_damage_errors(self.path, self.hint):
             if problem := _find_storage_problem(self._dataset):
-                raise _refusal_error(self._dataset, self.path, problem)
+                raise _make_refusal_error(self._dataset, self.path, problem)
 
     def __getitem__(self, row: int) -> npt.NDArray[Any]:
         """Return one row, after `check_storage`.
@@ -98,7 +98,7 @@ class Hdf5Array:
         """Read the rows from `start` to `stop`, from every chunk that has some of them."""
         assert self._chunks is not None
         if not len(self._buffer):
-            self._buffer = np.empty(_stored_limit(self._chunk_bytes), np.uint8)
+            self._buffer = np.empty(_compute_stored_limit(self._chunk_bytes), np.uint8)
         rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
         first = start - start % self._chunks[0]
         ends = (stop, *self.shape[1:])
@@ -122,7 +122,7 @@ class Hdf5Array:
             elif number == _FLETCHER32:
                 data = check_fletcher32(data)
             elif number == _LZF:
-                data = unpack_lzf(bytes(data), _stored_limit(self._chunk_bytes))
+                data = unpack_lzf(bytes(data), _compute_stored_limit(self._chunk_bytes))
             elif self.dtype.itemsize > 1:
                 data = np.frombuffer(data, np.uint8).reshape(self.dtype.itemsize, -1).T.tobytes()
         if len(data) != self._chunk_bytes:
@@ -155,7 +155,7 @@ def find_array(
             )
         dataset = file[name if name in names else only[0]]
         if problem := _find_content_problem(dataset):
-            raise _refusal_error(dataset, path, problem)
+            raise _make_refusal_error(dataset, path, problem)
         return Hdf5Array(dataset, path, hint)
 
 
@@ -173,7 +173,7 @@ def _is_image_array(file: "h5py.File", name: str) -> bool:
     return _find_content_problem(dataset) is None and len(dataset.shape) == 4 and dataset.shape[3] == 3
 
 
-def _refusal_error(dataset: "h5py.Dataset", path: Path, problem: tuple[str, str]) -> HistoError:
+def _make_refusal_error(dataset: "h5py.Dataset", path: Path, problem: tuple[str, str]) -> HistoError:
     return HistoError(f"{path}: the array {dataset.name.lstrip('/')!r} {problem[0]}", problem[1])
 
 
@@ -235,7 +235,7 @@ def _list_filters(dataset: "h5py.Dataset") -> "list[Filter]":
     return [properties.get_filter(i) for i in range(properties.get_nfilters())]
 
 
-def _stored_limit(size: int) -> int:
+def _compute_stored_limit(size: int) -> int:
     """Return the most bytes that a chunk of `size` bytes may take in the file: compression may add a little."""
     return size + size // 100 + 64
 

@@ -22,12 +22,12 @@ from histocli.unchanged import State, check_unchanged, find_state
 _SLICE_BYTES = 1 << 24  # how much of a mapped array is passed on at once
 _SAMPLE_SIZE = 256  # images of an array that show its range of values
 _HDF5 = (".h5", ".hdf5")
-_PACKED_HDF5 = (".h5.gz", ".hdf5.gz")
+_GZIPPED_HDF5 = (".h5.gz", ".hdf5.gz")
 
 
 def is_array(path: Path) -> bool:
     """Return whether the name of a file is that of an array."""
-    return path.name.lower().endswith((".npy", *_HDF5, *_PACKED_HDF5))
+    return path.name.lower().endswith((".npy", *_HDF5, *_GZIPPED_HDF5))
 
 
 def open_array(path: Path) -> "np.memmap | Hdf5Array":
@@ -37,7 +37,7 @@ def open_array(path: Path) -> "np.memmap | Hdf5Array":
         HistoError: the file is damaged, or has no such array.
     """
     name = path.name.lower()
-    if name.endswith(_PACKED_HDF5):
+    if name.endswith(_GZIPPED_HDF5):
         with unpack_gzip(path) as unpacked:  # the block removes its name, but the file stays open until it is read
             return _open_h5(Path(unpacked.name))
     if name.endswith(_HDF5):
@@ -46,17 +46,17 @@ def open_array(path: Path) -> "np.memmap | Hdf5Array":
     return array
 
 
-def read_array_patches(array: "np.memmap | Hdf5Array", path: Path, how: Preparation) -> Iterator[Patch]:
+def read_array_patches(array: "np.memmap | Hdf5Array", path: Path, preparation: Preparation) -> Iterator[Patch]:
     """Return the patches of an array; the id of a patch is the number of its row.
 
     Raises:
         HistoError: it is not clear which value of the array is white.
     """
     state = find_state(path)
-    how = replace(how, ranges=_infer_array_ranges(array, path))
+    preparation = replace(preparation, ranges=_infer_array_ranges(array, path))
     blocks = array.read_blocks() if isinstance(array, Hdf5Array) else _iterate_slices(array, path, state)
     return (
-        Patch(str(row), ImageArray(f"{path}, row {row}", image, how), path=f"{path}[{row}]")
+        Patch(str(row), ImageArray(f"{path}, row {row}", image, preparation), path=f"{path}[{row}]")
         for start, block in blocks
         for row, image in enumerate(block, start)
     )

@@ -28,7 +28,7 @@ STORED = "stored"  # the threshold that training stored in the checkpoint
 TORCH, ONNX_RUNTIME = "torch", "ONNX Runtime"
 
 
-class Member(NamedTuple):
+class LoadedCheckpoint(NamedTuple):
     """A checkpoint of a predictor: its file and SHA-256, its content, and the engine that runs its network."""
 
     path: Path
@@ -54,7 +54,7 @@ class CheckpointPredictor(Predictor):
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[LoadedCheckpoint],
         networks: Sequence[Network],
         compute: Compute,
         **options: Unpack[PredictorOptions],
@@ -119,7 +119,7 @@ def check_prevalence(prevalence: float | None) -> None:
         raise UsageError(f"--prevalence {prevalence:g} is not above 0 and below 1", hint)
 
 
-def check_options(config: EvalConfig | PredictConfig) -> None:
+def check_scoring_options(config: EvalConfig | PredictConfig) -> None:
     """Check the values of `--prevalence` and `--threshold`, without the checkpoints.
 
     Raises:
@@ -181,7 +181,7 @@ def load_predictor(
     for path, digest, checkpoint in zip(paths, digests, checkpoints, strict=True):
         exported = workspace.export_path(digest, ExportFormat.ONNX)
         is_onnx = _should_use_onnx(engine, exported, checkpoint, compute)
-        members.append(Member(path, digest, checkpoint, ONNX_RUNTIME if is_onnx else TORCH))
+        members.append(LoadedCheckpoint(path, digest, checkpoint, ONNX_RUNTIME if is_onnx else TORCH))
         networks.append(OnnxNetwork(exported, digest) if is_onnx else _build_torch_network(checkpoint, compute))
     return CheckpointPredictor(members, networks, compute, **options)
 

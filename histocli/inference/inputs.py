@@ -76,7 +76,7 @@ def open_inputs(
             two images would have the same id.
         UsageError: `split` is given for an input that is a path, or an array or data set is given twice.
     """
-    how = Preparation(resize, mpp)
+    preparation = Preparation(resize, mpp)
     if not split and len(names) > 1 and all(_has_image_files(Path(name)) for name in names):
         others: list[File] = []
         files = {name: _list_prefixed_files(name, others, may_be_empty) for name in names}
@@ -85,10 +85,10 @@ def open_inputs(
         notes = _describe_empty(files) + _describe_skipped(others)
         if repeated := len(listed) - len(unique):  # for example `g/a` and `g/a/1.png`, which match `g/**`
             notes += (f"{repeated:,} images are in several inputs; each image is scored once",)
-        return _make_file_inputs(unique, "", how, ids, files)._replace(notes=notes)
+        return _make_file_inputs(unique, "", preparation, ids, files)._replace(notes=notes)
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UsageError(f"the input {twice[0]} is given twice", "give it once")
-    inputs = [_open_input(name, workspace, how, lines, split, ids, may_be_empty) for name in names]
+    inputs = [_open_input(name, workspace, preparation, lines, split, ids, may_be_empty) for name in names]
     if len(names) > 1:
         inputs = [_prefix_ids(part, name) for part, name in zip(inputs, names, strict=True)]
     totals = [part.total for part in inputs]
@@ -129,7 +129,7 @@ def hash_inputs(inputs: Inputs, names: Sequence[str], workspace: Workspace, line
 def _open_input(
     name: str,
     workspace: Workspace,
-    how: Preparation,
+    preparation: Preparation,
     lines: list[bytes] | None,
     split: SplitName | None,
     ids: IdKind | None,
@@ -138,29 +138,29 @@ def _open_input(
     """Open a single input."""
     path = Path(name)
     if split and not is_path(name) and name in workspace.list_datasets():  # even if there is a path of this name
-        return _open_dataset(workspace, name, split, how)
+        return _open_dataset(workspace, name, split, preparation)
     if split and (name == STDIN or os.path.exists(path)):  # noqa: PTH110 - as below
         raise UsageError(
             f"--split {split} is for packed data sets, and {name} is a path", "give the folder of the split"
         )
     if name == STDIN:
         total, source = (None, read_stdin_lines()) if lines is None else (len(lines), lines)
-        return Inputs(total, _read_paths(source, how, ids or IdKind.PATH), {})
+        return Inputs(total, _read_paths(source, preparation, ids or IdKind.PATH), {})
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.list_datasets():
-            return _open_dataset(workspace, name, split, how)
+            return _open_dataset(workspace, name, split, preparation)
         known = ", ".join(workspace.list_datasets()) or "none"
         raise HistoError(f"there is no file, folder or data set {name!r}", f"data sets: {known}")
     if path.is_file() and is_array(path):
         array = open_array(path)
-        return Inputs(array.shape[0], read_array_patches(array, path, how), {})
+        return Inputs(array.shape[0], read_array_patches(array, path, preparation), {})
     others: list[File] = []
     files = _list_input_images(path, others, may_be_empty)
     is_single = path.is_file() and not is_archive(path.name)
     folder = path.parent if is_single else path
     prefix = "" if str(folder) == "." else f"{folder.as_posix()}/"
     notes = _describe_empty({name: files}) + _describe_skipped(others)
-    return _make_file_inputs(files, prefix, how, ids, {name: files})._replace(notes=notes)
+    return _make_file_inputs(files, prefix, preparation, ids, {name: files})._replace(notes=notes)
 
 
 def read_stdin_lines(most: int | None = None) -> Iterator[bytes]:
@@ -232,12 +232,12 @@ def _list_prefixed_files(name: str, others: list[File], may_be_empty: bool) -> l
 
 
 def _make_file_inputs(
-    files: list[File], folder: str, how: Preparation, ids: IdKind | None, by_input: dict[str, list[File]]
+    files: list[File], folder: str, preparation: Preparation, ids: IdKind | None, by_input: dict[str, list[File]]
 ) -> Inputs:
     """Return the images in a folder; their paths are the folder's name and the files' names."""
-    how = replace(how, ranges=infer_file_ranges(files))
+    preparation = replace(preparation, ranges=infer_file_ranges(files))
     patches = (
-        Patch(key, ImageFile(file.name, file.read, how), path=folder + file.name)
+        Patch(key, ImageFile(file.name, file.read, preparation), path=folder + file.name)
         for key, file in zip(_make_ids(files, ids), files, strict=True)
     )
     return Inputs(len(files), patches, by_input)
@@ -260,19 +260,19 @@ def _same_stem_error(first: str, second: str) -> HistoError:
     return HistoError(f"--id stem: {first} and {second} would have the same id", "use --id path")
 
 
-def _read_paths(lines: Iterable[bytes], how: Preparation, ids: IdKind) -> Iterator[Patch]:
+def _read_paths(lines: Iterable[bytes], preparation: Preparation, ids: IdKind) -> Iterator[Patch]:
     """Yield the image at the path in each line; its id is the path, or the stem if `ids` is `stem`."""
     owners: dict[str, str] = {}
     for path, file in read_path_list(lines):
         if ids is IdKind.STEM and owners.setdefault(file.stem, file.name) != file.name:
             raise _same_stem_error(owners[file.stem], file.name)
         key = file.stem if ids is IdKind.STEM else file.name
-        yield Patch(key, ImageFile(file.name, file.read, how), path=path)
+        yield Patch(key, ImageFile(file.name, file.read, preparation), path=path)
 
 
-def _open_dataset(workspace: Workspace, name: str, split: SplitName | None, how: Preparation) -> Inputs:
+def _open_dataset(workspace: Workspace, name: str, split: SplitName | None, preparation: Preparation) -> Inputs:
     """Return the patches of a packed data set, or of one of its splits."""
-    if how.mpp is not None:
+    if preparation.mpp is not None:
         raise UsageError(
             f"--mpp is for images, and {name} is a packed data set",
             "its patches are 96x96: histo download --source folder --mpp rescales images before it packs them",

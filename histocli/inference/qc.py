@@ -14,7 +14,7 @@ from histocli.inference.predictor import ScoredChunk
 from histocli.models.checkpoint import Checkpoint
 from histocli.workspace import Workspace
 
-UNSTABLE = 0.5  # a patch is flagged if its probabilities in the eight orientations differ by this or more
+UNSTABLE = 0.5  # a patch is flagged if its probabilities of the eight views differ by this or more
 
 
 class QualityControl(NamedTuple):

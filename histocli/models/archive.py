@@ -92,7 +92,7 @@ def check_archive(path: Path) -> None:
 
 def _read_directory(file: IO[bytes], size: int) -> dict[str, Member]:
     """Return the members of a zip archive by name; refuse an archive that two programs could read differently."""
-    count, start, length = _read_end(file, size)
+    count, start, length = _find_directory(file, size)
     if count > _MAX_MEMBERS:
         raise ValueError(f"it has {count:,} members")
     file.seek(start)
@@ -115,7 +115,7 @@ def _read_directory(file: IO[bytes], size: int) -> dict[str, Member]:
     return members
 
 
-def _read_end(file: IO[bytes], size: int) -> tuple[int, int, int]:
+def _find_directory(file: IO[bytes], size: int) -> tuple[int, int, int]:
     """Return the number of members, and start and length of the directory, which must fill the file to its end."""
     at = size - 22
     file.seek(max(at, 0))

@@ -109,7 +109,7 @@ class EvaluationReport:
     def variants(self) -> list[str]:
         """What differs from the default in how the probabilities were computed."""
         texts = {
-            "8 orientations averaged": self.tta,
+            "8 views averaged": self.tta,
             "uncalibrated": not self.is_calibrated,
             f"prevalence {self.assumed_prevalence}": self.assumed_prevalence is not None,
         }

@@ -2,7 +2,7 @@
 
 The definitions are those of the challenge's evaluation script: annotations on a mask of 7.8 micrometres per pixel,
 grown by 37.5 micrometres and filled; a lesion is a connected part of it; lesions of less than 275 micrometres are
-isolated tumour cells, which are neither found nor missed.
+isolated tumour cells, which do not count.
 """
 
 import math

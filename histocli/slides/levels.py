@@ -15,7 +15,7 @@ _MIN_CONTRAST = 40.0  # grey levels between the darkest and the brightest place:
 _MIN_CORRELATION = 0.85  # of the brightness of the places in two levels: levels of one picture have more than 0.99
 
 
-def check_levels(slide: Slide, overview: Pixels, numbers: set[int]) -> None:
+def check_levels(slide: Slide, overview: Pixels, level_numbers: set[int]) -> None:
     """Compare an overview (H,W,3) of the slide with other levels.
 
     The overview shows where the tissue is, another level is scored, and annotations are in pixels of level 0. A level
@@ -31,7 +31,7 @@ def check_levels(slide: Slide, overview: Pixels, numbers: set[int]) -> None:
     brightness = cv2.resize(grey, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.float64)
     places = _choose_places(brightness)
     of_overview = brightness.flat[places]
-    for number in sorted(numbers):
+    for number in sorted(level_numbers):
         level = slide.levels[number]
         scale = level.width / overview.shape[1], level.height / overview.shape[0]
         of_level = np.array([_read_brightness(slide, number, divmod(at, columns), scale) for at in places.tolist()])

@@ -98,7 +98,7 @@ def is_complete(url: str, target: Path, md5: str | None = None) -> bool:
     record, stat = _read_record(target), target.stat()
     is_unchanged = record.get("size") == stat.st_size and record.get("mtime_ns") == stat.st_mtime_ns
     if md5 is None:
-        return is_unchanged and record.get("url") == _hash(url)
+        return is_unchanged and record.get("url") == _hash_url(url)
     if is_unchanged and "md5" in record:
         return bool(record["md5"] == md5)
     if compute_md5(target) != md5:
@@ -209,7 +209,7 @@ class _PartialFile:
     def resume(self) -> None:
         """Continue the partial file of an earlier call, if it is from the same address."""
         record = _read_record(self.path)
-        if not self.path.is_file() or record.get("url") != _hash(self.url):
+        if not self.path.is_file() or record.get("url") != _hash_url(self.url):
             return
         self.total = record["total"] if isinstance(record.get("total"), int) else None
         self.validator = str(record.get("validator", ""))
@@ -230,7 +230,7 @@ class _PartialFile:
         self.validator = validator
         if self.total is not None:
             require_space(self.path.parent, self.total - self.size, f"the rest of {self.target.name}")
-        write_json(_record_path(self.path), {"url": _hash(self.url), "total": self.total, "validator": validator})
+        write_json(_record_path(self.path), {"url": _hash_url(self.url), "total": self.total, "validator": validator})
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -268,7 +268,7 @@ class _PartialFile:
 def _write_record(url: str, file: Path, target: Path, md5: str) -> None:
     """Record the address, size and MD5 (hex) of `file`, which is `target` or will be renamed to it."""
     stat = file.stat()
-    record = {"url": _hash(url), "md5": md5, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    record = {"url": _hash_url(url), "md5": md5, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     write_json(_record_path(target), record)
 
 
@@ -285,5 +285,5 @@ def _record_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _hash(url: str) -> str:
+def _hash_url(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()

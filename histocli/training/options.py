@@ -38,7 +38,7 @@ def choose_weights(arch: str, weights: Weights) -> Weights:
     return Weights.PRETRAINED if arch in ENCODERS and weights is Weights.RANDOM else weights
 
 
-def check_options(config: RunConfig, given: Collection[str]) -> None:
+def check_run_options(config: RunConfig, given: Collection[str]) -> None:
     """Check the options of a run before anything is loaded.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
-from histocli.inference.checkpoints import TORCH, Member
+from histocli.inference.checkpoints import TORCH, LoadedCheckpoint
 from histocli.inference.leakage import ManifestCache, read_pixel_digests
 from histocli.inference.score_table import PATCH_COLUMNS, measure_groups, measure_scores, write_scores
 from histocli.metrics.calibration import compute_probabilities
@@ -82,4 +82,4 @@ def _read_fold_scores(workspace: Workspace, best: Checkpoint, temperature: float
 def _describe(workspace: Workspace, checkpoint: Checkpoint) -> EvaluatedCheckpoint:
     """Return the facts about the best.pt of a fold that an evaluation has."""
     path = workspace.run_dir(checkpoint.run) / "best.pt"
-    return Member(path, hash_file(path), checkpoint, TORCH).describe()
+    return LoadedCheckpoint(path, hash_file(path), checkpoint, TORCH).describe()

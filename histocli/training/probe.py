@@ -10,18 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from histocli.compute.ddp import Ranks
 from histocli.compute.device import Compute
-from histocli.config import RunConfig
 from histocli.data.feature_cache import FeatureCache, FeatureSource
 from histocli.data.features import FeatureLoader, compute_features
 from histocli.data.loaders import PatchLoader
-from histocli.enums import HeadKind
 from histocli.models import Classifier
 from histocli.models.backbone import HEAD, Head
 from histocli.models.knn import KnnHead
-from histocli.training.knn import KnnTrainer
-from histocli.training.setup import make_recipe
 from histocli.training.trainer import Trainer, copy_state
 from histocli.workspace import Workspace
 
@@ -94,22 +89,6 @@ def _fit_heads(trainer: Trainer, train: FeatureLoader) -> None:
         else:
             assert isinstance(head, Head)
             head.standardise(train.features)
-
-
-def make_trainer(model: Classifier, config: RunConfig, compute: Compute, ranks: Ranks, train: PatchLoader) -> Trainer:
-    """Return the trainer of a model; with `--freeze`, the trainer of its head, which `--head knn` replaces first.
-
-    Raises:
-        HistoError: the network is not a backbone with a head.
-    """
-    recipe = make_recipe(config, train.steps)
-    if not config.freeze:
-        return Trainer(model, recipe, compute, ranks)
-    network = model.backbone_and_head
-    if config.head is HeadKind.KNN:
-        network.head = KnnHead(network.width, len(train))
-        return KnnTrainer(network.head, recipe, compute, ranks)
-    return Trainer(network.head, recipe, compute, ranks)
 
 
 def join_state(model: Classifier, head: nn.Module) -> dict[str, Tensor]:

@@ -21,11 +21,11 @@ from histocli.training import run_folder
 from histocli.training.appearance import TrainingAppearance
 from histocli.training.calibrate import calibrate, check_rule, count_predicted_tumour, make_default_calibration
 from histocli.training.lora import add_lora
-from histocli.training.probe import extract_features, make_trainer, open_cache
+from histocli.training.probe import extract_features, open_cache
 from histocli.training.progress import Epoch, EpochListener, EpochStats, Progress, measure_validation, rank_epoch
 from histocli.training.provenance import write_job
 from histocli.training.run_state import collect_training_state, load_training_state, write_checkpoints
-from histocli.training.setup import make_loaders, make_model
+from histocli.training.setup import make_loaders, make_model, make_trainer
 from histocli.workspace import Workspace
 
 _SAVE_INTERVAL = 600.0  # seconds between saves within an epoch
@@ -62,9 +62,10 @@ class Run:
         self.manifest = self.dir / "manifest.csv" if resumed else workspace.manifest_path(config.data)
         subset = open_balanced(workspace, self.manifest)
         read_ahead(workspace.patches_path(subset.data))
-        self.train, self.val, self.shots = make_loaders(subset, config, self.compute.device, ranks)
-        self.config = config = replace(config, batch_size=self.train.batch_size)  # the default depends on the device
-        self.labels = self.val.labels.numpy(force=True)
+        self.train_loader, self.val_loader, self.shots = make_loaders(subset, config, self.compute.device, ranks)
+        # The default batch size depends on the device.
+        self.config = config = replace(config, batch_size=self.train_loader.batch_size)
+        self.labels = self.val_loader.labels.numpy(force=True)
         check_rule(config.threshold, self.labels)
         # A resumed run was audited when it began.
         self.audit = None if resumed else audit(workspace, subset.frame, subset.packed)
@@ -77,13 +78,13 @@ class Run:
         if config.lora:
             add_lora(self.model, config.lora)
         self.backbone_sha256 = hash_backbone(self.model.state_dict()) if config.freeze else ""
-        self.trainer = make_trainer(self.model, config, self.compute, ranks, self.train)
+        self.trainer = make_trainer(self.model, config, self.compute, ranks, self.train_loader)
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
         self.calibration = make_default_calibration(config.threshold)
         self.best_predicted_tumour: int | None = None  # validation patches; None if the best epoch was before resuming
-        self.appearance = TrainingAppearance(self.train, config.seed)
+        self.appearance = TrainingAppearance(self.train_loader, config.seed)
         self._last_save = time.monotonic()
 
     @property
@@ -140,7 +141,7 @@ class Run:
 
         start, first_step = time.monotonic(), self.trainer.step
         self._last_save = start
-        loss = self.trainer.train_epoch(self.train, on_step)
+        loss = self.trainer.train_epoch(self.train_loader, on_step)
         if loss is None:
             return None
         seconds = time.monotonic() - start
@@ -149,7 +150,7 @@ class Run:
     def _validate(self, stats: EpochStats, stop: StopRequest) -> Epoch:
         """Score the validation patches with the EMA of the weights, and calibrate on them."""
         predictor = Predictor([CalibratedNetwork(self.trainer.ema_model)], self.compute)
-        probs = predictor.predict_packed(self.val, lambda done: self._stop_single_process(stop)).probs
+        probs = predictor.predict_packed(self.val_loader, lambda done: self._stop_single_process(stop)).probs
         self.calibration = calibrate(self.labels, probs, self.config.threshold)
         return Epoch(
             epoch=len(self.history) + 1,
@@ -163,7 +164,7 @@ class Run:
 
     def _extract_features(self, listener: EpochListener, stop: StopRequest) -> None:
         """Replace the patches of both loaders by the features that the frozen backbone computes from them."""
-        total = len(self.train) + len(self.val)
+        total = len(self.train_loader) + len(self.val_loader)
 
         def on_patches(done: int) -> None:
             listener.on_features(done, total)
@@ -171,8 +172,8 @@ class Run:
 
         backbone = (self.workspace, self.model, self.compute, self.backbone_sha256)
         cache = self.ranks.on_all_ranks(lambda: open_cache(*backbone))
-        features = extract_features(self.model, self.trainer, self.train, self.val, cache, on_patches)
-        self.train, self.val = features.train, features.val
+        features = extract_features(self.model, self.trainer, self.train_loader, self.val_loader, cache, on_patches)
+        self.train_loader, self.val_loader = features.train, features.val
         listener.on_features_end(features)
         if any(self.ranks.all_max(stop.signal or 0)):
             raise self._stopped_error(stop)
@@ -250,4 +251,4 @@ class Run:
 
     def _patches(self, steps: int) -> int:
         """Return the number of patches in a number of steps."""
-        return steps * min(self.train.batch_size, len(self.train))
+        return steps * min(self.train_loader.batch_size, len(self.train_loader))

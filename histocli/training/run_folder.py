@@ -28,8 +28,8 @@ class DescribedRun(Protocol):
     name: str
     config: RunConfig
     data: str
-    train: PatchLoader
-    val: PatchLoader
+    train_loader: PatchLoader
+    val_loader: PatchLoader
     shots: Shots | None
     manifest: Path
     manifest_sha256: str
@@ -46,8 +46,8 @@ def write_run_record(run: DescribedRun, folder: Path) -> None:
         options=asdict(run.config),
         learning_rate=run.config.learning_rate,
         data=run.data,
-        train_patches=len(run.train),
-        val_patches=len(run.val),
+        train_patches=len(run.train_loader),
+        val_patches=len(run.val_loader),
         shots=run.shots,
         manifest_sha256=run.manifest_sha256,
         audit=run.audit,

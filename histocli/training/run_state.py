@@ -48,7 +48,7 @@ def load_training_state(run: "Run", checkpoint: Checkpoint) -> None:
     content = checkpoint.training | {"trained": checkpoint.training.get("trained") or None}
     state = from_json(_TrainingState, content, f"{checkpoint.origin}, training", "use another --name")
     steps = state.trainer.step - (state.history[-1].step if state.history else 0)
-    if not 0 <= steps <= run.train.steps:
+    if not 0 <= steps <= run.train_loader.steps:
         raise ValueError(f"step {state.trainer.step:,} is not one of the epoch after {len(state.history):,} epochs")
     ema_state = select_head_state(checkpoint.model) if run.config.freeze else checkpoint.model
     if run.config.lora:

@@ -1,4 +1,4 @@
-"""The parts of a training run that follow from its options: loaders, network and recipe."""
+"""The parts of a training run that follow from its options: loaders, network, recipe and trainer."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,16 +7,19 @@ import torch
 from torch import nn
 
 from histocli.compute.ddp import Ranks
+from histocli.compute.device import Compute
 from histocli.config import BATCH_SIZE, RunConfig, choose_batch_size
 from histocli.data.dataset import Subset, select_labelled
 from histocli.data.loaders import PatchLoader
-from histocli.enums import SplitName, Weights
+from histocli.enums import HeadKind, SplitName, Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import Classifier, create_model
 from histocli.models.checkpoint import load_checkpoint
+from histocli.models.knn import KnnHead
 from histocli.reports.run import Shots
 from histocli.training.few_shot import draw_shots
-from histocli.training.trainer import Recipe
+from histocli.training.knn import KnnTrainer
+from histocli.training.trainer import Recipe, Trainer
 
 _GPU_VAL_BATCH = 1024  # the smallest validation batch on a GPU; with smaller ones it waits for the host
 _MIN_NORM_BATCH = 32  # the fewest patches for batch norm's statistics: Wu and He, "Group normalization", 2018
@@ -89,3 +92,19 @@ def make_recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
         # Weights from elsewhere were trained with AdamW, so continue with AdamW.
         muon=config.weights in (Weights.RANDOM, Weights.HISTONET_PCAM),
     )
+
+
+def make_trainer(model: Classifier, config: RunConfig, compute: Compute, ranks: Ranks, train: PatchLoader) -> Trainer:
+    """Return the trainer of a model; with `--freeze`, the trainer of its head, which `--head knn` replaces first.
+
+    Raises:
+        HistoError: the network is not a backbone with a head.
+    """
+    recipe = make_recipe(config, train.steps)
+    if not config.freeze:
+        return Trainer(model, recipe, compute, ranks)
+    network = model.backbone_and_head
+    if config.head is HeadKind.KNN:
+        network.head = KnnHead(network.width, len(train))
+        return KnnTrainer(network.head, recipe, compute, ranks)
+    return Trainer(network.head, recipe, compute, ranks)

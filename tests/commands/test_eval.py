@@ -644,7 +644,7 @@ def test_the_model_card_shows_the_evaluations(histo):
     text = card.read_text()
     assert "None yet" not in text
     low, high = evaluation["intervals"]["auc"]
-    line = next(line for line in text.splitlines() if line.startswith("| synthetic, all, 8 orientations"))
+    line = next(line for line in text.splitlines() if line.startswith("| synthetic, all, 8 views"))
     assert f"{evaluation['metrics']['auc']:.4f} ({low:.4f} to {high:.4f})" in line
     assert f"| {evaluation['n_in_training']} |" in line
     report(histo)

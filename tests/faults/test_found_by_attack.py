@@ -12,7 +12,7 @@ import pytest
 import tifffile
 import torch
 
-from histocli.class_names import find_label, split_and_class_of
+from histocli.class_names import find_label, find_split_and_class
 from histocli.errors import HistoError
 from histocli.files.file import make_file
 from histocli.images.decode import decode_patch
@@ -106,7 +106,7 @@ def test_a_large_tiff_with_such_an_offset_is_one_error(trained_workspace, tmp_pa
 )
 def test_a_very_long_name_is_read_at_once_and_has_no_label(name):
     assert find_label(name) is None
-    assert split_and_class_of(name) is None
+    assert find_split_and_class(name) is None
 
 
 def test_names_with_colons_are_printed_as_they_are(trained_workspace, tmp_path):

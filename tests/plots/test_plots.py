@@ -95,7 +95,7 @@ def test_titles_have_run_data_split_count_and_result(tmp_path, kind):
 
 
 def test_titles_mention_test_time_augmentation():
-    assert "8 orientations averaged" in evaluation.make_subtitles(make_report(tta=True))[0]
+    assert "8 views averaged" in evaluation.make_subtitles(make_report(tta=True))[0]
 
 
 @pytest.mark.parametrize("kind", DRAWINGS)

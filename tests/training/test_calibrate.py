@@ -73,7 +73,7 @@ def test_weights_that_changed_after_validation_have_no_calibration(histo):
     run = Run(workspace, load_run_config(workspace, "first")[1], resumed="first")
     run.resume()
     assert run.calibration.validation
-    run.trainer.train_step(next(iter(run.train.train_batches(0))))
+    run.trainer.train_step(next(iter(run.train_loader.train_batches(0))))
     run._save()
     saved = last(histo, "first")
     assert (saved.temperature, saved.threshold, saved.validation) == (1, 0.5, {})
