@@ -112,6 +112,11 @@ class Workspace:
         default = self.balance_path(SUBSET)
         return [path for path in (default, *sorted(self.metrics_dir.glob("*-balance.json"))) if path.is_file()]
 
+    def describe_datasets(self) -> str:
+        """Return a hint with the names of the packed data sets; if there are none, how to make one."""
+        names = ", ".join(self.list_datasets())
+        return f"data sets: {names}" if names else "there are no data sets yet: histo download packs one"
+
     def list_datasets(self) -> list[str]:
         """Return the names of all packed data sets, sorted."""
         if not self.data_dir.is_dir():

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from histocli.config import PATCH_MPP
 from histocli.console import Reporter, format_cell
 from histocli.errors import HistoError
 from histocli.metrics import Interval, Uncertainty
@@ -55,11 +54,9 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: W
         _show_missing_intervals(report, evaluation, uncertainty)
     _show_caveats(report, evaluation)
     for what, count in evaluation.changed.items():
-        report.warn(f"{count:,} images: {what}")
-    if evaluation.mpp is not None:
-        report.note(f"rescaled: images of {evaluation.mpp:g} um per pixel to {PATCH_MPP}")
+        report.warn(f"{format_count(count, 'image')}: {what}")
     for reason, count in evaluation.skipped.items():
-        report.warn(f"{count:,} patches skipped: {reason}")
+        report.warn(f"{format_count(count, 'patch')} skipped: {reason}")
 
 
 def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport, workspace: Workspace) -> None:

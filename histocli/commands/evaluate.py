@@ -290,8 +290,7 @@ def _check_options(workspace: Workspace, config: EvalConfig, is_on_disk: bool) -
     SlidePattern.parse(config.slide_pattern, has_table=bool(config.slides or config.slide_column))
     manifests = {path.stem for path in workspace.manifests_dir.glob("*.csv")}
     if config.data is not None and not is_on_disk and config.data not in manifests:
-        known = ", ".join(workspace.list_datasets()) or "none"
-        raise HistoError(f"there is no file, folder or data set {config.data!r}", f"data sets: {known}")
+        raise HistoError(f"there is no file, folder or data set {config.data!r}", workspace.describe_datasets())
     for name in ("labels", *FOLDER_OPTIONS):
         if getattr(config, name) and not is_on_disk:
             flag = f"--{name.replace('_', '-')}"

@@ -149,8 +149,7 @@ def _open_input(
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.list_datasets():
             return _open_dataset(workspace, name, split, preparation)
-        known = ", ".join(workspace.list_datasets()) or "none"
-        raise HistoError(f"there is no file, folder or data set {name!r}", f"data sets: {known}")
+        raise HistoError(f"there is no file, folder or data set {name!r}", workspace.describe_datasets())
     if path.is_file() and is_array(path):
         array = open_array(path)
         return Inputs(array.shape[0], read_array_patches(array, path, preparation), {})

@@ -202,10 +202,9 @@ def _note_skipped(tables: LabelTables) -> None:
     result = tables.result
     result.notes += [f"skipped: {problem}" for problem in tables.problems]
     if ignored := [name for name in tables.ignored if name not in result.used]:
-        result.notes.append(
-            f"tables that are not used: {format_examples(ignored)}; --labels TABLE uses one, and --id-column NAME and "
-            "--label-column NAME name its columns"
-        )
+        options = "; --labels TABLE uses one, and --id-column NAME and --label-column NAME name its columns"
+        hint = "" if result.labels else options
+        result.notes.append(f"tables that are not used: {format_examples(ignored)}{hint}")
     for what, known in (("label", result.labels), ("slide", result.slides)):
         missing = [name for name in tables.names if name not in known] if known else []
         if missing:

@@ -194,7 +194,7 @@ def test_unreadable_files_are_named_and_counted(histo, folder):
     result = histo(*EVAL, "--data", folder, "--json")
     assert json.loads(result.stdout)["skipped"] == {"unreadable": 1}
     assert "warning: tumor/broken.png" in result.stderr
-    assert "warning: 1 patches skipped: unreadable" in result.stderr
+    assert "warning: 1 patch skipped: unreadable" in result.stderr
 
 
 def test_tta_writes_another_metrics_file(histo):

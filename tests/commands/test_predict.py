@@ -797,6 +797,12 @@ def test_skip_done_of_an_empty_folder_scores_nothing_and_succeeds(histo, images,
     assert said in histo.fails(*PREDICT, given, "--out", out)[0]
 
 
+def test_a_data_set_that_is_missing_has_a_hint(histo, empty):
+    assert empty.fails("predict", "kaggle")[1] == "there are no data sets yet: histo download packs one"
+    assert empty.fails("eval", "--data", "kaggle")[1] == "there are no data sets yet: histo download packs one"
+    assert histo.fails(*PREDICT, "kaggle")[1] == "data sets: synthetic"
+
+
 def test_skip_done_of_a_folder_that_does_not_exist_is_an_error(histo, tmp_path):
     line = [*PREDICT, tmp_path / "inbx", "--skip-done", "--out", tmp_path / "x.csv"]
     assert "there is no file, folder or data set" in histo.fails(*line)[0]

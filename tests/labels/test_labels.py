@@ -153,9 +153,9 @@ def test_tables_inside_that_are_not_used_are_named(tmp_path):
     tables = {"stock.csv": "stain,weight\nHE,3\n", "submission.csv": "id,label\na,1\n"}
     source = open_folder(tmp_path / "x", ("1/a.tif", "0/b.tif"), tables)
     assert labels_of(source) == {"a": 1, "b": 0}
-    assert any(
-        note.startswith("tables that are not used: 'stock.csv', 'submission.csv'") for note in source.report.notes
-    )
+    assert "tables that are not used: 'stock.csv', 'submission.csv'" in source.report.notes
+    notes = open_folder(tmp_path / "y", ("a.tif",), {"my.csv": "Bild;Befund\na;1\n"}).report.notes
+    assert any(note.startswith("tables that are not used: 'my.csv'; --labels TABLE") for note in notes)
 
 
 def test_a_table_that_contradicts_the_folders_is_refused_unless_it_is_given(tmp_path):
