@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks.packaged import load_zip
 from histocli.compute.cores import map_pieces
 from histocli.compute.device import compute_settings
-from histocli.inference.explain import average_views, compute_hires_cam, find_feature_maps
+from histocli.inference.explain import compute_hires_cam, compute_maps, find_feature_maps
 from histocli.models import Classifier, packaged
 from histocli.models.checkpoint import load_checkpoint
 
@@ -109,7 +109,7 @@ def main() -> None:
 
     def explain(modules: list[nn.Module], contribution: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         pieces = images.split(PIECE)  # all at once need gigabytes
-        return torch.cat([average_views(network, modules, piece, contribution) for piece in pieces])
+        return torch.cat([compute_maps(network, modules, piece, contribution) for piece in pieces])
 
     noise = torch.randn(len(images), 1, 12, 12, generator=torch.Generator().manual_seed(0))
     ways: dict[str, Callable[[], Tensor]] = {

@@ -169,7 +169,7 @@ def _list_paths(inputs: Any) -> list[str]:
     )
     for path in (inputs := [inputs] if is_one else list(inputs)):
         if not isinstance(path, str | os.PathLike):
-            raise _not_an_array_error(path)
+            raise _make_array_error(path)
     return [os.fspath(path) for path in inputs]
 
 
@@ -182,7 +182,7 @@ def _check_patches(patches: "np.ndarray") -> None:
     import numpy as np
 
     if not isinstance(patches, np.ndarray):
-        raise _not_an_array_error(patches)
+        raise _make_array_error(patches)
     if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1:] != PATCH_SHAPE:
         reason = f"an array of {patches.dtype} {patches.shape} cannot be scored"
         raise UsageError(reason, f"give patches as uint8 (N,96,96,3) in RGB order{_suggest_conversion(patches)}")
@@ -207,7 +207,7 @@ def _suggest_conversion(patches: "np.ndarray") -> str:
     return ""
 
 
-def _not_an_array_error(value: object) -> UsageError:
+def _make_array_error(value: object) -> UsageError:
     """Return the error for a value that is neither an array nor a path; the hint shows how to make an array of it."""
     name = type(value).__name__
     hint = "give patches as a NumPy array uint8 (N,96,96,3) in RGB order"

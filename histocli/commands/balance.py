@@ -131,7 +131,7 @@ def _draw(
         HistoError: a class has no patches, or fewer than are asked for.
     """
     if not (available.negative and available.positive):
-        raise _missing_class_error(data, available, dropped)
+        raise _make_missing_class_error(data, available, dropped)
     if unit is Split.FOLDERS:
         return draw_by_split(usable, config.n, config.seed)
     largest = 2 * min(available.negative, available.positive)
@@ -156,7 +156,7 @@ def _write(workspace: Workspace, subset: "pd.DataFrame", report: BalanceReport) 
     return report
 
 
-def _missing_class_error(data: str, available: PatchCounts, dropped: DroppedPatches) -> HistoError:
+def _make_missing_class_error(data: str, available: PatchCounts, dropped: DroppedPatches) -> HistoError:
     """Return the error for a data set that has no patches of one of the classes."""
     reasons = ", ".join(f"{reason} ({count:,})" for reason, count in dropped.list_reasons().items())
     classes = {"normal": available.negative, "tumour": available.positive}

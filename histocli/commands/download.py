@@ -125,7 +125,7 @@ def check_inputs(workspace: Workspace, name: str, config: DownloadConfig) -> Non
         for path in inputs:
             if written.is_file() and written.samefile(path):
                 raise UsageError(
-                    f"the data set {name!r} would replace {path}, which would be lost", "use another --name"
+                    f"the data set {name!r} would replace {path}, and its content would be lost", "use another --name"
                 )
 
 

@@ -101,11 +101,14 @@ def _measure_and_write(
     is_best = [_is_best(workspace, member) for member in predictor.members]
     folder = None if scored.packed else str(Path(config.data or "").resolve())
     path = _choose_path(
-        _metrics_path(workspace, config, predictor, scored, all(is_best)), _run_name(predictor), scored, folder
+        _make_metrics_path(workspace, config, predictor, scored, all(is_best)),
+        _join_run_names(predictor),
+        scored,
+        folder,
     )
     measured, before, intervals = measure_scores(scored.table, threshold)
     report = EvaluationReport(
-        run=_run_name(predictor),
+        run=_join_run_names(predictor),
         data=scored.data,
         split=scored.split,
         folder=folder,
@@ -139,7 +142,7 @@ def _measure_and_write(
     return Evaluation(path, report)
 
 
-def _metrics_path(
+def _make_metrics_path(
     workspace: Workspace, config: EvalConfig, predictor: CheckpointPredictor, scored: Scored, is_best: bool
 ) -> Path:
     """Return the path of an evaluation; its name has the checkpoints, the data, and changed options."""
@@ -151,7 +154,7 @@ def _metrics_path(
         config.resize.value: config.resize is not Resize.CROP,
         f"mpp-{config.mpp}": config.mpp is not None,
     }
-    name = _run_name(predictor)
+    name = _join_run_names(predictor)
     if not is_best or name.endswith("-more"):
         name += "-" + sha256("".join(member.sha256 for member in predictor.members).encode()).hexdigest()[:8]
     parts = [name, scored.data, scored.split, *(option for option, is_set in unusual.items() if is_set)]
@@ -266,7 +269,7 @@ def evaluate_scores(workspace: Workspace, name: str, threshold: str = STORED) ->
     return Evaluation(target, changed)
 
 
-def _run_name(predictor: CheckpointPredictor) -> str:
+def _join_run_names(predictor: CheckpointPredictor) -> str:
     return _join_names([member.checkpoint.run for member in predictor.members])
 
 

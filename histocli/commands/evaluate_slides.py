@@ -27,7 +27,7 @@ from histocli.slides.lesions import (
     find_lesions,
     match_detections,
 )
-from histocli.slides.records import FinishedSlide, read_failed_slides, read_folder, read_map
+from histocli.slides.records import FinishedSlide, read_failed_slides, read_finished_slides, read_map
 from histocli.slides.slide_files import FoundAnnotation, NoAnnotationError, describe_others, find_annotation
 from histocli.text import format_count
 from histocli.workspace import Workspace
@@ -69,10 +69,10 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     """
     if (config.labels is None) == (config.annotations is None):
         raise UsageError("--maps needs --annotations DIR or --labels FILE", "give one of them")
-    finished = read_folder(config.slides)
+    finished = read_finished_slides(config.slides)
     threshold = finished[0][1].threshold if config.threshold is None else config.threshold
     notes: list[str] = []
-    training = [] if config.choose_on is None else read_folder(config.choose_on)
+    training = [] if config.choose_on is None else read_finished_slides(config.choose_on)
     files = _find_slide_files([slide for _, slide in finished + training])
     found: list[FoundAnnotation] = []
     find_truth = (

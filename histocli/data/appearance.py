@@ -11,10 +11,11 @@ GROUP_NAMES = "A", "B"  # the names of the groups; A is the larger one
 _BANDS = 12  # the number of bands of the power spectrum
 _LOW_BANDS = 4  # the number of low bands; the power of the others relative to these is the sharpness
 _COMPONENTS = 6  # the number of principal components that are divided into groups
+_SEED = 0
 _BLOCK = 512  # patches at a time
 
 
-def find_appearance_groups(store: "Pixels", rows: "np.ndarray", labels: "np.ndarray", seed: int = 0) -> "np.ndarray":
+def find_appearance_groups(store: "Pixels", rows: "np.ndarray", labels: "np.ndarray") -> "np.ndarray":
     """Divide patches into two groups by sharpness and colour, independent of their labels.
 
     The features (`measure`) are standardised, and the mean of each class is subtracted: otherwise the groups would be
@@ -24,7 +25,6 @@ def find_appearance_groups(store: "Pixels", rows: "np.ndarray", labels: "np.ndar
         store: uint8 RGB patches (M,96,96,3).
         rows: (N,) the rows of the store.
         labels: (N,) their labels, 0 or 1.
-        seed: the seed of the mixture's start.
 
     Returns:
         int64 (N,): 0 for the larger group, 1 for the smaller.
@@ -36,8 +36,8 @@ def find_appearance_groups(store: "Pixels", rows: "np.ndarray", labels: "np.ndar
     features = StandardScaler().fit_transform(measure(store, rows))
     for label in np.unique(labels):
         features[labels == label] -= features[labels == label].mean(0)
-    components = PCA(min(_COMPONENTS, *features.shape), random_state=seed).fit_transform(features)
-    groups: np.ndarray = GaussianMixture(2, n_init=2, random_state=seed).fit_predict(components)
+    components = PCA(min(_COMPONENTS, *features.shape), random_state=_SEED).fit_transform(features)
+    groups: np.ndarray = GaussianMixture(2, n_init=2, random_state=_SEED).fit_predict(components)
     return groups if np.bincount(groups, minlength=2).argmax() == 0 else 1 - groups
 
 

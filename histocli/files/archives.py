@@ -104,10 +104,10 @@ def _open_archive(name: str, open_file: Open) -> list[File]:
             return (list_npz if name.lower().endswith(".npz") else list_parquet)(name, open_file)
         return _list_zip(name, open_file)
     except _DAMAGE_ERRORS as error:
-        raise HistoError(f"cannot read {name}: {error}", _damage_hint(name, open_file)) from error
+        raise HistoError(f"cannot read {name}: {error}", _make_damage_hint(name, open_file)) from error
 
 
-def _damage_hint(name: str, open_file: Open) -> str:
+def _make_damage_hint(name: str, open_file: Open) -> str:
     """Return a hint for an archive that cannot be read: it may have the suffix of another format."""
     try:
         head = open_file().read(_TAR_MAGIC + 5)

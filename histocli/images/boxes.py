@@ -49,7 +49,7 @@ def check_avif(data: bytes) -> Size | None:
     return max(found, key=lambda size: (max(size), min(size)), default=None)
 
 
-def _unusual_structure_error() -> ImageError:
+def _make_structure_error() -> ImageError:
     return ImageError("it is an AVIF file of an unusual structure, which is not read", "save it as PNG")
 
 
@@ -68,7 +68,7 @@ def _read_sizes(data: bytes, begin: int, end: int) -> Iterator[Size]:
         if kinds.get(item) == b"av01":
             yield from _read_stream_sizes(data[at : at + length])
         elif kinds.get(item) not in _NO_IMAGES:
-            raise _unusual_structure_error()
+            raise _make_structure_error()
 
 
 def _read_item_kinds(data: bytes, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
@@ -90,7 +90,7 @@ def _find_items(data: bytes, begin: int, end: int) -> Iterator[tuple[int, int, i
         reader.take(16)  # which file: 0 is this one
         base = reader.take(base_bits)
         if method or reader.take(16) != 1:
-            raise _unusual_structure_error()
+            raise _make_structure_error()
         reader.take(index_bits if version else 0)
         yield item, base + reader.take(offset_bits), reader.take(length_bits) or len(data)
 
@@ -118,7 +118,7 @@ def _read_sequence_size(bits: "_Bits") -> Size:
         bits.take(5)
     else:
         if bits.take(1):  # the timing of a video
-            raise _unusual_structure_error()
+            raise _make_structure_error()
         has_delays = bits.take(1)
         for _ in range(bits.take(5) + 1):
             bits.take(12)

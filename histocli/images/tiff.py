@@ -43,7 +43,7 @@ def read_tiff(page: Page) -> tuple[Values, tuple[str, ...]]:
     )
     if not page.next:
         if is_grey and (hidden := _IMAGES.search(page.description)) and int(hidden[1]) > 1:
-            raise _stack_error(int(hidden[1]))  # ImageJ writes large stacks without a page for each image
+            raise _make_stack_error(int(hidden[1]))  # ImageJ writes large stacks without a page for each image
         return _read_page(page), ()
     following = read_following_pages(page)
     if not is_grey:
@@ -56,10 +56,10 @@ def read_tiff(page: Page) -> tuple[Values, tuple[str, ...]]:
         _check_channel_names(page.description)
         channels = [_read_page(channel)[..., :1] for channel in (page, *following)]
         return np.concatenate(channels, 2), ("three pages were combined to RGB",)
-    raise _stack_error(1 + len(following))
+    raise _make_stack_error(1 + len(following))
 
 
-def _stack_error(count: int) -> ImageError:
+def _make_stack_error(count: int) -> ImageError:
     return ImageError(f"the image is a stack of {count} grey pages", "save it in RGB, as a single page")
 
 

@@ -51,7 +51,7 @@ def explain(networks: Sequence[Network], pixels: Pixels) -> Maps:
             rows = slice(first, first + _BATCH)
             images = torch.from_numpy(np.array(pixels[rows])).permute(0, 3, 1, 2).float() / 255
             for network, modules in explained:
-                maps[rows] += (average_views(network, modules, images) / len(explained)).numpy()
+                maps[rows] += (compute_maps(network, modules, images) / len(explained)).numpy()
     return maps
 
 
@@ -136,7 +136,7 @@ def compute_hires_cam(activation: Tensor, gradient: Tensor) -> Tensor:
     return activation * gradient
 
 
-def average_views(
+def compute_maps(
     network: nn.Module,
     modules: Sequence[nn.Module],
     images: Tensor,

@@ -251,11 +251,11 @@ def _make_ids(files: list[File], ids: IdKind | None) -> list[str]:
     owners: dict[str, str] = {}
     for file in files:
         if owners.setdefault(file.stem, file.name) != file.name:
-            raise _same_stem_error(owners[file.stem], file.name)
+            raise _make_same_stem_error(owners[file.stem], file.name)
     return list(owners)
 
 
-def _same_stem_error(first: str, second: str) -> HistoError:
+def _make_same_stem_error(first: str, second: str) -> HistoError:
     return HistoError(f"--id stem: {first} and {second} would have the same id", "use --id path")
 
 
@@ -264,7 +264,7 @@ def _read_paths(lines: Iterable[bytes], preparation: Preparation, ids: IdKind) -
     owners: dict[str, str] = {}
     for path, file in read_path_list(lines):
         if ids is IdKind.STEM and owners.setdefault(file.stem, file.name) != file.name:
-            raise _same_stem_error(owners[file.stem], file.name)
+            raise _make_same_stem_error(owners[file.stem], file.name)
         key = file.stem if ids is IdKind.STEM else file.name
         yield Patch(key, ImageFile(file.name, file.read, preparation), path=path)
 

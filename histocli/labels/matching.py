@@ -111,10 +111,10 @@ class ImageIndex:
 
     def _candidates(self, base: str) -> list[int]:
         """Return the images with a file name, with or without its suffix."""
-        exact = self._images_of(_lower_suffix(base))
-        return exact or (self._images_of(split_suffix(base)[0]) if is_image(base) else [])
+        exact = self._find_images(_lower_suffix(base))
+        return exact or (self._find_images(split_suffix(base)[0]) if is_image(base) else [])
 
-    def _images_of(self, key: str) -> list[int]:
+    def _find_images(self, key: str) -> list[int]:
         return [self._first[key], *self._more.get(key, [])] if key in self._first else []
 
     def _match_by_number(self, found: Matched, ids: Sequence[str]) -> dict[int, int]:

@@ -98,7 +98,7 @@ class PatchTable:
                 raise HistoError(f"{self._header}: there is no column {given!r}", f"it has {self._column_list}")
             return found
         by_name = {_normalise(name): name for name in reversed(self.columns)}
-        return next((by_name[name] for name in self._names_of(role) if name in by_name), None)
+        return next((by_name[name] for name in self._find_names(role) if name in by_name), None)
 
     def find_coarser(self, column: str) -> str | None:
         """Return another usual column of slides or patients, of whose values each has several of `column`.
@@ -113,7 +113,7 @@ class PatchTable:
                 return name
         return None
 
-    def _names_of(self, role: str) -> list[str]:
+    def _find_names(self, role: str) -> list[str]:
         """Return the usual names of a column; beside a column `x`, `y` is a coordinate and not a label."""
         names = _NAMES_OF_ROLE[role]
         return [name for name in names if name != "y"] if any(_normalise(n) == "x" for n in self.columns) else names
@@ -211,7 +211,7 @@ class PatchTable:
     def _check_other_labels(self, column: str, labels: Sequence[int]) -> None:
         """Raise `HistoError` if another column of labels has different labels."""
         by_name = {_normalise(name): name for name in self.columns}
-        for other in (by_name[name] for name in self._names_of("label") if by_name.get(name, column) != column):
+        for other in (by_name[name] for name in self._find_names("label") if by_name.get(name, column) != column):
             known = {text: _parse_label(text, {}) for text in set(self.columns[other])}
             values = [known[text] for text in self.columns[other]]
             if None not in values and values != list(labels):

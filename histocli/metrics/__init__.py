@@ -55,6 +55,8 @@ __all__ = [
     "make_patch_clusters",
 ]
 
+_SEED = 0  # of the resamples of a comparison
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -201,8 +203,6 @@ def compare_aucs(
     second_probs: npt.ArrayLike,
     clusters: Clusters,
     *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
     threads: int = 1,
 ) -> PairedDifference:
     """Compute AUC(first) - AUC(second) on the same patches, with 95% intervals and two-sided p-values.
@@ -214,8 +214,6 @@ def compare_aucs(
         first_probs: (N,) the probabilities of the first classifier.
         second_probs: (N,) the probabilities of the second classifier.
         clusters: groups of patches that are drawn together.
-        replicates: the number of resamples.
-        seed: the seed of the resamples.
         threads: the number of threads; the result does not depend on it.
 
     Raises:
@@ -224,7 +222,7 @@ def compare_aucs(
     y, p = check_scores(labels, first_probs)
     q = check_scores(labels, second_probs)[1]
     scored = [SortedScores(y, p, 0.5), SortedScores(y, q, 0.5)]
-    first, second = resample(y, scored, clusters, replicates=replicates, seed=seed, threads=threads)
+    first, second = resample(y, scored, clusters, replicates=REPLICATES, seed=_SEED, threads=threads)
     row = NAMES.index("auc")
     differences = first.values[row] - second.values[row]
     interval = first.compute_interval(BY_NAME["auc"], differences)
@@ -235,8 +233,8 @@ def compare_aucs(
             by=clusters.by,
             clusters=clusters.n,
             clusters_by_class=first.by_class,
-            replicates=replicates,
-            seed=seed,
+            replicates=REPLICATES,
+            seed=_SEED,
             interval=None if isinstance(interval, str) else interval,
             p=_p_value(differences, first.count_informative(BY_NAME["auc"])) if has_p_value else None,
         ),

@@ -7,6 +7,7 @@ import numpy as np
 from histocli.metrics.curves import Floats, Ints, find_tie_ends
 from histocli.metrics.intervals import FEW_CLUSTERS, Clusters, find_tails
 
+_SEED = 0
 _REPLICATES = 1000
 _POINTS = 101  # false positive rates at which the band is computed
 
@@ -19,14 +20,13 @@ class Band(NamedTuple):
     high: Floats
 
 
-def compute_roc_band(labels: Ints, probs: Floats, clusters: Clusters, seed: int = 0) -> Band | None:
+def compute_roc_band(labels: Ints, probs: Floats, clusters: Clusters) -> Band | None:
     """Return the pointwise 95% band of a ROC curve; None if fewer than 10 clusters have patches of one of the classes.
 
     Args:
         labels: (N,) 0 or 1.
         probs: (N,) tumour probabilities.
         clusters: groups of patches that are drawn together.
-        seed: the seed of the resamples.
     """
     by_class = clusters.count_by_class(labels)
     informative = min(by_class.normal, by_class.tumour)
@@ -35,7 +35,7 @@ def compute_roc_band(labels: Ints, probs: Floats, clusters: Clusters, seed: int 
     order = np.argsort(-probs, kind="stable")
     y, codes, last = labels[order], clusters.codes[order], find_tie_ends(probs[order])
     grid = np.linspace(0, 1, _POINTS)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     curves = []
     for _ in range(_REPLICATES):
         drawn = np.bincount(rng.integers(0, clusters.n, clusters.n), minlength=clusters.n)

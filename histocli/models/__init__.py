@@ -96,7 +96,7 @@ def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
         elif arch in list_torchvision_names():
             backbone = create_torchvision_backbone(arch, pretrained)
         else:
-            raise _unknown_arch_error(arch)
+            raise _make_unknown_arch_error(arch)
         model = Classifier(
             HeadedNetwork(backbone), backbone.arch, mean=backbone.mean, std=backbone.std, side=backbone.side
         )
@@ -135,7 +135,7 @@ def check_architecture(arch: str) -> None:
     elif arch.startswith(timm_models.PREFIX):
         timm_models.check_timm_name(arch)
     elif arch not in ARCHITECTURES and arch not in list_torchvision_names():
-        raise _unknown_arch_error(arch)
+        raise _make_unknown_arch_error(arch)
 
 
 def check_weights(arch: str, weights: Weights) -> None:
@@ -148,7 +148,7 @@ def check_weights(arch: str, weights: Weights) -> None:
         raise UsageError(f"--weights {weights} fits only --arch {packaged.ARCH}")
 
 
-def _unknown_arch_error(arch: str) -> UsageError:
+def _make_unknown_arch_error(arch: str) -> UsageError:
     """Return the error for an architecture that does not exist, with similar names."""
     if re.fullmatch(r"[\w.-]+/[\w.-]+", arch):
         return UsageError(

@@ -66,7 +66,7 @@ def _rename_dinov2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     prefix = next((name.removesuffix("embeddings.cls_token") for name in weights if name.endswith("cls_token")), "")
     weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    renamed = {_timm_name(name): tensor for name, tensor in weights.items() if name != "embeddings.mask_token"}
+    renamed = {_find_timm_name(name): tensor for name, tensor in weights.items() if name != "embeddings.mask_token"}
     for name in [name for name in renamed if ".attention.attention.query." in name]:
         parts = [renamed.pop(name.replace("query", part), torch.empty(0)) for part in _QKV]
         renamed[name.replace("attention.attention.query", "attn.qkv")] = torch.cat(parts)
@@ -77,7 +77,7 @@ def _rename_dinov2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _timm_name(name: str) -> str:
+def _find_timm_name(name: str) -> str:
     """Return timm's name for a tensor of transformers' DINOv2; an unknown name is returned unchanged."""
     if (embedding := name.removeprefix("embeddings.")) in _EMBEDDINGS:
         return _EMBEDDINGS[embedding]

@@ -78,12 +78,12 @@ def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
                 source, pretrained=pretrained, num_classes=0, checkpoint_path="", **options
             )
     except (TypeError, AssertionError, KeyError, IndexError, ArithmeticError, AttributeError) as error:
-        raise _wrong_options_error(arch, error) from error
+        raise _make_options_error(arch, error) from error
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         if not pretrained and not is_stored_elsewhere(arch):
             if isinstance(error, NotImplementedError):
                 raise
-            raise _wrong_options_error(arch, error) from error
+            raise _make_options_error(arch, error) from error
         if name.startswith(_HUB) and isinstance(error, OSError):
             raise make_hub_error(arch, name.removeprefix(_HUB).partition("@")[0], error) from error
         place = "a folder with its config.json, as --arch timm/local-dir:FOLDER"
@@ -91,7 +91,7 @@ def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
     return _describe_backbone(network, architecture, options if architecture != name else query_options, pretrained)
 
 
-def _wrong_options_error(arch: str, error: Exception) -> UsageError:
+def _make_options_error(arch: str, error: Exception) -> UsageError:
     return UsageError(f"--arch {arch[:200]}: {read_first_line(error)}", _OPTIONS_HINT)
 
 

@@ -8,7 +8,7 @@ from histocli.pages.charts import Axis, Chart, Line, make_rate_axis
 from histocli.pages.maps import MapGallery, make_folder_maps
 from histocli.reports.slides import MAXIMUM, SlideEvaluation, find_slide_evaluation_path, read_slide_evaluation
 from histocli.slides.lesions import FALSE_POSITIVES
-from histocli.slides.records import FinishedSlide, read_folder
+from histocli.slides.records import FinishedSlide, read_finished_slides
 from histocli.text import format_metric
 from histocli.workspace import Workspace
 
@@ -32,7 +32,7 @@ def make_slide_section(workspace: Workspace, folder: Path, max_bytes: int) -> Sl
     Raises:
         HistoError: the folder has no maps, or a file cannot be read.
     """
-    finished = read_folder(folder)
+    finished = read_finished_slides(folder)
     maps = make_folder_maps(finished, max_bytes)
     try:
         evaluation = read_slide_evaluation(workspace, folder)

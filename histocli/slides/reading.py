@@ -47,7 +47,7 @@ def open_slide(path: Path) -> Slide:
             return tiff
         slide = OpenSlideReader(path)
     except (openslide.OpenSlideError, OSError) as error:
-        raise _damage_error(path, error) from error
+        raise _make_damage_error(path, error) from error
     # OpenSlide sees neither the levels nor the resolution of an OME-TIFF, and takes the first image for the slide.
     is_same_image = (slide.width, slide.height) == (tiff.width, tiff.height)
     unused = tiff if is_same_image and not slide.is_ome else slide
@@ -110,7 +110,7 @@ class OpenSlideReader(Slide):
         try:
             image = np.asarray(self._slide.read_region(corner, number, (width, height)))
         except self._error as error:
-            raise _damage_error(self.path, error) from error
+            raise _make_damage_error(self.path, error) from error
         rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), np.uint8)  # ten times faster than a copy by NumPy
         if int(image[..., 3].min()) < 255:  # there is no tile, or OpenSlide could not read one
             rgb[image[..., 3] == 0] = 255
@@ -121,7 +121,7 @@ class OpenSlideReader(Slide):
         self._slide.close()
 
 
-def _damage_error(path: Path, error: Exception) -> HistoError:
+def _make_damage_error(path: Path, error: Exception) -> HistoError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return HistoError(f"{path}: the slide is damaged: {reason}", "copy or scan it again")
 

@@ -79,7 +79,7 @@ class FinishedSlide:
 
     @property
     def map_shape(self) -> tuple[int, int]:
-        """The rows and columns of a map that has all squares of the slide."""
+        """The most rows and columns that a map of the slide can have."""
         width, height = self.square_size
         return int(self.height / height) + 2, int(self.width / width) + 2
 
@@ -108,7 +108,7 @@ def read_finished(folder: Path) -> FinishedSlide | None:
     return finished
 
 
-def read_folder(out: Path) -> list[tuple[Path, FinishedSlide]]:
+def read_finished_slides(out: Path) -> list[tuple[Path, FinishedSlide]]:
     """Return the folder and the record of each finished slide; raise `HistoError` if their options differ."""
     found = [(path.parent, read_finished(path.parent)) for path in sorted(out.rglob(FILE))]
     finished = [(folder, slide) for folder, slide in found if slide is not None]

@@ -185,7 +185,7 @@ def _prepare(url: str, response: requests.Response, partial_file: "_PartialFile"
         raise HistoError(f"the server does not send {redact_url(url)}: HTTP {code}", "check the address")
     # A weak ETag does not guarantee the same bytes, so it cannot be used to continue a file (RFC 9110, 13.1.5).
     etag = response.headers.get("ETag", "")
-    partial_file.expect(total, etag if etag.startswith('"') else response.headers.get("Last-Modified", ""))
+    partial_file.record_size(total, etag if etag.startswith('"') else response.headers.get("Last-Modified", ""))
 
 
 class _PartialFile:
@@ -224,7 +224,7 @@ class _PartialFile:
             _record_path(self.path).unlink(missing_ok=True)
         self.size, self.total, self.validator = 0, None, ""
 
-    def expect(self, total: int | None, validator: str) -> None:
+    def record_size(self, total: int | None, validator: str) -> None:
         """Record the size and version of the file, and check that the disk has space for the rest."""
         self.total = self.total if total is None else total
         self.validator = validator

@@ -25,7 +25,7 @@ from histocli.sources.options import FROM, SLIDES, require_single_location
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 
 
-def _layout_hint(path: Path) -> str:
+def _make_layout_hint(path: Path) -> str:
     return (
         "Kaggle's archive contains train_labels.csv, train/*.tif and test/*.tif; other layouts: histo download "
         f"--source folder --from {path}"
@@ -130,7 +130,7 @@ class KaggleSource:
         images = {split: _list_images_in(files, f"{root}{split}/") for split in ("train", "test")}
         self._labels = _remove_suffixes(read_labels(files[f"{root}train_labels.csv"]))
         if not images["train"]:
-            raise HistoError(f"there are no images in {path}/{root}train", _layout_hint(path))
+            raise HistoError(f"there are no images in {path}/{root}train", _make_layout_hint(path))
         times = Counter(file.stem for split in images.values() for file in split)
         twice = [key for key, count in times.items() if count > 1]
         if twice:
@@ -158,7 +158,7 @@ def _find_root(files: Mapping[str, File], path: Path) -> str:
     roots = [name.removesuffix("train_labels.csv") for name in files if PurePosixPath(name).name == "train_labels.csv"]
     roots = sorted(roots, key=lambda root: root.count("/"))
     if not roots:
-        raise HistoError(f"there is no train_labels.csv in {path}", _layout_hint(path))
+        raise HistoError(f"there is no train_labels.csv in {path}", _make_layout_hint(path))
     if len(roots) > 1 and roots[0].count("/") == roots[1].count("/"):
         raise HistoError(f"there are {len(roots)} train_labels.csv in {path}", "give one of the folders to --from")
     return roots[0]

@@ -90,9 +90,9 @@ def _download(archive: Path, force: bool) -> Path:
     try:
         return Path(kagglehub.competition_download(COMPETITION, force_download=force))
     except (client.UnauthenticatedError, client.CredentialError):
-        raise _http_error(401) from None
+        raise _make_http_error(401) from None
     except requests.HTTPError as error:
-        raise _http_error(0 if error.response is None else error.response.status_code) from None
+        raise _make_http_error(0 if error.response is None else error.response.status_code) from None
     except (client.DataCorruptionError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError):
         raise _remove_damaged(archive) from None
     except ValueError as error:
@@ -113,7 +113,7 @@ def _remove_damaged(archive: Path) -> HistoError:
     return HistoError("the download of Kaggle's archive is damaged", "run the same command again to download it again")
 
 
-def _http_error(status: int) -> Exception:
+def _make_http_error(status: int) -> Exception:
     """Return the error to raise for an HTTP status of Kaggle."""
     if status == 401:
         return HistoError("Kaggle credentials are missing or wrong (HTTP 401)", _LOGIN_HINT)

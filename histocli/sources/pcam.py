@@ -216,7 +216,7 @@ class PcamSource:
         md5 = self._required.get(name)
         try:
             return download_file(
-                self._url_of(name),
+                self._find_url(name),
                 self._downloads_dir / name,
                 md5=md5,
                 on_progress=partial(self._on_transfer, name),
@@ -234,16 +234,16 @@ class PcamSource:
         from histocli.sources.http import MissingFileError
 
         target = self._downloads_dir / name
-        if not self._force and is_complete(self._url_of(name), target, self._required.get(name)):
+        if not self._force and is_complete(self._find_url(name), target, self._required.get(name)):
             return PlannedFile(name, target.stat().st_size, True)
         try:
-            return PlannedFile(name, find_remote_size(self._url_of(name), self._policy), False)
+            return PlannedFile(name, find_remote_size(self._find_url(name), self._policy), False)
         except MissingFileError:
             if kind == "meta":
                 return None
             raise
 
-    def _url_of(self, name: str) -> str:
+    def _find_url(self, name: str) -> str:
         """Return the address of a file: the base address with the name of the file added to its path."""
         parts = urlsplit(self._url)
         return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()

@@ -111,7 +111,7 @@ class Run:
                 self.epoch_stats = self._train_epoch(listener, stop)
                 self._save()
                 if self.epoch_stats is None:
-                    raise self._stopped_error(stop)
+                    raise self._make_stopped_error(stop)
             epoch = self._validate(self.epoch_stats, stop)
             self.epoch_stats = None
             self.history.append(epoch)
@@ -121,13 +121,13 @@ class Run:
             self._save(is_best=is_best)
             listener.on_epoch_end(epoch, is_best)
             if not self.is_finished and any(self.ranks.all_max(stop.signal or 0)):
-                raise self._stopped_error(stop)
+                raise self._make_stopped_error(stop)
 
     def _train_epoch(self, listener: EpochListener, stop: StopRequest) -> EpochStats | None:
         """Train to the end of the current epoch; return None if a signal stopped it before."""
 
         def on_step(step: int) -> bool:
-            listener.on_step(self._progress())
+            listener.on_step(self._make_progress())
             if self.ranks.is_rank0:  # who writes the checkpoints
                 # After the first step: before it, compilers and libraries need the interpreter, and a GPU waits.
                 self.appearance.start()
@@ -145,7 +145,7 @@ class Run:
         if loss is None:
             return None
         seconds = time.monotonic() - start
-        return EpochStats(loss, self._patches(self.trainer.step - first_step) / seconds, seconds)
+        return EpochStats(loss, self._count_patches(self.trainer.step - first_step) / seconds, seconds)
 
     def _validate(self, stats: EpochStats, stop: StopRequest) -> Epoch:
         """Score the validation patches with the EMA of the weights, and calibrate on them."""
@@ -176,7 +176,7 @@ class Run:
         self.train_loader, self.val_loader = features.train, features.val
         listener.on_features_end(features)
         if any(self.ranks.all_max(stop.signal or 0)):
-            raise self._stopped_error(stop)
+            raise self._make_stopped_error(stop)
 
     def create(self, name: str) -> None:
         """Create the run's folder with its manifest, config.json, an empty history and a last.pt to resume from.
@@ -232,23 +232,23 @@ class Run:
     def _stop_single_process(self, stop: StopRequest) -> None:
         """Raise `Stopped` after a signal. Several processes wait for the end of a stage, to stop at the same place."""
         if stop and self.ranks.size == 1:
-            raise self._stopped_error(stop)
+            raise self._make_stopped_error(stop)
 
-    def _stopped_error(self, stop: StopRequest) -> Stopped:
+    def _make_stopped_error(self, stop: StopRequest) -> Stopped:
         signal = max(self.ranks.all_gather(stop.signal or 0))
         return Stopped(signal, f"histo train --resume --name {self.name}")
 
-    def _progress(self) -> Progress:
+    def _make_progress(self) -> Progress:
         return Progress(
             epoch=len(self.history) + 1,
             epochs=self.config.epochs,
             step=self.trainer.step,
             steps=self.trainer.recipe.total_steps,
-            patches=self._patches(self.trainer.step),
+            patches=self._count_patches(self.trainer.step),
             loss=self.trainer.recent_loss,
             auc=self.history[-1].val_auc if self.history else None,
         )
 
-    def _patches(self, steps: int) -> int:
+    def _count_patches(self, steps: int) -> int:
         """Return the number of patches in a number of steps."""
         return steps * min(self.train_loader.batch_size, len(self.train_loader))

@@ -452,6 +452,9 @@ def test_an_ensemble_writes_the_mean(two_runs, images):
         [float(row["label"]) for row in run_predict(two_runs, images, *names)] for names in (pair[:2], pair[2:], pair)
     )
     assert both == pytest.approx((np.array(first) + second) / 2, abs=2e-6)
+
+
+def test_a_checkpoint_that_is_given_twice_is_an_error(two_runs, images):
     error, _ = two_runs.fails(*PREDICT, images, "--ckpt", "first", "--ckpt", "best.pt", "--ckpt", "first", code=2)
     assert "is given twice" in error
 
@@ -480,9 +483,9 @@ def odd_images(histo, tmp_path):
     return folder, trained[0]
 
 
-def test_flags_mark_unreliable_scores(histo, odd_images):
+def test_qc_marks_unreliable_scores(histo, odd_images):
     folder, trained = odd_images
-    result = histo(*PREDICT, folder, "--flags")
+    result = histo(*PREDICT, folder, "--qc")
     rows = {row["id"]: row for row in table(result.stdout)}
     columns = ["id", "label", "spread", "colour", "focus", "contrast", "duplicate", "flags"]
     assert list(next(iter(rows.values()))) == columns
@@ -500,7 +503,7 @@ def test_flags_mark_unreliable_scores(histo, odd_images):
 
 def test_the_spread_is_that_of_the_eight_orientations(histo, images, tmp_path):
     plain = run_predict(histo, images)
-    flagged = run_predict(histo, images, "--flags")
+    flagged = run_predict(histo, images, "--qc")
     assert [row["label"] for row in flagged] == [row["label"] for row in plain]
     (tmp_path / "turned").mkdir()
     image = cv2.imread(str(images / "patch-03.png"))
@@ -514,19 +517,19 @@ def test_the_spread_is_that_of_the_eight_orientations(histo, images, tmp_path):
 def test_flags_need_the_appearance_of_the_training_patches_and_warn_without_the_patches(histo, images):
     (histo.root / "runs" / "first" / "manifest.csv").unlink()
     (histo.root / "manifests" / "balanced.csv").unlink()
-    result = histo(*PREDICT, images, "--flags")
+    result = histo(*PREDICT, images, "--qc")
     assert {row["duplicate"] for row in table(result.stdout)} == {""}
     assert "the training patches are not in this workspace" in result.stderr
     path = histo.root / "checkpoints" / "best.pt"
     save_checkpoint(replace(load_checkpoint(path), appearance={}), path)
-    error, hint = histo.fails(*PREDICT, images, "--flags")
+    error, hint = histo.fails(*PREDICT, images, "--qc")
     assert "does not describe the appearance of its training data" in error
     assert "--qc" in hint
 
 
 def test_flags_in_jsonl_are_those_of_the_csv(histo, images):
-    rows = [json.loads(line) for line in histo(*PREDICT, images, "--flags", "--format", "jsonl").stdout.splitlines()]
-    for row, other in zip(rows, run_predict(histo, images, "--flags"), strict=True):
+    rows = [json.loads(line) for line in histo(*PREDICT, images, "--qc", "--format", "jsonl").stdout.splitlines()]
+    for row, other in zip(rows, run_predict(histo, images, "--qc"), strict=True):
         assert {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} == other
 
 

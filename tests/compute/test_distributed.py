@@ -309,7 +309,7 @@ def test_predictions_are_the_same_bytes_for_any_number_of_processes(histo, tmp_p
 
 
 @pytest.mark.slow
-def test_killed_predictions_continue_from_the_finished_parts(histo, tmp_path):
+def test_predictions_that_failed_continue_from_the_finished_parts(histo, tmp_path):
     images = write_images(histo, tmp_path / "images", 36)
     line = ["predict", tmp_path / "images", "--ckpt", "first", "--batch-size", 2, "--errors", "fail", "--out"]
     histo(*line, tmp_path / "1.csv")

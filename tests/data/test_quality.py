@@ -21,7 +21,7 @@ def patches():
     return np.clip(256 * 10**-colours - 1, 0, 255).astype(np.uint8)
 
 
-def test_blur_changes_focus_and_contrast_does_not(patches):
+def test_blur_changes_the_focus_and_low_contrast_does_not(patches):
     sharp = measure_appearance(patches[:20]).focus
     blurred = np.stack([cv2.GaussianBlur(patch, (0, 0), 2) for patch in patches[:20]])
     assert (measure_appearance(blurred).focus < sharp - 0.5).all()

@@ -25,7 +25,7 @@ from histocli.slides.records import (
     FinishedSlide,
     SlideRecord,
     read_failed_slides,
-    read_folder,
+    read_finished_slides,
     read_map,
     write_finished,
 )
@@ -145,7 +145,7 @@ def maps(tmp_path):
 
 
 def test_a_map_is_read(maps):
-    [(folder, finished)] = read_folder(maps)
+    [(folder, finished)] = read_finished_slides(maps)
     scores = read_map(folder, finished)
     assert (scores[0, 0], scores[3, 4]) == (0.25, 0.75)
     assert np.isfinite(scores).sum() == 3
@@ -176,7 +176,7 @@ TABLES = {
 @pytest.mark.parametrize("lines", TABLES.values(), ids=TABLES)
 def test_a_damaged_table_of_a_map_raises_an_error_that_names_it(maps, lines):
     (maps / "slide" / "scores.csv").write_text("".join(f"{line}\n" for line in lines))
-    [(folder, finished)] = read_folder(maps)
+    [(folder, finished)] = read_finished_slides(maps)
     with pytest.raises(HistoError, match=r"scores\.csv"):
         read_map(folder, finished)
 
@@ -203,14 +203,14 @@ def test_a_record_of_a_map_that_no_slide_has_is_refused(maps, field, value):
         content |= {"width": 1 << 21, "height": 1 << 21}
     path.write_text(json.dumps(content))
     with pytest.raises(HistoError, match=r"slide\.json"):
-        read_folder(maps)
+        read_finished_slides(maps)
 
 
 def test_the_same_slide_twice_is_refused(maps):
     (maps / "again").mkdir()
     write_finished(maps / "again", FINISHED)
     with pytest.raises(HistoError, match=r"2 folders in .* have the scores of the slide slide"):
-        read_folder(maps)
+        read_finished_slides(maps)
 
 
 def test_a_table_of_slides_without_its_columns_is_refused(maps):
@@ -222,7 +222,7 @@ def test_a_table_of_slides_without_its_columns_is_refused(maps):
 def test_a_heat_map_that_claims_gigabytes_is_not_decoded(maps):
     (maps / "slide" / "heatmap.png").write_bytes(lying_png(0x7FFFFFF0))
     with pytest.raises(HistoError, match=r"heatmap\.png is not a picture that can be read: the image is truncated"):
-        make_folder_maps(read_folder(maps), 10**6)
+        make_folder_maps(read_finished_slides(maps), 10**6)
 
 
 # annotations that take long

@@ -354,11 +354,16 @@ def test_areas_of_a_tissue_mask_that_are_to_be_ignored_are_no_tissue(histo, tmp_
     [record] = read_table(tmp_path / "out" / "slides.csv")
     assert float(record["tissue_mm2"]) == pytest.approx(0.75 * (1000 * MPP / 1000) ** 2, rel=0.03)
     assert record["flags"] == "own mask; 1 area of the mask outside the slide"
+
+
+def test_several_masks_of_a_slide_and_a_mask_without_tissue_are_refused(histo, tmp_path):
+    path = write_pages(tmp_path / "slide.tif", tissue_image(1100, 1100))
     (tmp_path / "masks").mkdir()
     for name in ("slide.geojson", "slide.JSON"):
-        geojson(tmp_path / "masks" / name, whole)
+        geojson(tmp_path / "masks" / name, (None, {"type": "Polygon", "coordinates": polygon(500, 500, 400)}))
     result = predict(histo, path, "--out", tmp_path / "out", "--mask", tmp_path / "masks", code=1)
     assert "there are several masks: slide.geojson, slide.JSON" in " ".join(result.stderr.split())
-    geojson(mask, ignored)
+    ignored = ("Ignore*", {"type": "Polygon", "coordinates": polygon(500, 500, 400)})
+    mask = geojson(tmp_path / "mask.geojson", ignored)
     result = predict(histo, path, "--out", tmp_path / "out", "--mask", mask, code=1)
     assert "has areas to exclude, and none of tissue" in " ".join(result.stderr.split())
