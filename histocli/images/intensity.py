@@ -61,7 +61,7 @@ def to_uint8(values: Values, ranges: Ranges) -> tuple[Values, str]:
     """
     if values.dtype == np.uint8:
         return values, ""
-    found = ranges.get(find_kind(values)) or infer_range(find_kind(values), _find_largest(values))
+    found = ranges.get(find_type_name(values)) or infer_range(find_type_name(values), _find_largest(values))
     if isinstance(found, ImageError):
         raise found
     return found.convert(values), f"read as {found}"
@@ -89,7 +89,7 @@ def infer_ranges(images: Iterable[Values | None]) -> dict[str, ValueRange | Imag
         if image is None or image.dtype == np.uint8:
             continue
         try:
-            kind, high = find_kind(image), _find_largest(image)
+            kind, high = find_type_name(image), _find_largest(image)
         except ImageError:
             continue  # `to_uint8` refuses this image later
         largest[kind] = max(largest.get(kind, 0), high)
@@ -110,7 +110,7 @@ def pick_evenly(items: Sequence[T], count: int) -> Sequence[T]:
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
-def find_kind(values: Values) -> str:
+def find_type_name(values: Values) -> str:
     """Return NumPy's name of the type, without its byte order.
 
     Raises:
