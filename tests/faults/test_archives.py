@@ -14,6 +14,8 @@ from tests.faults.processes import histo
 from tests.faults.trees import tree
 from tests.sources.kaggle_layout import tiff
 
+pytestmark = pytest.mark.attack
+
 MIB = 1 << 20
 PIXELS = np.random.default_rng(3).integers(0, 256, (8, 96, 96, 3), np.uint8)
 IMAGES = [tiff(pixels) for pixels in PIXELS]

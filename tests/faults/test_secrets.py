@@ -10,7 +10,10 @@ from tests.sources.kaggle_layout import layout_files, make_zip
 from tests.sources.kaggle_server import TOKEN, answer
 from tests.sources.server import FileServer, Reply
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Kaggle's client leaves sockets about
+pytestmark = [
+    pytest.mark.attack,
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # Kaggle's client leaves sockets about
+]
 
 PASSWORD, QUERY = "s3cr3t-password", "s3cr3t-query"
 
@@ -42,6 +45,19 @@ def test_credentials_in_an_address_are_used_but_never_printed_or_stored(tmp_path
     assert "packed with other options" in other.stderr
     [kept] = json.loads((root / "data" / "pcam" / "dataset.json").read_text())["request"]["from"]
     assert kept.startswith(f"http://127.0.0.1:{server.port}/ sha256:")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"], ids=["name", "port"])
+def test_credentials_in_an_address_are_not_sent_to_another_host(tmp_path, pcam_files, host):
+    with FileServer(pcam_files) as elsewhere, FileServer() as server:
+        server.reply_for = lambda path: Reply(
+            status=302, body=b"", headers={"Location": elsewhere.url(path.lstrip("/"), host=host)}
+        )
+        address = server.url().rstrip("/").replace("//", f"//user:{PASSWORD}@")
+        histo(tmp_path / "w", "download", "--source", "pcam", "--from", address, NO_PROXY="*")
+        assert all("Authorization" in request.headers for request in server.requests)
+        assert len(elsewhere.requests) > 3
+        assert not any("Authorization" in request.headers for request in elsewhere.requests)
 
 
 @pytest.mark.parametrize(

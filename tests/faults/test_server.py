@@ -10,6 +10,8 @@ from tests.faults.trees import check_whole, differences, tree
 from tests.sources.pcam_layout import file_name
 from tests.sources.server import FileServer, Reply, self_signed
 
+pytestmark = pytest.mark.attack
+
 X = file_name("valid", "x") + ".h5.gz"
 PAGE = b"<!DOCTYPE html><html>quota exceeded</html>"
 
