@@ -14,6 +14,8 @@ import random
 import shutil
 from hashlib import sha256
 
+import cv2
+import numpy as np
 import pytest
 
 from histocli.slides.synthetic import draw_slide, plan_slide, write_annotation
@@ -21,6 +23,7 @@ from histocli.workspace import Workspace
 from tests.faults.conftest import TRAIN
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
+from tests.models.hub import SMALL, publish
 from tests.sources.server import FileServer
 
 KILL_TEST = os.environ.get("HISTO_KILL_TEST", "")
@@ -28,12 +31,16 @@ IS_COMPLETE = KILL_TEST == "all"
 MOMENTS = FAULTS = int(KILL_TEST) if KILL_TEST.isdecimal() else 2  # of a slow command, unless all are walked
 KILLS = 1
 QUICK = {"balance"}
+TUNE = ["tune", "--name", "killed", "--trials", 1, "--folds", 2, "--device", "cpu"]
 PREDICT = ["predict", "--ckpt", "first", "--device", "cpu"]
 COMMANDS = {
     "download": ["download", "--source", "pcam", "--name", "small"],
+    "folder": ["download", "--source", "folder", "--from", "{IMAGES}", "--name", "more"],
     "pack": ["download", "--source", "synthetic", "--n", 40, "--name", "more", "--force"],
     "balance": ["balance", "--n", 24, "--seed", 1],
     "train": [*TRAIN[:-3], 1, "--name", "killed"],
+    "frozen": [*TRAIN[:-3], 1, "--arch", SMALL, "--weights", "pretrained", "--freeze", "--name", "killed"],
+    "tune": [*TUNE, "--arch", "histonet", "--epochs", 1, "--batch-size", 8, "--lr", 0.001, "--augment", "none"],
     "eval": ["eval", "--ckpt", "first", "--device", "cpu"],
     "compare": ["eval", "--compare", "a.json", "b.json"],
     "predict": [*PREDICT, "synthetic", "--out", "{OUT}"],
@@ -49,7 +56,17 @@ COMMANDS = {
     "onnx": ["export", "--ckpt", "first", "--format", "onnx", "--out", "{OUT}.onnx"],
     "wsinfer": ["export", "--ckpt", "first", "--format", "wsinfer", "--out", "{OUT}"],
 }
-SLOW = {"parquet", "eval maps", "folds", "export", "onnx", "wsinfer"}  # or much like another one
+SLOW = {
+    "folder",
+    "frozen",
+    "tune",
+    "parquet",
+    "eval maps",
+    "folds",
+    "export",
+    "onnx",
+    "wsinfer",
+}  # or much like another one
 NAMES = [name for name in COMMANDS if KILL_TEST or name not in SLOW]
 FAILURES = ("ENOSPC", "EIO", "torn")
 
@@ -86,12 +103,30 @@ def slides(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def images(trained_workspace, tmp_path_factory):
+    """Class folders with three patches each."""
+    folder = tmp_path_factory.mktemp("images")
+    for number, patch in enumerate(np.load(trained_workspace / "data" / "synthetic" / "patches.npy")[:6]):
+        (folder / str(number % 2)).mkdir(exist_ok=True)
+        cv2.imwrite(os.fspath(folder / str(number % 2) / f"{number}.png"), patch)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The folder that PyTorch takes published weights from, with random ones."""
+    folder = tmp_path_factory.mktemp("published")
+    publish(SMALL, folder)
+    return folder
+
+
 class FaultyCommand:
     """A command, the workspace `before` it, and the copy of this workspace in which it runs."""
 
-    def __init__(self, name, before, folder, server, slides):
+    def __init__(self, name, before, folder, server, slides, images):
         self.before, self.folder, self.root = before, folder, folder / "workspace"
-        places = {"OUT": self.root / "out", "MAPS": self.root / "maps", "SLIDES": slides}
+        places = {"OUT": self.root / "out", "MAPS": self.root / "maps", "SLIDES": slides, "IMAGES": images}
         self.line = [str(part).format_map(places) for part in COMMANDS[name]]
         self.line += ["--from", server.url().rstrip("/")] if name == "download" else []
         self.finished = set()  # the workspaces from which the command has ended as it should
@@ -136,9 +171,10 @@ class FaultyCommand:
 
 
 @pytest.fixture
-def faulty(request, trained_workspace, evaluated_workspace, tmp_path, server, slides):
+def faulty(request, trained_workspace, evaluated_workspace, tmp_path, server, slides, images, published, monkeypatch):
     before = evaluated_workspace if request.param in ("compare", "eval maps", "report") else trained_workspace
-    return FaultyCommand(request.param, before, tmp_path, server, slides)
+    monkeypatch.setenv("TORCH_HOME", str(published))
+    return FaultyCommand(request.param, before, tmp_path, server, slides, images)
 
 
 def choose(items, most):

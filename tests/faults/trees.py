@@ -3,7 +3,9 @@
 import hashlib
 import json
 import re
+import sqlite3
 import zipfile
+from contextlib import closing
 
 import torch
 
@@ -17,6 +19,7 @@ from histocli.training.resume import load_run_config
 from histocli.workspace import Workspace
 
 WHOLE = set()  # SHA-256 of the checkpoints that were built before: most tests leave the same ones as they are
+KEY_BYTES = 24  # of a row in the keys of a feature cache
 TIMED = {"seconds", "patches_per_second", "trained", "mtime_ns"}
 
 
@@ -38,7 +41,20 @@ def content(path):
         return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
     if path.suffix == ".json":
         return without_times(json.loads(path.read_text()))
+    if path.name in ("features.bin", "keys.bin"):  # the order of their rows is that in which they were computed
+        return split_rows(path)
+    if path.suffix == ".db":  # a study, with times
+        with closing(sqlite3.connect(path)) as study:
+            return study.execute("SELECT number FROM trials WHERE state = 'COMPLETE'").fetchall()
     return path.read_bytes()
+
+
+def split_rows(path):
+    """Return the rows of a file of a feature cache, sorted."""
+    rows = path.with_name("keys.bin").stat().st_size // KEY_BYTES
+    data = path.read_bytes()
+    size = len(data) // max(rows, 1)
+    return sorted(data[first : first + size] for first in range(0, len(data), max(size, 1)))
 
 
 def tree(root):
