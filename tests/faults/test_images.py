@@ -237,3 +237,12 @@ def test_a_jpeg_with_arithmetic_coding_is_refused_by_name(marker):
     data = encode(PATCH, "JPEG").replace(b"\xff\xc0", bytes([0xFF, marker]), 1)
     with pytest.raises(HistoError, match="it is a JPEG with arithmetic coding, which is not read"):
         decode(data, "x.jpg")
+
+
+@pytest.mark.attack
+def test_a_jpeg_with_more_scans_than_an_encoder_writes_is_refused_before_it_is_decoded():
+    """Each scan takes the time of a whole image: 5,000 of them are 100 kB in the file."""
+    data = encode(PATCH, "JPEG", progressive=True)
+    at, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    with pytest.raises(HistoError, match="the image is damaged: it has more than 100 scans"):
+        decode(data[:at] + data[at:end] * 101 + data[end:], "x.jpg")
