@@ -86,7 +86,9 @@ def check_file(path):
     elif path.suffix == ".pt":
         digest = hashlib.sha256(path.read_bytes()).digest()
         if digest not in WHOLE:
-            load_checkpoint(path).build()
+            checkpoint = load_checkpoint(path)
+            if not checkpoint.backbone_sha256 or path.with_name("best.pt").exists():  # else the backbone is published
+                checkpoint.build()
             WHOLE.add(digest)
     elif path.suffix in (".json", ".jsonl"):
         content(path)
