@@ -66,4 +66,4 @@ def apply_given_options(stored: RunConfig, config: TrainConfig, given: Collectio
 def count_epochs(workspace: Workspace, run: str) -> int:
     """Return the number of epochs that a run has trained and validated."""
     history = workspace.run_dir(run) / "history.jsonl"
-    return len(history.read_text(encoding="utf-8").splitlines()) if history.is_file() else 0
+    return history.read_bytes().count(b"\n") if history.is_file() else 0

@@ -291,7 +291,7 @@ def test_scores_with_two_columns_of_one_name_are_refused(tmp_path):
     """The first one was read, and the second one ignored."""
     path = tmp_path / "x.csv"
     path.write_text("id,label,prob,data,index,prob\na,1,0.9,d,0,0.1\n")
-    with pytest.raises(HistoError, match=r"x\.csv has two columns 'prob'"):
+    with pytest.raises(HistoError, match=r"x\.csv, line 1: there are two columns 'prob'"):
         read_scores(path)
 
 

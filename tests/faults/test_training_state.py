@@ -65,3 +65,15 @@ def test_a_training_state_that_histo_cannot_have_written_is_one_error(root, good
     assert f"error: {last}" in error
     assert why in error
     assert error.count("error: ") == 1
+
+
+def test_a_damaged_history_is_written_again_from_the_checkpoint(root):
+    """Bytes that are no text were a bug in histo."""
+    history = root / "runs" / "first" / "history.jsonl"
+    whole = history.read_text()
+    history.write_bytes(b"\xff\xfe" + bytes(99))
+    line = ["train", "--resume", "--name", "first", "--device", "cpu"]
+    error = histo(root, *line, "--epochs", 3, code=2).stderr
+    assert "error: --epochs 3: the run has 2, of which 0 are trained" in error
+    histo(root, *line)
+    assert history.read_text() == whole
