@@ -16,7 +16,7 @@ from histocli.errors import HistoError
 from histocli.unchanged import check_unchanged, find_state
 
 _IMAGE_SUFFIX = re.compile(
-    r"\.(bmp|dib|jpeg|jpg|jpe|jfif|jp2|j2k|j2c|jpc|jpx|jpf|png|webp|avif|pbm|pgm|ppm|pnm|tiff|tif|gif|exr|hdr|pic|tga|pcx|qoi)"
+    r"\.(bmp|dib|jpeg|jpg|jpe|jfif|jp2|j2k|j2c|jpc|jpx|jpf|png|webp|avif|pbm|pgm|ppm|pnm|tiff|tif|gif|exr|hdr|pic|tga|pcx|qoi|sgi)"
 )
 _OTHER_SUFFIX = re.compile(
     r"\.(csv|tsv|txt|json|jsonl|xml|yaml|yml|md|html|pdf|py|ipynb|log|db|ini|cls|xlsx|xls|docx|geojson|h5|hdf5|npy|"
@@ -26,7 +26,7 @@ _SLIDE_SUFFIX = re.compile(r"\.(svs|ndpi|scn|bif|vms|vmu|svslide|czi)")  # mostl
 _TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 _IMAGE_START = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM....\0\0\0\0|II[*+]\0|MM\0[*+]|RIFF....WEBP|\0\0\0\x0cjP  |"
-    rb"\xff\x4f\xff\x51|....ftypavi[fs]|P[1-6]\s|\x76\x2f\x31\x01|#\?RADIANCE",
+    rb"\xff\x4f\xff\x51|....ftypavi[fs]|P[1-6]\s|\x76\x2f\x31\x01|#\?RADIANCE|qoif|\x01\xda[\0\x01][\x01\x02]",
     re.DOTALL,
 )
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})

@@ -11,6 +11,7 @@ from histocli.errors import UsageError
 
 # Suffixes that only slide scanners use: a damaged file with one of these is a damaged slide, not an unknown file.
 _SLIDE_SUFFIXES = frozenset([".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"])
+_PNG = b"\x89PNG\r\n\x1a\n"
 _MIN_SLIDE_BYTES = 1 << 15  # bytes: smaller TIFF files are patches of 96x96 pixels, and need not be opened
 _MIN_TILED_SIDE = 1024  # pixels: the longest side of a tiled TIFF that is a slide
 _MIN_UNTILED_SIDE = 8192  # pixels: any larger TIFF is a slide
@@ -47,17 +48,19 @@ def is_slide(path: str | Path) -> bool:
     """Return whether a file is a whole slide: a scanner's format, or a TIFF that is tiled or very large.
 
     A TIFF counts as tiled from 1,024 pixels on, and as very large from 8,192 pixels on. A file that cannot be read is
-    a slide if its suffix is one that only scanners write, such as .svs.
+    a slide if its suffix is one that only scanners write, such as .svs; a PNG with such a suffix is an image.
     """
-    if os.path.splitext(path)[1].lower() in _SLIDE_SUFFIXES:  # noqa: PTH122 - folders hold 100,000s of patches
-        return True
+    is_named_slide = os.path.splitext(path)[1].lower() in _SLIDE_SUFFIXES  # noqa: PTH122 - of 100,000s of patches
     try:
+        if is_named_slide:
+            with open(path, "rb") as file:  # noqa: PTH123
+                return file.read(len(_PNG)) != _PNG
         if os.stat(path).st_size < _MIN_SLIDE_BYTES:  # noqa: PTH116
             return False
         with open(path, "rb") as file:  # noqa: PTH123
             return any(_is_slide_page(tags) for tags in _read_tiff_pages(file))
     except (OSError, struct.error, ValueError):
-        return False
+        return is_named_slide
 
 
 def _is_slide_page(tags: dict[int, int]) -> bool:

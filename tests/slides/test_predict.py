@@ -381,6 +381,8 @@ def test_slides_are_recognised_by_their_content(tmp_path):
     assert not is_slide(tmp_path / "text.tif")
     (tmp_path / "cut.svs").write_bytes(b"II*\0")
     assert is_slide(tmp_path / "cut.svs")
+    (tmp_path / "patch.svs").write_bytes(cv2.imencode(".png", noise[:96, :96])[1].tobytes())
+    assert not is_slide(tmp_path / "patch.svs")
     assert find_slides(["kaggle", "-", str(tmp_path / "patch.tif")]) is None
 
 
