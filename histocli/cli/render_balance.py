@@ -98,10 +98,9 @@ def _show_audit_leaks(report: Reporter, audit: AuditReport) -> None:
         report.warn(f"{count:,} patches have the same pixels as another patch, but the other label: {ids}")
     if reason := audit.slide_contradiction:
         report.warn(f"{reason}; correct the table, or use --split overlap, which keeps overlapping patches together")
-    if leaks := audit.leaks_into_train:
+    if leaks := audit.describe_leaks():
         report.warn(
-            f"patches for evaluation leak into train: {'; '.join(leaks)}; histo train ends with an error on this "
-            "subset; --drop-leaks leaves these patches out of train"
+            f"{leaks}; histo train ends with an error on this subset; --drop-leaks leaves these patches out of train"
         )
     if parts := audit.parts_not_compared:
         report.note(

@@ -7,6 +7,7 @@ from histocli.schema import Count
 from histocli.text import format_count
 
 # What train and validation share, by the unit that `histocli.data.groups.find_split_unit` returns.
+_MAX_LEAKS = 3  # splits that leak, which a message names
 SPLIT_SENTENCES = {
     "slide": "Train and validation share no slide.",
     "overlap group": "Patches that overlap are in the same split. Patches of one slide that do not overlap may be in "
@@ -142,9 +143,11 @@ class AuditReport:
             leak.source for leak in self._held_out_into_train() if leak.overlaps is None and leak.shared_slides is None
         ]
 
-    @property
-    def leaks_into_train(self) -> list[str]:
-        """A description of each split for evaluation that shares patches or slides with train."""
+    def describe_leaks(self) -> str:
+        """Describe the splits for evaluation that share patches or slides with train; "" if there are none.
+
+        The first ones are named, and the others are counted.
+        """
         leaks = []
         for leak in self._held_out_into_train():
             counts = {
@@ -154,7 +157,10 @@ class AuditReport:
             }
             if shared := [f"{what}: {count:,}" for what, count in counts.items() if count]:
                 leaks.append(f"{leak.source} ({', '.join(shared)})")
-        return leaks
+        if not leaks:
+            return ""
+        others = [f"{len(leaks) - _MAX_LEAKS:,} more"] if len(leaks) > _MAX_LEAKS else []
+        return f"patches for evaluation leak into train: {'; '.join(leaks[:_MAX_LEAKS] + others)}"
 
     def refuse_leaks(self) -> None:
         """Check that no patches for evaluation are in train.
@@ -162,9 +168,9 @@ class AuditReport:
         Raises:
             HistoError: patches for evaluation leak into train.
         """
-        if leaks := self.leaks_into_train:
+        if leaks := self.describe_leaks():
             raise HistoError(
-                f"patches for evaluation leak into train: {'; '.join(leaks)}",
+                leaks,
                 f"histo balance --data {self.data} --n max --drop-leaks leaves them out of train; --allow-leak trains "
                 "anyway",
             )

@@ -187,6 +187,18 @@ def test_training_is_refused_if_patches_for_evaluation_leak_into_train(empty, le
     )
 
 
+def test_of_many_data_sets_that_leak_the_first_are_named_and_the_others_counted(empty, tmp_path):
+    patches = make_patches(places=8)
+    pack(empty, tmp_path, "mine", patches)
+    run_balance(empty)
+    copy = rows(empty, "train")[0]
+    for i in range(5):
+        pack(empty, tmp_path, f"test{i}", {"a": patches[f"{copy['label']}/{copy['id']}"]})
+    error, _ = empty.fails(*TRAIN)
+    named = "; ".join(f"test{i}: all (exact duplicates: 1)" for i in range(3))
+    assert error == f"patches for evaluation leak into train: {named}; 2 more"
+
+
 def test_leaking_patches_are_dropped_from_train_with_drop_leaks(empty, tmp_path):
     """A copy in another data set, an overlap with the set's own test split, and a slide that is in both."""
     patches = {f"train/{key}": pixels for key, pixels in make_patches(places=8).items()}
