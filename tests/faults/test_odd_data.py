@@ -114,8 +114,7 @@ def test_the_smallest_possible_number_of_patches_works_in_every_command(root):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_infinite_loss_is_an_error_and_the_checkpoint_is_kept(root, value):
-    """The first step notices infinite weights in a checkpoint, and the checkpoint is not overwritten."""
+def test_infinite_weights_in_a_checkpoint_are_an_error_and_the_checkpoint_is_kept(root, value):
     last = root / "runs" / "first" / "last.pt"
     content = torch.load(last, weights_only=True)
     content["training"]["history"] = content["training"]["history"][:1]
@@ -127,8 +126,7 @@ def test_an_infinite_loss_is_an_error_and_the_checkpoint_is_kept(root, value):
     torch.save(content, last)
     before = last.read_bytes()
     process = histo(root, "train", "--resume", "--name", "first", code=1)
-    assert "is not finite" in process.stderr
-    assert "Traceback" not in process.stderr
+    assert "its training state is damaged: weights or losses are not finite" in process.stderr
     assert last.read_bytes() == before
     check_jsons(root)
 
