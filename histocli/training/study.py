@@ -177,8 +177,9 @@ class Study:
         import optuna
         from optuna.trial import TrialState
 
-        trials = self._load().get_trials(deepcopy=False)
-        study = self._load(len(trials))
+        study = self._load(len(self._load().get_trials(deepcopy=False)))
+        # This study reads them, and not an earlier one: Optuna writes a parameter only of trials that the study knows.
+        trials = study.get_trials(deepcopy=False)
         for trial in trials:
             if trial.state is TrialState.RUNNING and not is_held(self._lock_path(trial.number)):
                 study_id = self.storage.get_study_id_from_name(self.config.name)

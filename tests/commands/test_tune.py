@@ -87,6 +87,15 @@ def test_a_continued_study_chooses_and_measures_as_one_without_a_break(histo):
     assert measured(read_study(histo, "parts")) == measured(whole)
 
 
+def test_a_trial_that_was_stopped_before_its_first_parameter_is_continued(histo):
+    tune(histo, 1, *SPACE)
+    study = open_in_optuna(histo)
+    study.enqueue_trial({"lr": 0.002, "augment": "none"})
+    study.ask()  # it is marked as running, and no parameter is written yet
+    trial = tune(histo, 2)["trials"][1]
+    assert (trial["state"], trial["parameters"]["lr"], trial["parameters"]["augment"]) == ("finished", 0.002, "none")
+
+
 def test_a_continued_study_refuses_other_options_and_other_patches(histo):
     tune(histo, 1, *SPACE)
     for option, value, before in (
