@@ -105,7 +105,9 @@ def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path, given: 
     try:
         write_folds(folder, config.data, repeats, resume=False)
     except HistoError:
-        if not was_begun:
+        if not was_begun:  # so that the command can be given again
+            for name in names:
+                folder.manifest_path(name).unlink(missing_ok=True)
             folder.study_dir.rmdir()
         raise
     keeps_together = find_split_unit(read_manifest(folder.manifest_path(names[0])))

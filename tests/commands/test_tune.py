@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import histocli.training.study
-from histocli.errors import UsageError
+from histocli.data.manifest import write_manifest
+from histocli.errors import HistoError, UsageError
 from histocli.training.trainer import NotFiniteError, Trainer
 from tests.faults.processes import Process
 from tests.models.encoder_hub import TINY, put_in_cache
@@ -85,6 +86,19 @@ def test_a_continued_study_chooses_and_measures_as_one_without_a_break(histo):
     again = histo("tune", "--trials", 3, "--name", "parts")
     assert "no trial was started: a larger --trials adds more" in again.stderr
     assert measured(read_study(histo, "parts")) == measured(whole)
+
+
+def test_a_study_whose_folds_could_not_be_written_can_be_started_again(histo, monkeypatch):
+    def write_first(path, frame):
+        if path.stem.endswith("fold2"):
+            raise HistoError("the disk is full")
+        write_manifest(path, frame)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("histocli.training.repeats.write_manifest", write_first)
+        histo.fails("tune", "--trials", 1, *SPACE)
+    assert not list((histo.root / "manifests").glob("*fold*"))
+    assert [trial["state"] for trial in tune(histo, 1, *SPACE)["trials"]] == ["finished"]
 
 
 def test_a_trial_that_was_stopped_before_its_first_parameter_is_continued(histo):
