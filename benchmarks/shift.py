@@ -9,7 +9,7 @@ AUC with one view and with eight, mean and worst of the four directions.
 The probabilities of each training are kept beside FILE, in a folder FILE.probs: the same command goes on where an
 interrupted one stopped. Delete the folder after a change of the network or of the training.
 
-On a GPU the eight recipes take four minutes for one seed, on two CPU cores about a day.
+On a GPU eight of the recipes take four minutes for one seed, on two CPU cores about a day.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from benchmarks.packaged import load_zip
+from benchmarks.steerable import SteerableNet
 from histocli.atomic import write_atomically
 from histocli.compute.device import Compute, choose_compute, compute_settings
 from histocli.data.appearance import find_appearance_groups, measure
@@ -81,6 +82,7 @@ CANDIDATES = {
     "histonet, weight decay 0.2": Candidate(options={"weight_decay": 0.2}),
     "histonet, average over 20%": Candidate(options={"ema_span": 0.2}),
     "histonet-wide": Candidate(partial(create_network, "histonet-wide")),
+    "C8 filters": Candidate(SteerableNet),
     "plain network, AdamW": Candidate(PlainNet, lr=1e-3, options={"muon": False}),
 }
 
