@@ -133,9 +133,9 @@ def find_split(name: str) -> str:
 def find_splits_of_folders(names: Iterable[str]) -> dict[str, str]:
     """Return the split that each name of a folder means; names that mean none are left out.
 
-    A name is that of a split (`find_split`), or has a number (`1_train`) or a class (`test_tumor`) beside it. Names
-    with a number or a class count only if there are several splits among them. A single folder `test_positive` may be
-    the result of a test, and `test_001` a slide of Camelyon16.
+    A name may be that of a split (`train`), or also contain a number (`train_001`) or a class (`test_tumor`). Names
+    with a number or a class are used only if they mean at least two different splits: a single folder `test_positive`
+    may be the result of a test, and `test_001` is a slide of Camelyon16.
     """
     splits, others = {}, {}
     for name in set(names):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from histocli.class_names import LABEL_NAMES
-from histocli.files.tables import make_table_writer
+from histocli.files.tables import SEPARATORS, make_table_writer
 
 LABEL_TITLES = frozenset(LABEL_NAMES)
 
@@ -26,7 +26,7 @@ def write_csv(titles: Sequence[str], columns: Sequence[Sequence[str]]) -> bytes:
     """Return columns as a CSV table; the separators of tables are removed from their names."""
     text = io.StringIO(newline="")
     writer = make_table_writer(text)
-    writer.writerow([re.sub(r"[,;|\t\r\n]+", " ", title) for title in titles])
+    writer.writerow([re.sub(rf"[{SEPARATORS}\r\n]+", " ", title) for title in titles])
     writer.writerows(zip(*columns, strict=True))
     return text.getvalue().encode("utf-8", "replace")
 

@@ -15,6 +15,7 @@ from histocli.class_names import (
     replace_evaluation,
 )
 from histocli.files.file import File, read_bytes
+from histocli.files.tables import SEPARATORS
 from histocli.labels.matching import ImageIndex
 from histocli.labels.patch_tables import PatchTable
 from histocli.text import format_count
@@ -115,7 +116,7 @@ def read_lists(others: Iterable[File], index: ImageIndex) -> tuple[dict[str, str
     images_of = {}
     for file in lists if len({find_split_of_table(file.name) for file in lists}) > 1 else []:
         text = io.TextIOWrapper(io.BytesIO(read_bytes(file)), "utf-8-sig", "replace").read()
-        ids = [re.split(r"[,;\t|]", line)[0].strip().strip('"') for line in text.splitlines() if line.strip()]
+        ids = [re.split(f"[{SEPARATORS}]", line)[0].strip().strip('"') for line in text.splitlines() if line.strip()]
         matched = index.match(ids).rows or index.match([re.split(r"\s", key)[0] for key in ids]).rows
         if matched:
             images_of[file.name] = list(matched)

@@ -12,7 +12,7 @@ import pandas as pd
 from histocli.config import PATCH_MPP
 from histocli.data.manifest import POSITION_COLUMNS, UNLABELLED, read_manifest
 from histocli.errors import HistoError, UsageError, describe_value
-from histocli.files.tables import read_columns
+from histocli.files.tables import SEPARATORS, read_columns
 from histocli.slides.measures import Map
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError
 from histocli.slides.slide import MAX_LENGTH, keep_plausible_mpp
@@ -183,7 +183,7 @@ def _check_positions(path: Path, manifest: pd.DataFrame) -> None:
 
 def _read_header(path: Path) -> set[str]:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return {name.strip().strip('"') for name in re.split("[,;\t]", file.readline(_MAX_HEADER))}
+        return {name.strip().strip('"') for name in re.split(f"[{SEPARATORS}]", file.readline(_MAX_HEADER))}
 
 
 def _place(ids: "pd.Series[str]", probs: "pd.Series[float]", labels: "pd.Series[int]", known: pd.DataFrame) -> Any:
