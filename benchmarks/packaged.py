@@ -10,7 +10,6 @@ import argparse
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import date
 from hashlib import sha1
 from pathlib import Path
@@ -122,7 +121,7 @@ def write_checkpoint(
         threshold=calibration.threshold,
         temperature=calibration.temperature,
         validation=calibration.validation,
-        appearance=asdict(Reference.measure(pixels, np.arange(len(pixels)))),
+        appearance=Reference.measure(pixels, np.arange(len(pixels))),
     )
     packaged.PATH.parent.mkdir(exist_ok=True)
     save_checkpoint(checkpoint, packaged.PATH)

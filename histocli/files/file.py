@@ -16,7 +16,9 @@ from histocli.errors import HistoError
 from histocli.unchanged import check_unchanged, find_state
 
 _IMAGE_SUFFIX = re.compile(
-    r"\.(bmp|dib|jpeg|jpg|jpe|jfif|jp2|j2k|j2c|jpc|jpx|jpf|png|webp|avif|pbm|pgm|ppm|pnm|tiff|tif|gif|exr|hdr|pic|tga|pcx|qoi|sgi)"
+    r"\.(bmp|dib|jpeg|jpg|jpe|jfif|mpo|jp2|j2k|j2c|jpc|jpx|jpf|png|apng|webp|avif|pbm|pgm|ppm|pnm|pam|pfm|tiff|tif|gif|"
+    r"exr|hdr|pic|tga|vda|vst|icb|pcx|dcx|qoi|sgi|bw|rgb|rgba|ras|sr|psd|ico|cur|icns|dds|blp|msp|pxr|xbm|xpm|fli|flc|"
+    r"ftc|ftu|gbr|spi|spider)"
 )
 _OTHER_SUFFIX = re.compile(
     r"\.(csv|tsv|txt|json|jsonl|xml|yaml|yml|md|html|pdf|py|ipynb|log|db|ini|cls|xlsx|xls|docx|geojson|h5|hdf5|npy|"
@@ -26,10 +28,12 @@ _SLIDE_SUFFIX = re.compile(r"\.(svs|ndpi|scn|bif|vms|vmu|svslide|czi)")  # mostl
 _TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 _IMAGE_START = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM....\0\0\0\0|II[*+]\0|MM\0[*+]|RIFF....WEBP|\0\0\0\x0cjP  |"
-    rb"\xff\x4f\xff\x51|....ftypavi[fs]|P[1-6]\s|\x76\x2f\x31\x01|#\?RADIANCE|qoif|\x01\xda[\0\x01][\x01\x02]",
+    rb"\xff\x4f\xff\x51|....ftypavi[fs]|P[1-7Ff]\s|\x76\x2f\x31\x01|#\?RADIANCE|qoif|\x01\xda[\0\x01][\x01\x02]|"
+    rb"\x59\xa6\x6a\x95|8BPS\0\x01|icns|DDS \x7c\0\0\0|BLP[12]",
     re.DOTALL,
 )
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
+_FOLDER_ICONS = frozenset({"favicon.ico", "folder.ico", ".volumeicon.icns"})  # images, but not patches
 HEAD_BYTES = 32  # of a file that show whether it is an image
 
 # Folders that macOS, Windows, Linux and network drives add: copies for the finder, thumbnails, deleted files.
@@ -122,7 +126,7 @@ def _is_image_file(file: File) -> bool:
     """Return whether a file is an image, by its suffix; if that is not known, by its first bytes."""
     suffix = split_suffix(file.name)[1].lower()
     if _IMAGE_SUFFIX.fullmatch(suffix):
-        return True
+        return file.name.rpartition("/")[2].lower() not in _FOLDER_ICONS
     if _OTHER_SUFFIX.fullmatch(suffix):
         return False
     read_head = getattr(file.read, "head", None)

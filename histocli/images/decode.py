@@ -1,9 +1,6 @@
 """Decode image files of any format and size to patches (96,96,3) uint8 RGB."""
 
-import warnings
 from dataclasses import dataclass, field
-from io import BytesIO
-from struct import error as StructError
 from typing import Any
 
 import cv2
@@ -12,14 +9,13 @@ import numpy as np
 from histocli.config import PATCH_MPP
 from histocli.enums import Resize
 from histocli.errors import HistoError
-from histocli.images import MAX_PIXELS
 from histocli.images.headers import JPEG_START, check_header, is_animated, remove_unused_chunks, shorten_webp
 from histocli.images.intensity import Ranges, Values, to_uint8
 from histocli.images.jpeg import decode_jpeg
-from histocli.images.other_formats import refuse_other_formats
+from histocli.images.pillow_formats import FIRST_FRAME, decode_by_pillow
 from histocli.images.pnm import is_pnm, read_pnm
 from histocli.images.remarks import Remarks
-from histocli.images.sizes import ImageError, Size, check_pixels
+from histocli.images.sizes import ImageError, Size
 from histocli.images.tiff import read_tiff
 from histocli.images.tiff_pages import count_levels, is_tiff, read_first_page
 from histocli.images.tiff_segments import decode_with_opencv
@@ -27,19 +23,13 @@ from histocli.images.tiff_segments import decode_with_opencv
 cv2.setNumThreads(1)  # patches are small: several threads decode one patch each
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # depends on OpenCV's version
 _set_log_level(0)  # silent: the error of histo names the unreadable file
-# Pillow warns of images with many pixels. `check_pixels` refuses images with fewer pixels than that.
-warnings.filterwarnings("ignore", "Image size .* exceeds limit")
 
 PATCH_SIZE = 96
 CENTRE = slice(32, 64)  # the central 32x32 that decides a patch's label
 LARGEST_SIDE = 2048  # pixels on a side of an image that is scored as one patch; a larger one is a slide
 CUT, PADDED, CUT_AND_PADDED, SCALED = "cut to the centre", "padded", "cut and padded", "scaled"
-FIRST_FRAME = "only the first of several frames was read"
 _SAME_MPP = 0.1  # relative difference of two resolutions that are about the same
 RESIZED = (CUT, PADDED, CUT_AND_PADDED, SCALED)  # remarks on images that were not 96x96
-
-# Formats that OpenCV does not read, and GIF, where it gives transparent pixels another colour.
-_BY_PILLOW = ("DIB", "GIF", "PCX", "QOI", "SGI", "TGA")
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -113,30 +103,15 @@ def _decode(data: bytes, largest_side: int | None, mpp: float | None = None) -> 
         return jpeg, ()
     found = (FIRST_FRAME,) if is_animated(data) else ()
     if data.startswith(b"GIF8"):
-        return _decode_by_pillow(data), found
+        return decode_by_pillow(data)[0], found
     pixels = size.width * size.height if size else 0
     image = decode_with_opencv(remove_unused_chunks(data), pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
-        return _decode_by_pillow(data), found
+        values, remark = decode_by_pillow(data)
+        return values, (remark,) if remark else ()
     if (shortened := shorten_webp(data)) and decode_with_opencv(shortened, pixels, cv2.IMREAD_COLOR) is not None:
         raise ImageError("the image is damaged: its stream ends too early")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image), found
-
-
-def _decode_by_pillow(data: bytes) -> Values:
-    """Decode a format that OpenCV does not read, or reads incorrectly."""
-    from PIL import Image, UnidentifiedImageError
-
-    refuse_other_formats(data)
-    try:
-        with Image.open(BytesIO(data), formats=_BY_PILLOW) as image:
-            check_pixels(*image.size)
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        reason = f"not an image that can be read (or over {MAX_PIXELS:,} pixels)"
-    except (OSError, ValueError, IndexError, EOFError, StructError, NotImplementedError) as error:
-        reason = f"the image is damaged: {error}"
-    raise ImageError(reason)
 
 
 def read_values(data: bytes) -> Values | None:

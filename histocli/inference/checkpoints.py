@@ -10,7 +10,6 @@ from histocli.compute.device import Compute, choose_compute
 from histocli.config import EvalConfig, PredictConfig
 from histocli.data.likeness import LikenessMeter
 from histocli.data.manifest import hash_file
-from histocli.data.quality import Reference
 from histocli.enums import Device, Engine, ExportFormat, Precision
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import Network
@@ -81,7 +80,7 @@ class CheckpointPredictor(Predictor):
     def make_likeness_meter(self, total: int | None) -> LikenessMeter:
         """Return a meter that compares the `total` patches to score with those that the networks were trained on."""
         known = [member.checkpoint.appearance for member in self.members if member.checkpoint.appearance]
-        return LikenessMeter([Reference(**appearance) for appearance in known], total)
+        return LikenessMeter(known, total)
 
     def find_threshold(self, rule: str = STORED) -> float:
         """Return the threshold for this predictor's probabilities.

@@ -44,13 +44,14 @@ class Flagger:
     """
 
     def __init__(self, workspace: Workspace, checkpoints: list[Checkpoint]) -> None:
+        self.references: list[Reference] = []
         for checkpoint in checkpoints:
-            if not checkpoint.appearance:
+            if checkpoint.appearance is None:
                 raise HistoError(
                     f"the checkpoint of run {checkpoint.run} does not describe the appearance of its training data",
                     "omit --qc, or train again with this version",
                 )
-        self.references = [Reference(**checkpoint.appearance) for checkpoint in checkpoints]
+            self.references.append(checkpoint.appearance)
         manifests = ManifestCache()
         known = [load_known_patches(workspace, checkpoint, manifests) for checkpoint in checkpoints]
         self.train_ids = {digest: key for patches in known if patches for digest, key in patches.train.items()}

@@ -39,7 +39,8 @@ class Checkpoint:
     best.pt. `config` has the options of the run, and `metrics` its validation metrics at `epoch`.
 
     `temperature` and `threshold` (on calibrated probabilities) were chosen on the validation patches; `validation` has
-    the `labels` uint8 (N,) and `log_odds` float32 (N,) of these. `appearance` has the fields of `Reference`.
+    the `labels` uint8 (N,) and `log_odds` float32 (N,) of these. `appearance`
+    is that of the training patches; None if it was not measured.
 
     If `backbone_sha256` is not empty, `model` has the weights of the head only. The backbone is the one of the network
     `arch` whose weights have this SHA-256, and best.pt in the same folder contains it.
@@ -57,7 +58,7 @@ class Checkpoint:
     threshold: Fraction = 0.5
     temperature: Annotated[float, Range(LOWEST, HIGHEST)] = 1.0
     validation: dict[str, torch.Tensor] = field(default_factory=dict)
-    appearance: dict[str, Any] = field(default_factory=dict)
+    appearance: Reference | None = None
     training: dict[str, Any] = field(default_factory=dict)
     backbone_sha256: str = ""
     format: int = FORMAT
@@ -132,7 +133,9 @@ def hash_backbone(state: Mapping[str, torch.Tensor]) -> str:
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint atomically."""
     content = BytesIO()  # PyTorch writes the name of a file into it, and does not report a full disk clearly
-    torch.save({name: _intern_texts(value) for name, value in vars(checkpoint).items() if name != "origin"}, content)
+    values = {name: value for name, value in vars(checkpoint).items() if name != "origin"}
+    values["appearance"] = asdict(checkpoint.appearance) if checkpoint.appearance else {}
+    torch.save({name: _intern_texts(value) for name, value in values.items()}, content)
     with write_atomically(path, len(content.getbuffer())) as temporary:
         temporary.write_bytes(content.getbuffer())
 
@@ -169,6 +172,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     names = {item.name for item in fields(Checkpoint) if item.init}
     if unknown := [name for name in content if name not in names]:
         raise HistoError(f"{path} is not a histo checkpoint: it has the field {describe_value(unknown[0])}")
+    if content.get("appearance", {}) == {}:
+        content = {**content, "appearance": None}
     checkpoint = from_json(Checkpoint, content, str(path), "it is damaged, or was not written by histo train")
     checkpoint.origin = str(path)
     try:
@@ -180,9 +185,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
     }
     if problem := _find_validation_problem(checkpoint.validation):
         raise HistoError(f"{path}: the field validation {problem}", "train again, or use another checkpoint")
-    if checkpoint.appearance:
-        reference = from_json(Reference, checkpoint.appearance, f"{path}, appearance", "train again, to use --qc")
-        checkpoint.appearance = asdict(reference)
     return checkpoint
 
 

@@ -1,8 +1,6 @@
 """The appearance of the training patches, which a thread measures while the first epoch trains."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
-from typing import Any
 
 from histocli.data.loaders import PatchLoader
 from histocli.data.quality import Reference
@@ -16,21 +14,21 @@ class TrainingAppearance:
         seed: chooses the sample that is measured.
 
     Attributes:
-        values: the fields of `Reference`; empty until `wait` was called.
+        result: the measurement; None until `wait` was called.
     """
 
     def __init__(self, patches: PatchLoader, seed: int) -> None:
-        self.values: dict[str, Any] = {}
+        self.result: Reference | None = None
         self._store, self._rows, self._seed = patches.store, patches.rows, seed
         self._job: Future[Reference] | None = None
 
     def start(self) -> None:
         """Start to measure a random sample of the patches on a thread, if this has not been done yet."""
-        if not self.values and self._job is None:
+        if self.result is None and self._job is None:
             self._job = ThreadPoolExecutor(1).submit(Reference.measure, self._store, self._rows, self._seed)
 
     def wait(self) -> None:
-        """Wait for the measurement, and store its result in `values`."""
+        """Wait for the measurement, and store it in `result`."""
         self.start()
         if self._job is not None:
-            self.values = asdict(self._job.result())
+            self.result = self._job.result()

@@ -58,7 +58,7 @@ def load_training_state(run: "Run", checkpoint: Checkpoint) -> None:
     run.processes_before = state.processes
     run.epochs_before = int(checkpoint.config.get("epochs") or run.config.epochs)
     run.calibration = Calibration(checkpoint.temperature, checkpoint.threshold, checkpoint.validation)
-    run.appearance.values = checkpoint.appearance
+    run.appearance.result = checkpoint.appearance
 
 
 def write_checkpoints(run: "Run", folder: Path, state: dict[str, Any], *, is_best: bool) -> None:
@@ -94,6 +94,6 @@ def _make_checkpoint(run: "Run", weights: dict[str, torch.Tensor]) -> Checkpoint
         metrics={name: metrics.get(name) for name in ("val_auc", "val_accuracy", "val_loss")},
         config={name: str(v) if isinstance(v, str) else v for name, v in asdict(run.config).items()},
         manifest_sha256=run.manifest_sha256,
-        appearance=run.appearance.values,
+        appearance=run.appearance.result,
         **calibration._asdict(),
     )

@@ -521,7 +521,7 @@ def test_flags_need_the_appearance_of_the_training_patches_and_warn_without_the_
     assert {row["duplicate"] for row in table(result.stdout)} == {""}
     assert "the training patches are not in this workspace" in result.stderr
     path = histo.root / "checkpoints" / "best.pt"
-    save_checkpoint(replace(load_checkpoint(path), appearance={}), path)
+    save_checkpoint(replace(load_checkpoint(path), appearance=None), path)
     error, hint = histo.fails(*PREDICT, images, "--qc")
     assert "does not describe the appearance of its training data" in error
     assert "--qc" in hint

@@ -33,7 +33,6 @@ from histocli.inference.qc import Flagger
 from histocli.inference.score_table import read_scores
 from histocli.labels.table_files import read_labels as read_table_labels
 from histocli.labels.table_files import read_slides
-from histocli.models.checkpoint import load_checkpoint
 from histocli.slides.annotations import label_squares, read_tumour
 from histocli.slides.grid import Grid
 from histocli.slides.lesions import find_lesions
@@ -122,8 +121,7 @@ def attempts(kind, seed, count, folder, workspace):
             yield path.name, partial(uses[path.suffix], path, workspace)
         return
     if kind == "checkpoints":
-        good = dict(vars(load_checkpoint(workspace.run_dir("first") / "best.pt")))
-        del good["origin"]
+        good = torch.load(workspace.run_dir("first") / "best.pt", weights_only=True)
     if kind == "metrics":
         [report] = workspace.metrics_dir.glob("first-*.json")
         content, table = json.loads(report.read_text()), report.with_suffix(".csv").read_text()

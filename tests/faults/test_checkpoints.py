@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from histocli.models.checkpoint import FORMAT, load_checkpoint
+from histocli.models.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from tests.faults.processes import histo
 
 pytestmark = pytest.mark.attack
@@ -142,8 +142,8 @@ FAULTS = {
     sparse: "cannot be read safely as a checkpoint",
     compress: "cannot be read safely as a checkpoint: its members are compressed",
     labels_of_another_kind: "the field validation.log_odds is 'none', not a Tensor",
-    looks_of_another_kind: "appearance: its content does not have 6 colours",
-    looks_unsaid: "appearance: the field patches is missing",
+    looks_of_another_kind: "the field appearance does not have 6 colours",
+    looks_unsaid: "the field appearance.patches is missing",
 }
 
 
@@ -196,7 +196,7 @@ def test_a_run_with_an_unknown_network_is_an_error(root):
     checkpoint = load_checkpoint(last)
     lacking = {name: tensor for name, tensor in checkpoint.model.items() if "head" not in name}
     assert len(lacking) < len(checkpoint.model)
-    torch.save(vars(replace(checkpoint, model=lacking)), last)
+    save_checkpoint(replace(checkpoint, model=lacking), last)
     result = histo(root, "train", "--resume", "--name", "first", code=1)
     assert f"error: {last}: the weights do not fit histonet" in result.stderr
     assert "hint: if an older version of histo wrote it, train again" in result.stderr
@@ -205,8 +205,7 @@ def test_a_run_with_an_unknown_network_is_an_error(root):
 def test_a_run_with_unknown_options_is_an_error(root):
     last = root / "runs" / "first" / "last.pt"
     checkpoint = load_checkpoint(last)
-    content = {**vars(replace(checkpoint, config={**checkpoint.config, "surprise": 1}))}
-    torch.save(content, last)
+    save_checkpoint(replace(checkpoint, config={**checkpoint.config, "surprise": 1}), last)
     result = histo(root, "train", "--resume", "--name", "first", code=1)
     assert f"error: {last}" in result.stderr
     assert "surprise" in result.stderr

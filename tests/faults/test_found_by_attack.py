@@ -241,8 +241,8 @@ CHECKPOINTS = {
         with_appearance(colour_mean=["0.5"] * 6),
         "colour_mean[0] is '0.5', not a number",
     ),
-    "appearance NaN": (with_appearance(focus_mean=float("nan")), "the field focus_mean is nan, not a number"),
-    "appearance without deviation": (with_appearance(focus_deviation=0.0), "the field focus_deviation is 0.0, not"),
+    "appearance NaN": (with_appearance(focus_mean=float("nan")), "appearance.focus_mean is nan, not a number"),
+    "appearance without deviation": (with_appearance(focus_deviation=0.0), "appearance.focus_deviation is 0.0, not"),
     "appearance of large colours": (with_appearance(colour_mean=[1e200] * 6), "has colours that are too large"),
     "appearance without distances": (
         with_appearance(colour_precision=[[-1.0] * 6] * 6),

@@ -16,7 +16,8 @@ from PIL import Image
 
 from histocli.enums import Resize
 from histocli.errors import HistoError
-from histocli.images.decode import MAX_PIXELS, Preparation, decode, decode_patch, fit
+from histocli.images import MAX_PIXELS
+from histocli.images.decode import Preparation, decode, decode_patch, fit
 from histocli.images.jpeg import decode_jpeg
 from histocli.images.remarks import Remarks
 from histocli.images.sizes import ImageError
@@ -271,7 +272,7 @@ def test_the_pixel_limit_holds_if_another_module_imports_opencv_first(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path / "large.ras")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "HistoError: large.ras: not an image that can be read (or over 67,108,864 pixels)" in ran.stderr
+    assert "HistoError: large.ras: the image has more than 67,108,864 pixels: 8,192 x 8,193" in ran.stderr
 
 
 @given(st.data())
@@ -353,9 +354,61 @@ def test_a_length_beyond_the_file_is_refused_before_anything_is_allocated(kind, 
     assert peak < 1 << 20
 
 
-@pytest.mark.parametrize("kind", ["TGA", "PCX", "DIB"])
-def test_formats_that_only_pillow_reads_keep_every_pixel(kind):
-    assert largest_difference(decode(encode(SOFT, kind), "x"), SOFT) == 0
+def photoshop(pixels):
+    height, width = pixels.shape[:2]
+    header = struct.pack(">4sH6xH2I2H", b"8BPS", 1, 3, height, width, 8, 3)
+    return header + bytes(12) + b"\0\0" + pixels.transpose(2, 0, 1).tobytes()
+
+
+ICON = {"sizes": [(96, 96)]}
+PILLOW_ALONE = {
+    "tga": lambda: encode(NOISE, "TGA"),
+    "pcx": lambda: encode(NOISE, "PCX"),
+    "dib": lambda: encode(NOISE, "DIB"),
+    "sgi": lambda: encode(NOISE, "SGI"),
+    "dds": lambda: encode(NOISE, "DDS"),
+    "ico": lambda: encode(NOISE, "ICO", **ICON),
+    "ico with a bitmap": lambda: encode(NOISE, "ICO", **ICON, bitmap_format="bmp"),
+    "psd": lambda: photoshop(NOISE),
+}
+
+
+@pytest.mark.parametrize("kind", PILLOW_ALONE)
+def test_formats_that_only_pillow_reads_keep_every_pixel_and_are_refused_if_truncated(kind):
+    data = PILLOW_ALONE[kind]()
+    assert largest_difference(decode(data, "x"), NOISE) == 0
+    for length in (len(data) // 3, len(data) - 200):
+        with pytest.raises(HistoError, match=r"^x: (not an image|the image is (damaged|truncated))"):
+            decode(data[:length], "x")
+
+
+def test_the_largest_image_of_an_icon_is_read_and_reported():
+    remarks = Remarks()
+    data = encode(NOISE, "ICO", sizes=[(96, 96), (32, 32)])
+    assert largest_difference(decode(data, "a.ico", remarks=remarks), NOISE) == 0
+    assert remarks.count_images() == {"only the largest of several sizes was read": 1}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("kind", ["ICO", "ICNS"])
+def test_an_icon_of_many_pixels_is_refused_before_it_is_decoded(kind):
+    image = Image.new("L", (96, 96))
+    small, large = encode(np.asarray(image), "PNG"), encode(np.zeros((9000, 9000), np.uint8), "PNG")
+    if kind == "ICO":
+        data = struct.pack("<3H4B2H2I", 0, 1, 1, 96, 96, 0, 0, 1, 32, len(large), 22) + large
+    else:
+        data = b"icns" + struct.pack(">I4sI", 16 + len(large), b"ic07", 8 + len(large)) + large
+    with pytest.raises(HistoError, match="more than 67,108,864 pixels: 9,000 x 9,000"):
+        decode(data, "x")
+    assert decode(data[:22] + small, "x").shape == (96, 96, 3) if kind == "ICO" else True
+
+
+def test_fractions_in_a_spider_file_have_an_inferred_range():
+    remarks = Remarks()
+    grey = np.rint(np.asarray(Image.fromarray(NOISE).convert("F")))
+    image = decode(encode(NOISE, "SPIDER", "F"), "a.spi", remarks=remarks)
+    assert largest_difference(image, np.repeat(grey[..., None], 3, axis=2)) == 0
+    assert remarks.count_images() == {"read as fractions from 0 to 255": 1}
 
 
 @pytest.mark.parametrize(
@@ -367,6 +420,10 @@ def test_formats_that_only_pillow_reads_keep_every_pixel(kind):
         (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
         (bytes(257) + b"ustar" + bytes(300), "tar"),
         (b"\xff\x0a" + bytes(99), "JPEG XL"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 96\n", "PostScript"),
+        (b"\xd7\xcd\xc6\x9a" + bytes(99), "metafile"),
+        (b"Image type: RGB image" + bytes(99), "IM file"),
+        (b"SIMPLE  =                    T" + bytes(99), "FITS"),
     ],
 )
 def test_another_format_is_named_with_what_to_do(data, what):

@@ -223,13 +223,20 @@ def test_tables_may_be_in_a_zip(tmp_path):
 
 def test_skipped_files_are_counted_by_suffix_and_images_are_recognised_by_their_bytes(tmp_path):
     others = {"a.jxl": b"\xff\x0a..", "b.jxl": b"\xff\x0a..", "c.svs": IMAGE, "readme": b"text", "p.png.part": IMAGE}
+    others |= {"favicon.ico": b"\0\0\1\0"}  # the icon of a saved web page
     silicon_graphics = b"\x01\xda\0\1" + bytes(8)
     images = {"noext": IMAGE, "x.jfif": IMAGE, "y.j2k": IMAGE, "z.data": IMAGE}
-    images |= {"s.sgi": silicon_graphics, "t.rgb": silicon_graphics, "u.bin": b"qoif" + bytes(8)}
+    images |= {
+        "v.psd": b"8BPS",
+        "w.ico": b"\0\0\1\0",
+        "s.sgi": silicon_graphics,
+        "t.rgb": silicon_graphics,
+        "u.bin": b"qoif" + bytes(8),
+    }
     source = open_folder(tmp_path / "x", (), others | images | {"Thumbs.db": b"x"})
-    assert sorted(labels_of(source)) == ["noext", "s", "t", "u", "x", "y", "z"]
+    assert sorted(labels_of(source)) == ["noext", "s", "t", "u", "v", "w", "x", "y", "z"]
     (note,) = [note for note in source.report.notes if "skipped" in note]
-    assert note == "5 files skipped: 2 .jxl, 1 .part, 1 .svs, 1 without a suffix"
+    assert note == "6 files skipped: 2 .jxl, 1 .ico, 1 .part, 1 .svs, 1 without a suffix"
 
 
 @pytest.mark.parametrize(("text", "label"), [("1", 1), ("normal", 0), ('{"label": 1}', 1), ('{"size": 3}', None)])

@@ -29,7 +29,7 @@ def test_the_best_checkpoint_is_calibrated_on_its_validation_patches(histo):
     assert best.temperature == pytest.approx(fit_temperature(labels, odds), rel=1e-3)
     assert best.threshold == 0.5
     config = json.loads((histo.root / "runs" / "first" / "config.json").read_text())
-    assert best.appearance["patches"] == config["train_patches"]
+    assert best.appearance.patches == config["train_patches"]
 
 
 @pytest.mark.parametrize("rule", ["youden", "sensitivity=0.75"])
@@ -50,7 +50,7 @@ def test_temperature_and_threshold_are_kept_after_an_interruption(histo):
     run.resume()
     saved = last(histo, "first")
     assert (run.calibration.temperature, run.calibration.threshold) == (saved.temperature, saved.threshold)
-    assert run.appearance.values == saved.appearance != {}
+    assert run.appearance.result == saved.appearance is not None
     assert torch.equal(run.calibration.validation["log_odds"], saved.validation["log_odds"])
 
 
@@ -78,4 +78,4 @@ def test_weights_that_changed_after_validation_have_no_calibration(histo):
     saved = last(histo, "first")
     assert (saved.temperature, saved.threshold, saved.validation) == (1, 0.5, {})
     assert saved.metrics["val_auc"] is None
-    assert saved.appearance == run.appearance.values
+    assert saved.appearance == run.appearance.result
