@@ -193,25 +193,25 @@ def draw(figure: Figure, optimism: Optimism) -> None:
 def main(arguments: Sequence[str]) -> Optimism:
     """Print the table and the gaps, and draw them."""
     root, data, *runs = arguments
-    workspace, report = Workspace(Path(root)), Reporter()
+    workspace, reporter = Workspace(Path(root)), Reporter()
     optimism = measure(workspace, data, runs)
 
     def format_auc(auc: Auc) -> str:
         return format_cell(auc.value) + (f" ({auc.interval[0]:.4f} to {auc.interval[1]:.4f})" if auc.interval else "")
 
     rows = [[run.run, run.split_by, format_auc(run.validation), format_auc(run.unseen)] for run in optimism.runs]
-    report.print_table("AUC of each run", ["run", "split by", "validation", f"unseen ({data})"], rows)
+    reporter.print_table("AUC of each run", ["run", "split by", "validation", f"unseen ({data})"], rows)
     rows = [[split, f"{gap:+.4f}"] for split, gap in optimism.gaps().items()]
-    report.print_table("mean of validation AUC minus unseen AUC", ["split by", "gap"], rows)
+    reporter.print_table("mean of validation AUC minus unseen AUC", ["split by", "gap"], rows)
     if optimism.shared_slides or optimism.overlaps:
-        report.warn(
+        reporter.warn(
             f"{data} is not unseen: it shares {optimism.shared_slides or 0:,} slides with the training data, and "
             f"{optimism.overlaps or 0:,} of its patches overlap some of it"
         )
     elif optimism.shared_slides is None and optimism.overlaps is None:
-        report.note(f"it is not known whether {data} shares slides with the training data")
+        reporter.note(f"it is not known whether {data} shares slides with the training data")
     path = save(workspace.plots_dir / "optimism.png", Look(), COLUMN, 3.4, lambda figure: draw(figure, optimism))
-    report.print_done(f"wrote {path}")
+    reporter.print_done(f"wrote {path}")
     return optimism
 
 

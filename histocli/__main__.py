@@ -4,19 +4,19 @@ import sys
 
 from histocli.compute.launcher import watch_launcher
 from histocli.signals import Stopped, raise_on_termination
-from histocli.threads import OtherProcesses, let_waiting_threads_sleep
+from histocli.threads import CoreMeter, let_waiting_threads_sleep
 
 
 def main() -> None:
     """Run `histo`."""
-    others = OtherProcesses()
+    meter = CoreMeter()
     watch_launcher()
     try:
         with raise_on_termination():
             from histocli.cli import app  # inside the block, because importing takes a while
             from histocli.stdio import prepare_streams
 
-            let_waiting_threads_sleep(others)
+            let_waiting_threads_sleep(meter)
             prepare_streams()
             app(prog_name="histo")
     except Stopped as stopped:  # before any command started

@@ -49,12 +49,13 @@ class _Signalled(Stopped):
 
     def __del__(self) -> None:
         if _is_unwinding and not sys.is_finalizing():
-            again = Timer(_RESEND_AFTER, _send_again, (self.number,))
+            again = Timer(_RESEND_AFTER, _resend_while_unwinding, (self.number,))
             again.daemon = True
             again.start()
 
 
-def _send_again(number: int) -> None:
+def _resend_while_unwinding(number: int) -> None:
+    """Send signal `number` to this process again, if it has not ended and still has to."""
     if _is_unwinding:
         os.kill(os.getpid(), number)
 

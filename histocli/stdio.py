@@ -25,19 +25,19 @@ class Stderr:
 
     def write(self, text: str) -> int:
         """Write text."""
-        with self._ignore_closed():
+        with self._ignore_lost_output():
             if sys.stderr is not None:
                 sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush the stream."""
-        with self._ignore_closed():
+        with self._ignore_lost_output():
             if sys.stderr is not None:
                 sys.stderr.flush()
 
     @contextmanager
-    def _ignore_closed(self) -> Iterator[None]:
+    def _ignore_lost_output(self) -> Iterator[None]:
         """Ignore in this block that stderr was closed or that the disk is full."""
         try:
             yield

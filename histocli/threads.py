@@ -8,8 +8,8 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")
 STAT = Path("/proc/stat")
 
 
-class OtherProcesses:
-    """Measures how many cores other processes use, from its creation on (on Linux only)."""
+class CoreMeter:
+    """Measures how many cores other processes use, since the meter was made (on Linux only)."""
 
     def __init__(self) -> None:
         self.start = _cpu_seconds(), time.process_time(), time.monotonic()
@@ -31,7 +31,7 @@ def _cpu_seconds() -> float:
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
-def let_waiting_threads_sleep(others: OtherProcesses) -> None:
+def let_waiting_threads_sleep(meter: CoreMeter) -> None:
     """Let OpenMP's threads sleep while they wait for one another, if other processes need the cores.
 
     By default they keep their cores busy. On two cores with a load of 3, training took 83 to 91 patches/s by default
@@ -40,7 +40,7 @@ def let_waiting_threads_sleep(others: OtherProcesses) -> None:
     has an effect only before torch is imported. (The load average cannot be used: it still counts processes that have
     ended, such as the previous run.)
     """
-    if others.count_cores() + count_threads() > (os.cpu_count() or 1) + 0.5:
+    if meter.count_cores() + count_threads() > (os.cpu_count() or 1) + 0.5:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

@@ -25,7 +25,11 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder that all commands share; its folders are created when something is written to them."""
+    """The folder that all commands share; its folders are created when something is written to them.
+
+    Attributes and methods whose names end with `_dir` or `_path` are paths. They only join names, as those of `pathlib`
+    do, so they are not verbs: the file need not exist.
+    """
 
     root: Path
 

@@ -26,14 +26,14 @@ def test_waiting_threads_sleep_where_other_processes_need_the_cores(
     environment = {"OMP_WAIT_POLICY": given} if given else {}
     monkeypatch.setattr(os, "environ", environment)  # a copy, so that no later test is affected
     stat.write_text(f"cpu  {50 * TICKS} 0 {5 * TICKS} {900 * TICKS} {TICKS} 0 0 0 0 0\ncpu0 1 2 3\n")
-    others = threads.OtherProcesses()
+    meter = threads.CoreMeter()
     clock[0], own[0] = 110.0, 17.0
     busy = round((50 + 10 + 10 * used_by_others) * TICKS)
     stat.write_text(f"cpu  {busy} 0 {5 * TICKS} {905 * TICKS} {TICKS} 0 0 0 0 0\n")
-    threads.let_waiting_threads_sleep(others)
+    threads.let_waiting_threads_sleep(meter)
     assert environment.get("OMP_WAIT_POLICY") == expected
 
 
 def test_other_processes_count_as_idle_where_the_system_does_not_say(tmp_path, monkeypatch):
     monkeypatch.setattr(threads, "STAT", tmp_path / "missing")  # as on macOS
-    assert threads.OtherProcesses().count_cores() == 0
+    assert threads.CoreMeter().count_cores() == 0

@@ -35,7 +35,7 @@ class State:
     """The values of the root options, which every command reads from `ctx.obj`."""
 
     folder: Path | None  # the value of --workspace
-    report: Reporter
+    reporter: Reporter
 
     @property
     def workspace(self) -> Workspace:
@@ -246,7 +246,7 @@ def _find_workspace(ctx: Any) -> Workspace:
 
 
 def _find_reporter(ctx: Any) -> Reporter:
-    return ctx.obj.report if isinstance(ctx.obj, State) else Reporter()
+    return ctx.obj.reporter if isinstance(ctx.obj, State) else Reporter()
 
 
 def _make_printable(error: Exception) -> None:

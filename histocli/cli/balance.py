@@ -90,17 +90,17 @@ def balance(
         drop_leaks=drop_leaks,
         seed=seed,
     )
-    with _show_stages(state.report) as on_stage:
+    with _show_stages(state.reporter) as on_stage:
         report = run_balance(state.workspace, config, on_stage)
-    show_balance(state.report, report, has_audit=audit)
+    show_balance(state.reporter, report, has_audit=audit)
     then = "histo train" if name == BalanceConfig.name else f"histo train --data {name}"
-    state.report.print_done(f"wrote {state.workspace.manifest_path(name)}", then)
+    state.reporter.print_done(f"wrote {state.workspace.manifest_path(name)}", then)
     if json:
         write_out(dumps(to_json(report), indent=2) + "\n")
 
 
 @contextmanager
-def _show_stages(report: Reporter) -> Iterator[Callable[[str, int, int], None]]:
+def _show_stages(reporter: Reporter) -> Iterator[Callable[[str, int, int], None]]:
     """Show a progress bar for the current stage of a long search."""
     bars: dict[str, OnProgress] = {}
     with ExitStack() as shown:
@@ -108,7 +108,7 @@ def _show_stages(report: Reporter) -> Iterator[Callable[[str, int, int], None]]:
         def on_stage(what: str, done: int, total: int) -> None:
             if what not in bars:
                 shown.close()
-                bars[what] = shown.enter_context(report.show_bar(what, unit=what.split()[-1], total=total))
+                bars[what] = shown.enter_context(reporter.show_bar(what, unit=what.split()[-1], total=total))
             bars[what](done, total)
 
         yield on_stage

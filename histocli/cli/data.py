@@ -39,18 +39,18 @@ def data(ctx: typer.Context, json: options.Json = False) -> None:
             for dataset in inventory.datasets
         ]
         columns = ["data set", "source", "patches", "normal", "tumour", "no label", "slides", "size", "splits"]
-        state.report.write_listing(columns, rows)
+        state.reporter.write_listing(columns, rows)
         subsets = [
             [subset.name, subset.data, f"{subset.train:,}", f"{subset.val:,}", subset.split or "-"]
             for subset in inventory.subsets
         ]
         if subsets:
             write_out("\n")
-            state.report.write_listing(["subset", "of", "train", "val", "split by"], subsets)
+            state.reporter.write_listing(["subset", "of", "train", "val", "split by"], subsets)
     problems = [(dataset.name, dataset.problem) for dataset in inventory.datasets]
     problems += [(subset.name, subset.problem) for subset in inventory.subsets]
     for name, problem in problems:
         if problem:
-            state.report.warn(f"{name}: {problem}")
+            state.reporter.warn(f"{name}: {problem}")
     if not inventory.datasets:
-        state.report.note(f"there are no data sets in {state.workspace.data_dir}: histo download makes one")
+        state.reporter.note(f"there are no data sets in {state.workspace.data_dir}: histo download makes one")

@@ -52,9 +52,9 @@ def demo(
     try:
         make_steps = _make_slide_steps if slides else _make_steps
         for step in make_steps(workspace.root, n, epochs, seed, device):
-            state.report.print_heading("histo " + shlex.join(step))
-            _run(["--workspace", str(workspace.root), *(["--quiet"] if state.report.quiet else [])], step)
-        _show_summary(state.report, workspace)
+            state.reporter.print_heading("histo " + shlex.join(step))
+            _run(["--workspace", str(workspace.root), *(["--quiet"] if state.reporter.quiet else [])], step)
+        _show_summary(state.reporter, workspace)
         if slides:
             _keep_heatmaps(workspace)
     finally:
@@ -66,9 +66,9 @@ def demo(
         best = workspace.checkpoints_dir / CHECKPOINT
         named = ", the report" if reports else ""
         kept = f"kept the plots{named} and the checkpoint in {workspace.root}, removed all other files{pages}"
-        state.report.print_done(kept, f"histo predict FOLDER --ckpt {shlex.quote(str(best))}")
+        state.reporter.print_done(kept, f"histo predict FOLDER --ckpt {shlex.quote(str(best))}")
     else:
-        state.report.print_done(f"everything is in {keep}{pages}", f"histo -w {shlex.quote(str(keep))} eval --tta")
+        state.reporter.print_done(f"everything is in {keep}{pages}", f"histo -w {shlex.quote(str(keep))} eval --tta")
 
 
 def _remove_all_but(root: Path, kept: list[Path]) -> None:
@@ -135,14 +135,14 @@ def _run(common: list[str], step: list[str]) -> None:
         raise typer.Exit(code)
 
 
-def _show_summary(report: Reporter, workspace: Workspace) -> None:
+def _show_summary(reporter: Reporter, workspace: Workspace) -> None:
     """Show the metrics of the demo's evaluation; `histo plot` has just listed the plots."""
     from histocli.metrics.registry import find_metric_title
 
     for path in sorted(workspace.metrics_dir.glob("*-val.json")):
         metrics = read_json(path)["metrics"]
-        report.print_heading("results")
-        report.print_table(
+        reporter.print_heading("results")
+        reporter.print_table(
             "",
             ["metric on the validation slides", "value"],
             [[find_metric_title(name), format_cell(value)] for name, value in metrics.items()],

@@ -81,7 +81,7 @@ def download(
         message = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to do"
         if find_source_type(source.value).has_user_files:
             message += " (if the files have changed, --force packs them again)"
-        state.report.print_done(message, make_balance_command(dataset.name, dataset.patches))
+        state.reporter.print_done(message, make_balance_command(dataset.name, dataset.patches))
     if json:
         write_out(dumps(vars(dataset), indent=2) + "\n")
 
@@ -89,7 +89,7 @@ def download(
 def _show_plan(state: State, files: "list[PlannedFile]", json: bool) -> None:
     """Show the files that a download would fetch."""
     rows = [(file.name, _format_size(file), "yes" if file.is_here else "no") for file in files]
-    state.report.print_table("files to download", ["file", "size", "already here"], rows)
+    state.reporter.print_table("files to download", ["file", "size", "already here"], rows)
     if json:
         write_out(dumps([{"file": f, "size": s, "here": h == "yes"} for f, s, h in rows], indent=2) + "\n")
 
@@ -107,24 +107,26 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     from histocli.commands.download import lock_dataset
     from histocli.data.dataset import make_balance_command
 
-    source, fetch = open_with_bars(config, state.workspace, state.report)
+    source, fetch = open_with_bars(config, state.workspace, state.reporter)
     with lock_dataset(state.workspace, title):
         fetch()
-        with state.report.show_bar("packing") as bar:
-            dataset = run_download(state.workspace, title, config, source, listener=ConsoleListener(state.report, bar))
+        with state.reporter.show_bar("packing") as bar:
+            dataset = run_download(
+                state.workspace, title, config, source, listener=ConsoleListener(state.reporter, bar)
+            )
     for file, digest in dataset.checksums.items():
-        state.report.print_detail(f"{file}: {digest}")
+        state.reporter.print_detail(f"{file}: {digest}")
     for note in dataset.notes:
-        state.report.note(note)
+        state.reporter.note(note)
     next_command = make_balance_command(title, dataset.patches)
     rows: list[list[Any]] = [["patches packed", dataset.patches], *map(list, dataset.counts.items())]
-    state.report.print_table(dataset.name, ["", "count"], rows)
+    state.reporter.print_table(dataset.name, ["", "count"], rows)
     path = state.workspace.patches_path(title)
     if not dataset.labels:
-        state.report.note("no patch has a label, so they can be scored, but not balanced, trained on or evaluated")
+        state.reporter.note("no patch has a label, so they can be scored, but not balanced, trained on or evaluated")
         next_command = f"histo predict {title}"
     elif len(dataset.labels) == 1:
-        state.report.note(f"all labels are {dataset.labels[0]}, so the patches can be scored, but not balanced")
+        state.reporter.note(f"all labels are {dataset.labels[0]}, so the patches can be scored, but not balanced")
         next_command = f"histo predict {title}"
-    state.report.print_done(f"wrote {path} and {state.workspace.manifest_path(title)}", next_command)
+    state.reporter.print_done(f"wrote {path} and {state.workspace.manifest_path(title)}", next_command)
     return dataset

@@ -34,8 +34,8 @@ _MPP = Option(MPP.flag, MPP_HELP, metavar="NUMBER")
 _COMPARING, _FOLDER = "Comparing", "A folder or archive as data"
 
 
-def _folder_option(option: Option) -> Any:
-    """Return an option that `histo download --source folder` also has."""
+def _make_folder_option(option: Option) -> Any:
+    """Return Typer's declaration of an option that `histo download --source folder` has too."""
     return typer.Option(option.flag, help=option.help, metavar=option.metavar, rich_help_panel=_FOLDER)
 
 
@@ -62,15 +62,15 @@ def evaluate(
         Path | None,
         typer.Option(help="CSV with the columns id,label, for a folder or zip file.", rich_help_panel=DATA),
     ] = EvalConfig.labels,
-    classes: Annotated[list[str] | None, _folder_option(CLASSES)] = None,
-    slides: Annotated[Path | None, _folder_option(SLIDES)] = EvalConfig.slides,
-    slide_pattern: Annotated[str | None, _folder_option(SLIDE_PATTERN)] = EvalConfig.slide_pattern,
-    id_column: Annotated[str | None, _folder_option(ID_COLUMN)] = EvalConfig.id_column,
-    label_column: Annotated[str | None, _folder_option(LABEL_COLUMN)] = EvalConfig.label_column,
-    slide_column: Annotated[str | None, _folder_option(SLIDE_COLUMN)] = EvalConfig.slide_column,
-    hospital_column: Annotated[str | None, _folder_option(HOSPITAL_COLUMN)] = EvalConfig.hospital_column,
-    split_column: Annotated[str | None, _folder_option(SPLIT_COLUMN)] = EvalConfig.split_column,
-    mpp: Annotated[str | None, _folder_option(_MPP)] = EvalConfig.mpp,
+    classes: Annotated[list[str] | None, _make_folder_option(CLASSES)] = None,
+    slides: Annotated[Path | None, _make_folder_option(SLIDES)] = EvalConfig.slides,
+    slide_pattern: Annotated[str | None, _make_folder_option(SLIDE_PATTERN)] = EvalConfig.slide_pattern,
+    id_column: Annotated[str | None, _make_folder_option(ID_COLUMN)] = EvalConfig.id_column,
+    label_column: Annotated[str | None, _make_folder_option(LABEL_COLUMN)] = EvalConfig.label_column,
+    slide_column: Annotated[str | None, _make_folder_option(SLIDE_COLUMN)] = EvalConfig.slide_column,
+    hospital_column: Annotated[str | None, _make_folder_option(HOSPITAL_COLUMN)] = EvalConfig.hospital_column,
+    split_column: Annotated[str | None, _make_folder_option(SPLIT_COLUMN)] = EvalConfig.split_column,
+    mpp: Annotated[str | None, _make_folder_option(_MPP)] = EvalConfig.mpp,
     split: Annotated[
         SplitName | None,
         typer.Option(
@@ -205,7 +205,7 @@ def _evaluate_maps(
     json: bool,
 ) -> None:
     """Evaluate maps, after checking that no option of patches is given."""
-    from histocli.cli.slides import evaluate_slides
+    from histocli.cli.slides import run_evaluate_slides
     from histocli.metrics.thresholds import parse_threshold
 
     taken = ("maps", "annotations", "labels", "threshold", "choose_on", "json")
@@ -220,7 +220,7 @@ def _evaluate_maps(
     )
     if value is None and threshold != EvalConfig.threshold:
         raise UsageError(f"--threshold {threshold} is not possible with --maps", "give a number")
-    evaluate_slides(ctx.obj, SlideEvalConfig(maps, labels, annotations, value, choose_on), json)
+    run_evaluate_slides(ctx.obj, SlideEvalConfig(maps, labels, annotations, value, choose_on), json)
 
 
 def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) -> None:
@@ -233,8 +233,8 @@ def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) ->
     from histocli.commands.evaluate import evaluate_scores
 
     evaluation = evaluate_scores(state.workspace, scores, threshold)
-    show_evaluation(state.report, evaluation.report, state.workspace)
-    state.report.print_done(f"the evaluation is {evaluation.path}", f"histo plot --run {evaluation.report.run}")
+    show_evaluation(state.reporter, evaluation.report, state.workspace)
+    state.reporter.print_done(f"the evaluation is {evaluation.path}", f"histo plot --run {evaluation.report.run}")
     if json:
         write_out(dumps(evaluation.report.to_json(), indent=2) + "\n")
 
@@ -246,18 +246,20 @@ def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None,
     from histocli.compute.ddp import LONG_TIMEOUT, connect_processes
     from histocli.schema import to_json
 
-    with connect_processes(LONG_TIMEOUT) as ranks, state.report.show_bar("scoring") as bar:
+    with connect_processes(LONG_TIMEOUT) as ranks, state.reporter.show_bar("scoring") as bar:
         evaluate_or_compare = partial(commands.compare, names=compare) if compare else commands.evaluate
-        result = evaluate_or_compare(state.workspace, config, listener=ConsoleListener(state.report, bar), ranks=ranks)
+        result = evaluate_or_compare(
+            state.workspace, config, listener=ConsoleListener(state.reporter, bar), ranks=ranks
+        )
     if not ranks.is_rank0:
         return
     if isinstance(result, commands.Comparison):
-        show_comparison(state.report, result.report)
-        state.report.print_done(f"wrote {result.path}")
+        show_comparison(state.reporter, result.report)
+        state.reporter.print_done(f"wrote {result.path}")
         values = to_json(result.report)
     else:
-        show_evaluation(state.report, result.report, state.workspace)
-        state.report.print_done(f"wrote {result.path} and {result.path.with_suffix('.csv').name}", "histo plot")
+        show_evaluation(state.reporter, result.report, state.workspace)
+        state.reporter.print_done(f"wrote {result.path} and {result.path.with_suffix('.csv').name}", "histo plot")
         values = result.report.to_json()
     if json:
         write_out(dumps(values, indent=2) + "\n")

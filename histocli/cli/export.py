@@ -44,7 +44,7 @@ def export(
     from histocli.commands.export import export as run_export
 
     report = run_export(state.workspace, ExportConfig(ckpt=ckpt, out=out, format=format))
-    state.report.note(
+    state.reporter.note(
         f"its probabilities of {report.patches} differ from those of {ckpt} by at most {report.difference:.1g}"
     )
-    state.report.print_done(f"wrote {report.path}")
+    state.reporter.print_done(f"wrote {report.path}")

@@ -12,17 +12,17 @@ def _ignore(done: int, total: int | None) -> None:
 class ConsoleListener(CommandListener):
     """Prints messages, and moves a progress bar."""
 
-    def __init__(self, report: Reporter, bar: OnProgress = _ignore) -> None:
-        self.report, self.bar = report, bar
+    def __init__(self, reporter: Reporter, bar: OnProgress = _ignore) -> None:
+        self.reporter, self.bar = reporter, bar
         self.total: int | None = None
 
     def on_note(self, message: str) -> None:
         """Print it."""
-        self.report.note(message)
+        self.reporter.note(message)
 
     def on_warning(self, message: str) -> None:
         """Print it as a warning."""
-        self.report.warn(message)
+        self.reporter.warn(message)
 
     def on_total(self, total: int | None) -> None:
         """Keep the total for the bar."""
@@ -34,4 +34,4 @@ class ConsoleListener(CommandListener):
 
     def on_unreadable(self, error: HistoError) -> None:
         """Print the error and its hint as a warning."""
-        self.report.warn(f"{error} ({error.hint})" if error.hint else str(error))
+        self.reporter.warn(f"{error} ({error.hint})" if error.hint else str(error))

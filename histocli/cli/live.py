@@ -16,9 +16,9 @@ from histocli.training.run import Run
 class LiveTraining(Listener):
     """Shows the progress of a run; if stderr is not a terminal, only the row of each epoch."""
 
-    def __init__(self, report: Reporter) -> None:
-        self.report = report
-        self.progress = report.make_progress(Rate("patches"), width=8)
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.progress = reporter.make_progress(Rate("patches"), width=8)
         self.stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -31,28 +31,28 @@ class LiveTraining(Listener):
 
     def on_start(self, run: Run, at: int) -> None:
         """Print the run, its numbers of patches and its device."""
-        self.report.note(
+        self.reporter.note(
             f"{run.name}: {len(run.train_loader):,} patches to train on, {len(run.val_loader):,} to validate"
         )
         if run.compute.warning:
-            self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
+            self.reporter.warn(f"the GPU cannot be used: {run.compute.warning}")
         if run.shots:
-            self.report.note(run.shots.describe(run.config.seed))
+            self.reporter.note(run.shots.describe(run.config.seed))
         if note := describe_weights(run.config.arch, run.config.weights):
-            self.report.warn(note)
-        self.report.note(run.compute.reason + (f"; {run.ranks.size} processes" if run.ranks.size > 1 else ""))
+            self.reporter.warn(note)
+        self.reporter.note(run.compute.reason + (f"; {run.ranks.size} processes" if run.ranks.size > 1 else ""))
         for name, value in vars(run.config).items():
-            self.report.print_detail(f"{name.replace('_', ' ')}: {value}")
+            self.reporter.print_detail(f"{name.replace('_', ' ')}: {value}")
         if at:
             before, now = run.processes_before, run.ranks.size
             processes = "1 process" if now == 1 else f"{now} processes"
             changed = f", with {processes} where there were {before}" if now != before else ""
             if run.epochs_before < run.config.epochs:
-                self.report.note(
+                self.reporter.note(
                     f"extended from {run.epochs_before} to {run.config.epochs} epochs: the learning rate rises to "
                     f"{run.config.learning_rate:g} again, and falls"
                 )
-            self.report.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}{changed}")
+            self.reporter.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}{changed}")
         if not run.config.freeze:  # else after the features
             self._show_header()
         self.stack.enter_context(self.progress)
@@ -71,13 +71,13 @@ class LiveTraining(Listener):
     def on_features_end(self, features: Features) -> None:
         """Print how many patches had features in the workspace already."""
         total = len(features.train) + len(features.val)
-        self.report.note(f"features: {features.cached:,} of {total:,} patches were in {features.folder}")
+        self.reporter.note(f"features: {features.cached:,} of {total:,} patches were in {features.folder}")
         if features.damaged:
-            self.report.warn(f"{features.damaged:,} features in {features.folder} were damaged and computed again")
+            self.reporter.warn(f"{features.damaged:,} features in {features.folder} were damaged and computed again")
         self._show_header()
 
     def _show_header(self) -> None:
-        self.report.note(_format_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))
+        self.reporter.note(_format_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))
 
     def on_step(self, progress: Step) -> None:
         """Update the progress bar."""
@@ -92,7 +92,7 @@ class LiveTraining(Listener):
         self.progress.update(
             self.task, description=_describe_progress(epoch.epoch, self.epochs, epoch.train_loss, epoch.val_auc)
         )
-        self.report.note(
+        self.reporter.note(
             _format_row(
                 str(epoch.epoch),
                 f"{epoch.train_loss:.4f}",

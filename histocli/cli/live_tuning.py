@@ -19,9 +19,9 @@ _WIDTHS = (5, 8, 8, 7, 9, 7, 8, 9)  # the widths of all columns except the last 
 class LiveTuning(TuneListener):
     """Shows the progress of a study; if stderr is not a terminal, only the row of each trial."""
 
-    def __init__(self, report: Reporter) -> None:
-        self.report = report
-        self.progress = report.make_progress(Rate("patches"), width=8)
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.progress = reporter.make_progress(Rate("patches"), width=8)
         self.task = self.progress.add_task("", visible=False)
         self.has_device = False
 
@@ -40,8 +40,8 @@ class LiveTuning(TuneListener):
         self.folds = study.config.folds
         name, parts = study.config.name, f"{self.folds} folds of {study.config.data} by {study.split_by}"
         already = f"continued after {format_count(len(trials), 'trial')}" if trials else "a new study"
-        self.report.note(f"{name}: {already}; {parts}")
-        self.report.note(_format_row(TRIAL_COLUMNS))
+        self.reporter.note(f"{name}: {already}; {parts}")
+        self.reporter.note(_format_row(TRIAL_COLUMNS))
 
     def on_fold_start(self, trial: ClaimedTrial, fold: int) -> None:
         """Show the trial and the fold beside the progress bar."""
@@ -53,8 +53,8 @@ class LiveTuning(TuneListener):
         if not self.has_device:
             self.has_device = True
             if run.compute.warning:
-                self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
-            self.report.print_detail(run.compute.reason)
+                self.reporter.warn(f"the GPU cannot be used: {run.compute.warning}")
+            self.reporter.print_detail(run.compute.reason)
         size = min(run.train_loader.batch_size, len(run.train_loader))
         self.progress.update(self.task, total=run.trainer.recipe.total_steps * size, completed=at * size)
 
@@ -64,9 +64,9 @@ class LiveTuning(TuneListener):
 
     def on_trial_end(self, trial: TrialReport) -> None:
         """Print the row of a trial, and why it failed or was stopped early."""
-        self.report.note(_format_row(format_trial(trial, self.folds)))
+        self.reporter.note(_format_row(format_trial(trial, self.folds)))
         if trial.problem:
-            self.report.warn(f"trial {trial.number} failed: {trial.problem}")
+            self.reporter.warn(f"trial {trial.number} failed: {trial.problem}")
 
 
 def _format_row(cells: Sequence[str]) -> str:

@@ -116,8 +116,8 @@ def plot(
         ckpt=tuple(ckpt or ()),
         mpp=mpp,
     )
-    paths = run_plot(state.workspace, config, on_note=state.report.note)
+    paths = run_plot(state.workspace, config, on_note=state.reporter.note)
     for path in paths:
-        state.report.note(str(path))
+        state.reporter.note(str(path))
     count = f"{len(paths)} plots" if len(paths) != 1 else "1 plot"
-    state.report.print_done(f"drew {count} into {state.workspace.plots_dir}")
+    state.reporter.print_done(f"drew {count} into {state.workspace.plots_dir}")

@@ -181,7 +181,7 @@ def predict(
     for name in unmatched:
         if not skip_done:
             raise HistoError(f"no path matches {name}", "list the folder to see its files")
-        state.report.note(f"no path matches {name}")
+        state.reporter.note(f"no path matches {name}")
     config = PredictConfig(
         inputs=tuple(paths),
         split=split,
@@ -211,9 +211,9 @@ def predict(
         no_mask=no_mask,
     )
     if (found := find_slides(config.inputs)) is not None:
-        from histocli.cli.slides import predict_slides
+        from histocli.cli.slides import run_predict_slides
 
-        predict_slides(state, config, found)
+        run_predict_slides(state, config, found)
         return
     for name in ("step", "mask", "no_mask"):
         if options.is_given(ctx, name):
@@ -232,8 +232,8 @@ def _predict_patches(state: State, config: PredictConfig) -> None:
         from histocli.compute.ddp import LONG_TIMEOUT, connect_processes
 
         gc.freeze()  # the garbage collector need not look at PyTorch's million objects again and again
-        with connect_processes(LONG_TIMEOUT) as ranks, state.report.show_bar("scoring", is_hidden=is_hidden) as bar:
-            listener = PredictionListener(state.report, bar)
+        with connect_processes(LONG_TIMEOUT) as ranks, state.reporter.show_bar("scoring", is_hidden=is_hidden) as bar:
+            listener = PredictionListener(state.reporter, bar)
             listener.is_rescaled = config.mpp is not None
             prediction = run_predict(
                 state.workspace, config, cast(IO[str], Stdout()), listener=listener, ranks=ranks, pool=pool

@@ -20,11 +20,11 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
     Raises:
         HistoError: some or all files could not be read.
     """
-    report = state.report
+    reporter = state.reporter
     if not prediction.can_find_duplicates:
-        report.warn("the training patches are not in this workspace, so the column duplicate is empty")
+        reporter.warn("the training patches are not in this workspace, so the column duplicate is empty")
     if prediction.flagged:
-        report.note("flagged: " + ", ".join(f"{count:,} {flag}" for flag, count in prediction.flagged.items()))
+        reporter.note("flagged: " + ", ".join(f"{count:,} {flag}" for flag, count in prediction.flagged.items()))
     scored, unreadable = prediction.scored, prediction.unreadable
     listed = f", and {config.failed} lists them" if config.failed else "; --failed FILE lists them"
     hint = f"the warnings above name the files that could not be read{listed}"
@@ -35,9 +35,9 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
         )
     _report_images(state, config, prediction.remarks, scored)
     if warning := prediction.likeness.warning:
-        report.warn(warning)
+        reporter.warn(warning)
     before = f"; it had {prediction.done_before:,} before" if prediction.done_before else ""
-    report.print_done(f"{format_count(scored, 'patch')} scored to {config.out or 'stdout'}{before}")
+    reporter.print_done(f"{format_count(scored, 'patch')} scored to {config.out or 'stdout'}{before}")
     if unreadable:
         files = f"{scored + unreadable:,} {'new files' if prediction.done_before else 'files'}"
         raise PartialError(f"{unreadable:,} of {files} could not be read; all others are scored", hint)
@@ -51,14 +51,16 @@ def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored
     if resized := {what: counts.pop(what) for what in RESIZED if what in counts}:
         how = ", ".join(f"{count:,} {what}" for what, count in resized.items())
         verb = "were not 96x96" if config.mpp is None else f"were not 96x96 at {PATCH_MPP} um per pixel"
-        state.report.warn(f"{sum(resized.values()):,} of {scored:,} images {verb}: {how}")
+        state.reporter.warn(f"{sum(resized.values()):,} of {scored:,} images {verb}: {how}")
     for what, count in counts.items():
-        state.report.warn(f"{count:,} of {scored:,} images: {what}")
+        state.reporter.warn(f"{count:,} of {scored:,} images: {what}")
     if config.mpp is not None:
-        state.report.note(f"rescaled: images of {config.mpp} um per pixel to {PATCH_MPP}, as the training patches have")
+        state.reporter.note(
+            f"rescaled: images of {config.mpp} um per pixel to {PATCH_MPP}, as the training patches have"
+        )
     elif scored and set(config.inputs) - set(state.workspace.list_datasets()):
         what = "the scaled images" if config.resize is Resize.SCALE else "the images"
-        state.report.note(
+        state.reporter.note(
             f"assumed: {what} have {PATCH_MPP} um per pixel (10x), as the training patches; if not, use --mpp"
         )
 
@@ -74,4 +76,4 @@ class PredictionListener(ConsoleListener):
 
         is_cut = what in (CUT, CUT_AND_PADDED) and not self.is_rescaled
         hint = "; --resize scale takes the whole image, --mpp NUMBER rescales it" if is_cut else ""
-        self.report.warn(f"{example}: {what} (the first; others are counted){hint}")
+        self.reporter.warn(f"{example}: {what} (the first; others are counted){hint}")

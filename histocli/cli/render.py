@@ -23,11 +23,11 @@ _LONGEST_RUN = 100  # characters of a run in a message: its name is from the fil
 _REPEATED_METRICS = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
 
 
-def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: Workspace) -> None:
+def show_evaluation(reporter: Reporter, evaluation: EvaluationReport, workspace: Workspace) -> None:
     """Print every metric with its interval, the confusion matrix, the worst slides and each hospital."""
     measured, uncertainty = evaluation.measured, evaluation.uncertainty
     for checkpoint in evaluation.checkpoints:
-        report.print_detail(f"checkpoint {checkpoint.checkpoint}, SHA-256 {checkpoint.checkpoint_sha256}")
+        reporter.print_detail(f"checkpoint {checkpoint.checkpoint}, SHA-256 {checkpoint.checkpoint_sha256}")
     counts = f"{format_count(measured.n, 'patch')}, {measured.positives:,} tumour"
     title = f"{evaluation.run} on {evaluation.data}, {evaluation.split}: {counts}"
     by = f" by {uncertainty.bootstrap.by}" if uncertainty else ""
@@ -35,31 +35,31 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: W
         [find_metric_title(name), format_cell(value), _format_interval(uncertainty, name)]
         for name, value in measured.metrics.items()
     ]
-    report.print_table(title, ["metric", "value", f"95% interval{by}"], rows)
+    reporter.print_table(title, ["metric", "value", f"95% interval{by}"], rows)
     if uncertainty and uncertainty.delong and not uncertainty.has_delong_interval("auc"):
-        report.note(f"AUC, 95% interval by DeLong: {_format_range(uncertainty.delong.interval)}")
+        reporter.note(f"AUC, 95% interval by DeLong: {_format_range(uncertainty.delong.interval)}")
     confusion = measured.confusion
-    report.print_table(
+    reporter.print_table(
         f"confusion matrix at threshold {measured.threshold:.4g}",
         ["label", "predicted as normal", "predicted as tumour"],
         [["normal", confusion.tn, confusion.fp], ["tumour", confusion.fn, confusion.tp]],
     )
-    _warn_of_one_class(report, evaluation, workspace)
-    _show_calibration(report, evaluation)
-    _show_groups(report, "slide", _select_worst_slides(evaluation.slides), len(evaluation.slides))
-    _show_groups(report, "hospital", evaluation.hospitals, len(evaluation.hospitals))
+    _warn_of_one_class(reporter, evaluation, workspace)
+    _show_calibration(reporter, evaluation)
+    _show_groups(reporter, "slide", _select_worst_slides(evaluation.slides), len(evaluation.slides))
+    _show_groups(reporter, "hospital", evaluation.hospitals, len(evaluation.hospitals))
     for name, reason in measured.undefined.items():
-        report.warn(f"{find_metric_title(name)} cannot be computed: {reason}")
+        reporter.warn(f"{find_metric_title(name)} cannot be computed: {reason}")
     if uncertainty:
-        _show_missing_intervals(report, evaluation, uncertainty)
-    _show_caveats(report, evaluation)
+        _show_missing_intervals(reporter, evaluation, uncertainty)
+    _show_caveats(reporter, evaluation)
     for what, count in evaluation.changed.items():
-        report.warn(f"{format_count(count, 'image')}: {what}")
+        reporter.warn(f"{format_count(count, 'image')}: {what}")
     for reason, count in evaluation.skipped.items():
-        report.warn(f"{format_count(count, 'patch')} skipped: {reason}")
+        reporter.warn(f"{format_count(count, 'patch')} skipped: {reason}")
 
 
-def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport, workspace: Workspace) -> None:
+def _warn_of_one_class(reporter: Reporter, evaluation: EvaluationReport, workspace: Workspace) -> None:
     """Warn if all patches are predicted as one class: a network that was trained for few steps does this."""
     confusion, measured = evaluation.measured.confusion, evaluation.measured
     called = {0: "normal", measured.n: "tumour"}.get(confusion.tp + confusion.fp)
@@ -68,7 +68,7 @@ def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport, workspace
         epochs += " was" if len(evaluation.checkpoints) == 1 else " were"
         commands = [_make_longer_command(workspace, checkpoint.run) for checkpoint in evaluation.checkpoints]
         longer = [command for command in dict.fromkeys(commands) if command]  # one for all folds
-        report.warn(
+        reporter.warn(
             f"at threshold {measured.threshold:.4g} every patch is predicted as {called}; if {epochs} trained for "
             f"few steps, train longer{': ' if longer else ''}{'; '.join(longer)}"
         )
@@ -92,10 +92,10 @@ def _make_longer_command(workspace: Workspace, run: str) -> str:
     return f"histo train {which} --epochs {4 * int(str(options['epochs']))}"
 
 
-def _show_caveats(report: Reporter, evaluation: EvaluationReport) -> None:
+def _show_caveats(reporter: Reporter, evaluation: EvaluationReport) -> None:
     """Print why the metrics may be better, or their intervals narrower, than on new slides."""
     for caveat in evaluation.list_caveats():
-        (report.warn if caveat.is_serious else report.note)(caveat.text)
+        (reporter.warn if caveat.is_serious else reporter.note)(caveat.text)
 
 
 def _format_range(interval: Interval | None) -> str:
@@ -110,7 +110,7 @@ def _format_interval(uncertainty: Uncertainty | None, name: str) -> str:
     return f"DeLong: {text}" if uncertainty.has_delong_interval(name) else text
 
 
-def _show_missing_intervals(report: Reporter, evaluation: EvaluationReport, uncertainty: Uncertainty) -> None:
+def _show_missing_intervals(reporter: Reporter, evaluation: EvaluationReport, uncertainty: Uncertainty) -> None:
     """Print which metrics have no interval by bootstrap, and why; an undefined metric needs no interval."""
     for reason, names in evaluation.group_missing_intervals().items():
         metrics = (
@@ -119,10 +119,10 @@ def _show_missing_intervals(report: Reporter, evaluation: EvaluationReport, unce
             else ", ".join(map(find_metric_title, names))
         )
         instead = "; the interval of the AUC is DeLong's" if any(map(uncertainty.has_delong_interval, names)) else ""
-        report.warn(f"no 95% interval by bootstrap of {metrics}: {reason}{instead}")
+        reporter.warn(f"no 95% interval by bootstrap of {metrics}: {reason}{instead}")
 
 
-def _show_calibration(report: Reporter, evaluation: EvaluationReport) -> None:
+def _show_calibration(reporter: Reporter, evaluation: EvaluationReport) -> None:
     """Print the metrics with and without the temperature, unless the scores are not calibrated."""
     temperatures = [checkpoint.temperature for checkpoint in evaluation.checkpoints]
     if not evaluation.is_calibrated or all(temperature == 1 for temperature in temperatures):
@@ -132,7 +132,7 @@ def _show_calibration(report: Reporter, evaluation: EvaluationReport) -> None:
         [find_metric_title(name), format_cell(before), format_cell(evaluation.measured.metrics[name])]
         for name, before in evaluation.before_calibration.items()
     ]
-    report.print_table(f"calibration with temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)
+    reporter.print_table(f"calibration with temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)
 
 
 def _select_worst_slides(slides: list[GroupMetrics]) -> list[GroupMetrics]:
@@ -140,7 +140,7 @@ def _select_worst_slides(slides: list[GroupMetrics]) -> list[GroupMetrics]:
     return sorted(slides, key=lambda slide: (slide.metrics["accuracy"] or 0, -slide.n))[:_N_WORST_SLIDES]
 
 
-def _show_groups(report: Reporter, kind: str, groups: list[GroupMetrics], total: int) -> None:
+def _show_groups(reporter: Reporter, kind: str, groups: list[GroupMetrics], total: int) -> None:
     """Print a table with the metrics of each slide or hospital; nothing if there are none."""
     if not groups:
         return
@@ -149,40 +149,40 @@ def _show_groups(report: Reporter, kind: str, groups: list[GroupMetrics], total:
         f"each {kind}" if len(groups) == total else f"the {len(groups)} of {total:,} {kind}s with the lowest accuracy"
     )
     rows = [[g.name, g.n, g.positives, *(format_cell(g.metrics[name]) for name in names)] for g in groups]
-    report.print_table(title, [kind, "patches", "tumour patches", *map(find_metric_title, names)], rows)
+    reporter.print_table(title, [kind, "patches", "tumour patches", *map(find_metric_title, names)], rows)
 
 
-def show_comparison(report: Reporter, comparison: ComparisonReport) -> None:
+def show_comparison(reporter: Reporter, comparison: ComparisonReport) -> None:
     """Print both AUCs, and their difference with its intervals and p-values."""
     both = [replace(each, run=shorten(each.run, _LONGEST_RUN)) for each in (comparison.a, comparison.b)]
     rows = [[evaluation.run, evaluation.data, evaluation.split, format_cell(evaluation.auc)] for evaluation in both]
-    report.print_table(f"AUC on the {comparison.n:,} patches that both scored", ["run", "data", "split", "AUC"], rows)
+    reporter.print_table(f"AUC on the {comparison.n:,} patches that both scored", ["run", "data", "split", "AUC"], rows)
     bootstrap, delong = comparison.paired.bootstrap, comparison.paired.delong
     methods = [[f"bootstrap by {bootstrap.by}", _format_range(bootstrap.interval), _format_p_value(bootstrap.p)]]
     if delong:
         methods.append([f"DeLong by {delong.by}", _format_range(delong.interval), _format_p_value(delong.p)])
     title = f"difference {comparison.paired.difference:+.4f}: AUC of {both[0].run} minus AUC of {both[1].run}"
-    report.print_table(title, ["method", "95% interval", "p-value"], methods)
+    reporter.print_table(title, ["method", "95% interval", "p-value"], methods)
     if reason := explain_few_clusters(BY_NAME["auc"], bootstrap.by, bootstrap.clusters, bootstrap.clusters_by_class):
-        report.warn(f"no 95% interval and no p-value by bootstrap: {reason}")
+        reporter.warn(f"no 95% interval and no p-value by bootstrap: {reason}")
     for evaluation in both:
         if evaluation.n_in_training:
-            report.warn(f"{evaluation.run} was trained on {evaluation.n_in_training:,} of the patches that it scored")
+            reporter.warn(f"{evaluation.run} was trained on {evaluation.n_in_training:,} of the patches that it scored")
         if evaluation.n_in_validation:
-            report.note(
+            reporter.note(
                 f"{evaluation.n_in_validation:,} of the patches were used to choose the epoch and temperature of "
                 f"{evaluation.run}"
             )
     for evaluation, count in zip(both, comparison.left_out, strict=True):
         if count:
-            report.warn(f"{count:,} patches of {evaluation.file} were not scored by the other")
+            reporter.warn(f"{count:,} patches of {evaluation.file} were not scored by the other")
 
 
 def _format_p_value(p: float | None) -> str:
     return "-" if p is None else f"{p:.2g}"
 
 
-def show_repeats(report: Reporter, repeats: RepeatsReport, workspace: Workspace) -> None:
+def show_repeats(reporter: Reporter, repeats: RepeatsReport, workspace: Workspace) -> None:
     """Print the validation metrics of each fold or seed, their mean and standard deviation, and a hint to train longer.
 
     The hint is printed if a run predicts the same class for all its validation patches.
@@ -191,11 +191,11 @@ def show_repeats(report: Reporter, repeats: RepeatsReport, workspace: Workspace)
     rows.append(["mean", *(format_cell(repeats.mean[name]) for name in _REPEATED_METRICS)])
     rows.append(["standard deviation", *(format_cell(repeats.standard_deviation[name]) for name in _REPEATED_METRICS)])
     title = f"validation metrics of the {repeats.kind} of {repeats.name}"
-    report.print_table(title, ["run", *map(find_metric_title, _REPEATED_METRICS)], rows)
+    reporter.print_table(title, ["run", *map(find_metric_title, _REPEATED_METRICS)], rows)
     if repeats.split_by == "patch":
-        report.warn("slides are, or may be, in both train and validation: these metrics are too good")
+        reporter.warn("slides are, or may be, in both train and validation: these metrics are too good")
     if single := [run.run for run in repeats.runs if _predicts_one_class(run)]:
-        report.warn(
+        reporter.warn(
             f"{len(single)} of {len(repeats.runs)} runs predict the same class for every validation patch, as after "
             f"few steps of training; train longer: {_make_longer_command(workspace, single[0])}"
         )
@@ -225,28 +225,28 @@ def format_trial(trial: TrialReport, folds: int) -> list[str]:
 TRIAL_COLUMNS = ("trial", "AUC", "error", "folds", "lr", "batch", "epochs", "augment", "arch")
 
 
-def show_tuning(report: Reporter, tuning: TuneReport) -> None:
+def show_tuning(reporter: Reporter, tuning: TuneReport) -> None:
     """Print the best trials, the importance of each parameter, and how far the best trial can be trusted."""
     states = [f"{tuning.count(state)} {state}" for state in (FINISHED, PRUNED, FAILED, RUNNING) if tuning.count(state)]
     count = len(tuning.trials)
-    report.note(f"{format_count(count, 'trial')}: {', '.join(states) or 'none'}")
+    reporter.note(f"{format_count(count, 'trial')}: {', '.join(states) or 'none'}")
     finished = [trial for trial in tuning.trials if trial.state == FINISHED]
     best = sorted(finished, key=lambda trial: -(trial.mean or 0))[:_N_BEST_TRIALS]
     if best:
         title = "the best trials: mean validation AUC of the folds, and its standard error"
-        report.print_table(title, TRIAL_COLUMNS, [format_trial(trial, tuning.folds) for trial in best])
+        reporter.print_table(title, TRIAL_COLUMNS, [format_trial(trial, tuning.folds) for trial in best])
     if tuning.importance:
         rows = [[name.replace("_", " "), f"{share:.2f}"] for name, share in tuning.importance.items()]
-        report.print_table(f"importance among {len(finished)} finished trials", ["parameter", "importance"], rows)
+        reporter.print_table(f"importance among {len(finished)} finished trials", ["parameter", "importance"], rows)
         if len(finished) < _MIN_TRIALS:
-            report.note(f"the importance is a rough guess with fewer than {_MIN_TRIALS} finished trials")
+            reporter.note(f"the importance is a rough guess with fewer than {_MIN_TRIALS} finished trials")
     if tuning.split_by == "patch":
-        report.warn("slides are, or may be, in both train and validation: these AUCs are too good")
+        reporter.warn("slides are, or may be, in both train and validation: these AUCs are too good")
     if (above := tuning.above_defaults) is not None:
         chance = "; this may be chance" if above.is_within_error else ""
-        report.note(
+        reporter.note(
             f"the AUC of trial {tuning.best} is {above.mean:.4f} higher than that of trial 0, the nearest to the "
             f"defaults (standard error {above.standard_error:.4f}){chance}"
         )
     if best:
-        report.note("the AUC of the best of several trials is too good: measure its network on other slides")
+        reporter.note("the AUC of the best of several trials is too good: measure its network on other slides")

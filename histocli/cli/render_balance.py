@@ -8,22 +8,22 @@ from histocli.reports.balance import BalanceReport
 from histocli.text import format_count
 
 
-def show_balance(report: Reporter, balance: BalanceReport, *, has_audit: bool) -> None:
+def show_balance(reporter: Reporter, balance: BalanceReport, *, has_audit: bool) -> None:
     """Print the counts of the subset, the dropped patches, and why validation metrics may be too good."""
     if dropped := balance.dropped.list_reasons():
-        report.note("dropped patches: " + ", ".join(f"{reason} ({count:,})" for reason, count in dropped.items()))
+        reporter.note("dropped patches: " + ", ".join(f"{reason} ({count:,})" for reason, count in dropped.items()))
     rows = [[part, c.negative, c.positive, c.slides or "unknown"] for part, c in balance.counts.items()]
     title = f"patches of the subset of {balance.data}, split by {balance.split}"
-    report.print_table(title, ["split", "normal", "tumour", "slides"], rows)
+    reporter.print_table(title, ["split", "normal", "tumour", "slides"], rows)
     if has_audit and balance.audit:
-        _show_audit(report, balance.audit)
-    _show_split_leaks(report, balance)
-    _warn_of_few_slides(report, balance)
+        _show_audit(reporter, balance.audit)
+    _show_split_leaks(reporter, balance)
+    _warn_of_few_slides(reporter, balance)
     if balance.audit:
-        _show_audit_leaks(report, balance.audit)
+        _show_audit_leaks(reporter, balance.audit)
 
 
-def _show_audit(report: Reporter, audit: AuditReport) -> None:
+def _show_audit(reporter: Reporter, audit: AuditReport) -> None:
     """Print what each split shares with train and val, and the overlaps within the data set."""
     rows = [
         [
@@ -35,74 +35,76 @@ def _show_audit(report: Reporter, audit: AuditReport) -> None:
         for leak in audit.leaks
     ]
     columns = ["patches of", "shared with", "patches", "exact duplicates", "overlapping patches", "shared slides"]
-    report.print_table("audit: patches and slides that each split shares with train and val", columns, rows)
+    reporter.print_table("audit: patches and slides that each split shares with train and val", columns, rows)
     text = f"in {audit.data}: {audit.duplicates:,} exact duplicates"
     if overlaps := audit.overlaps:
         text += (
             f"; {overlaps.patches:,} patches overlap with another ({overlaps.pairs:,} pairs, {overlaps.groups:,} groups"
             f"; the largest group has {overlaps.largest_group:,} patches)"
         )
-    report.note(text)
+    reporter.note(text)
 
 
-def _show_split_leaks(report: Reporter, balance: BalanceReport) -> None:
+def _show_split_leaks(reporter: Reporter, balance: BalanceReport) -> None:
     """Print whether patches of one slide may be in both train and validation."""
     consequence = "one slide may have patches in train and in validation, which makes validation metrics too good"
     if balance.split == Split.FOLDERS:
-        report.note("train and validation are the folders' own; --val-fraction is not used")
+        reporter.note("train and validation are the folders' own; --val-fraction is not used")
         if balance.leaks:
             why = "slides have patches in both" if balance.slides else f"slides are not known, and {consequence}"
-            report.warn(f"the folders' own split may leak: {why}")
+            reporter.warn(f"the folders' own split may leak: {why}")
     elif balance.leaks and balance.split == Split.OVERLAP:
-        report.warn(
+        reporter.warn(
             "no two of these patches share pixels, or their file format hides it, so the split is random and leaks: "
             f"{consequence}; histo download --slides CSV adds the slides"
         )
     elif balance.leaks:
-        report.warn(f"a random split leaks: {consequence}; --split slide and --split overlap avoid this")
+        reporter.warn(f"a random split leaks: {consequence}; --split slide and --split overlap avoid this")
     elif balance.split == Split.SLIDE and balance.audit and balance.audit.overlaps is None:
-        report.note("it was not checked whether overlapping patches are of one slide: --audit does it")
+        reporter.note("it was not checked whether overlapping patches are of one slide: --audit does it")
     elif balance.split == Split.OVERLAP:
-        report.note(
+        reporter.note(
             f"{balance.sharing_pixels or 0:,} of {balance.n:,} patches overlap with another patch, and are in the same "
             "split as it; other patches of a slide may be in both splits, which makes validation metrics too good"
         )
     elif balance.split == Group.HOSPITAL and balance.hospitals:
         names = "; ".join(f"{part}: {', '.join(hospitals)}" for part, hospitals in balance.hospitals.items())
-        report.note(f"no hospital is in both splits, so the share of validation is only about --val-fraction: {names}")
+        reporter.note(
+            f"no hospital is in both splits, so the share of validation is only about --val-fraction: {names}"
+        )
     elif balance.appearance:
         groups = "; ".join(
             f"{name} has {counts.negative + counts.positive:,} patches, {counts.positive:,} of them with tumour"
             for name, counts in balance.appearance.items()
         )
-        report.note(f"two groups differ in sharpness and colour: {groups}. One of them is the validation split")
+        reporter.note(f"two groups differ in sharpness and colour: {groups}. One of them is the validation split")
 
 
-def _warn_of_few_slides(report: Reporter, balance: BalanceReport) -> None:
+def _warn_of_few_slides(reporter: Reporter, balance: BalanceReport) -> None:
     """Warn if a split by slide or hospital has too few slides to validate on, or to train on."""
     few = {part: counts.slides for part, counts in balance.counts.items() if counts.slides < FEW_CLUSTERS}
     if balance.split not in (Split.SLIDE, Group.HOSPITAL) or not few:
         return
     which = " and ".join(f"{format_count(count, 'slide')} in {part}" for part, count in few.items())
     remedy = "a larger --val-fraction, or histo train --folds" if set(few) == {"val"} else "add patches of more slides"
-    report.warn(
+    reporter.warn(
         f"only {which}: metrics on few slides say little about new ones, and fewer than {FEW_CLUSTERS} validation "
         f"slides give no 95% intervals by bootstrap; {remedy}"
     )
 
 
-def _show_audit_leaks(report: Reporter, audit: AuditReport) -> None:
+def _show_audit_leaks(reporter: Reporter, audit: AuditReport) -> None:
     """Print equal patches with different labels, wrong slides, and patches for evaluation that leak into train."""
     if count := audit.contradictions.patches:
         ids = ", ".join(audit.contradictions.ids)
-        report.warn(f"{count:,} patches have the same pixels as another patch, but the other label: {ids}")
+        reporter.warn(f"{count:,} patches have the same pixels as another patch, but the other label: {ids}")
     if reason := audit.slide_contradiction:
-        report.warn(f"{reason}; correct the table, or use --split overlap, which keeps overlapping patches together")
+        reporter.warn(f"{reason}; correct the table, or use --split overlap, which keeps overlapping patches together")
     if leaks := audit.describe_leaks():
-        report.warn(
+        reporter.warn(
             f"{leaks}; histo train ends with an error on this subset; --drop-leaks leaves these patches out of train"
         )
     if parts := audit.parts_not_compared:
-        report.note(
+        reporter.note(
             f"searched for exact duplicates only, not for overlaps with train: {', '.join(parts)}; --audit does both"
         )

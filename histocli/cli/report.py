@@ -73,7 +73,7 @@ def report(
     from histocli.commands.report import report as write_report
 
     config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures, maps=maps, mpp=mpp)
-    written = write_report(state.workspace, config, listener=ConsoleListener(state.report))
+    written = write_report(state.workspace, config, listener=ConsoleListener(state.reporter))
     shown = [format_count(written.evaluations, "evaluation")] if written.runs else []
     shown += [format_count(written.heat_maps, "heat map")] if written.heat_maps else []
-    state.report.print_done(f"wrote {written.path}: {', '.join([*shown, format_bytes(written.bytes)])}")
+    state.reporter.print_done(f"wrote {written.path}: {', '.join([*shown, format_bytes(written.bytes)])}")

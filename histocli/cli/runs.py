@@ -35,8 +35,8 @@ def runs(
     if action is RunAction.RM:
         removed = remove_runs(state.workspace, names or [])
         if removed.has_default:
-            state.report.note("checkpoints/best.pt, which --ckpt best.pt uses, is a copy from it and stays")
-        state.report.print_done(f"removed {', '.join(removed.runs)}: {format_bytes(removed.bytes)}")
+            state.reporter.note("checkpoints/best.pt, which --ckpt best.pt uses, is a copy from it and stays")
+        state.reporter.print_done(f"removed {', '.join(removed.runs)}: {format_bytes(removed.bytes)}")
         return
     runs = list_runs(state.workspace, sort)
     rows = [
@@ -55,11 +55,11 @@ def runs(
         write_out(dumps([to_json(run) for run in runs], indent=2) + "\n")
     elif runs:
         columns = ["run", "state", "val AUC", "epochs", "network", "data", "last written"]
-        state.report.write_listing(columns, rows)
+        state.reporter.write_listing(columns, rows)
     for run in runs:
         if run.problem:
-            state.report.warn(f"{run.run}: {run.problem}")
+            state.reporter.warn(f"{run.run}: {run.problem}")
     if default := describe_default(state.workspace, runs):
-        state.report.note(default)
+        state.reporter.note(default)
     if not runs:
-        state.report.note(f"there are no runs in {state.workspace.runs_dir}: histo train makes one")
+        state.reporter.note(f"there are no runs in {state.workspace.runs_dir}: histo train makes one")

@@ -24,9 +24,9 @@ _MAX_LISTED = 3  # how many names of files or slides a message shows
 class SlideBars(SlideListener):
     """Two progress bars: of the slide that is scored, and of all slides of this process."""
 
-    def __init__(self, report: Reporter) -> None:
-        self.report = report
-        self.progress = report.make_progress(MofNCompleteColumn(), Rate("squares"), width=16)
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.progress = reporter.make_progress(MofNCompleteColumn(), Rate("squares"), width=16)
         self.overall = self.progress.add_task("all slides", total=None)
         self.current = self.progress.add_task("", total=None, visible=False)
         self.number = self.total = self.squares = 0
@@ -40,7 +40,7 @@ class SlideBars(SlideListener):
 
     def on_note(self, message: str) -> None:
         """Print it."""
-        self.report.note(message)
+        self.reporter.note(message)
 
     def on_slide_start(self, slide: SlideFile, number: int, total: int) -> None:
         """Show the bar of the next slide."""
@@ -63,18 +63,18 @@ class SlideBars(SlideListener):
         self.progress.update(self.overall, completed=self.number)
         where = f"[{self.number} of {self.total}] {record.slide}"
         if record.status == FAILED:
-            self.report.warn(f"{where}: {record.error}")
+            self.reporter.warn(f"{where}: {record.error}")
         elif record.status == NO_TISSUE and OWN_MASK in record.flags:
-            self.report.warn(
+            self.reporter.warn(
                 f"{where}: the mask covers less than a tenth of every square, so nothing was scored; see tissue.png"
             )
         elif record.status == NO_TISSUE:
             why = f" ({record.flags})" if record.flags else ""
-            self.report.warn(
+            self.reporter.warn(
                 f"{where}: no tissue was found{why}, so nothing was scored; see its tissue.png, or --no-mask"
             )
         else:
-            self.report.note(f"{where}: {describe(record)}")
+            self.reporter.note(f"{where}: {describe(record)}")
 
 
 def describe(record: SlideRecord) -> str:
@@ -87,13 +87,13 @@ def _shorten(name: str) -> str:
     return name if len(name) <= _MAX_NAME else f"...{name[3 - _MAX_NAME :]}"
 
 
-def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> None:
+def run_predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> None:
     """Score slides, show the progress, and report what was written.
 
     Raises:
         HistoError: some slides could not be scored.
     """
-    from histocli.commands.predict_slides import predict_slides as run_predict
+    from histocli.commands.predict_slides import predict_slides
     from histocli.compute.ddp import LONG_TIMEOUT, connect_processes
 
     is_for_patches = config.out is None or config.out.suffix.lower() in OUTPUT_SUFFIXES
@@ -107,17 +107,17 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
     if found.others:
         names = ", ".join(path.name for path in found.others[:_MAX_LISTED])
         more = ", ..." if len(found.others) > _MAX_LISTED else ""
-        state.report.note(f"skipped, because they are no slides ({len(found.others):,}): {names}{more}")
-    with connect_processes(LONG_TIMEOUT) as ranks, SlideBars(state.report) as bars:
-        done = run_predict(state.workspace, config, found.slides, listener=bars, ranks=ranks)
+        state.reporter.note(f"skipped, because they are no slides ({len(found.others):,}): {names}{more}")
+    with connect_processes(LONG_TIMEOUT) as ranks, SlideBars(state.reporter) as bars:
+        done = predict_slides(state.workspace, config, found.slides, listener=bars, ranks=ranks)
     if not ranks.is_rank0:
         return
     if done.finished_before:
-        state.report.note(f"{done.finished_before:,} of {len(done.records):,} slides were finished before")
+        state.reporter.note(f"{done.finished_before:,} of {len(done.records):,} slides were finished before")
     failed = [record for record in done.records if record.status == FAILED]
     assert config.out is not None
     count = len(done.records) - len(failed)
-    state.report.print_done(f"{format_count(count, 'slide')} in {config.out}; {TABLE} has a line for each")
+    state.reporter.print_done(f"{format_count(count, 'slide')} in {config.out}; {TABLE} has a line for each")
     if failed:
         kind = PartialError if count else HistoError
         raise kind(
@@ -128,28 +128,28 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
         )
 
 
-def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
+def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
     """Evaluate the maps of a folder, and show the result."""
-    from histocli.commands.evaluate_slides import evaluate_slides as run_evaluate
+    from histocli.commands.evaluate_slides import evaluate_slides
     from histocli.schema import to_json
 
-    written = run_evaluate(state.workspace, config)
+    written = evaluate_slides(state.workspace, config)
     report = written.report
     for note in written.notes:
-        state.report.note(note)
+        state.reporter.note(note)
     for what, names in (("without a label or annotation", report.without_truth), ("not scored", report.failed)):
         if names:
-            state.report.warn(f"{what}, so not evaluated ({len(names):,}): {', '.join(names)}")
+            state.reporter.warn(f"{what}, so not evaluated ({len(names):,}): {', '.join(names)}")
     chosen = report.chosen.name if report.chosen else None
     rows = [
         [f"AUC of slides by {name}" + (", chosen" if name == chosen else ""), *_format_estimate(auc)]
         for name, auc in report.auc.items()
     ]
     if report.chosen is None:
-        state.report.note("no AUC was chosen: report the one you decided on before, or choose with --choose-on")
+        state.reporter.note("no AUC was chosen: report the one you decided on before, or choose with --choose-on")
     else:
         there = ", ".join(f"{name} {format_cell(value)}" for name, value in report.chosen.auc.items())
-        state.report.note(f"chosen on {report.chosen.slides:,} training slides: {report.chosen.name} (AUC: {there})")
+        state.reporter.note(f"chosen on {report.chosen.slides:,} training slides: {report.chosen.name} (AUC: {there})")
         rows = [
             [f"{label}, chosen" if label.endswith(f" by {report.chosen.name}") else label, *v] for label, *v in rows
         ]
@@ -159,10 +159,10 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
             rows.append([f"recall, {size}: {recall.found} of {recall.lesions}", *_format_estimate(recall.recall)])
     count = format_count(report.slides, "slide")
     title = f"{count}, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
-    state.report.print_table(title, ["", "value", "95% interval"], rows)
+    state.reporter.print_table(title, ["", "value", "95% interval"], rows)
     if min(report.tumour_slides, report.slides - report.tumour_slides) < _MIN_SLIDES:
-        state.report.note(f"with fewer than {_MIN_SLIDES} slides of a class, the intervals are rough")
-    state.report.print_done(f"wrote {written.path} and {', '.join(str(path) for path in written.plots)}")
+        state.reporter.note(f"with fewer than {_MIN_SLIDES} slides of a class, the intervals are rough")
+    state.reporter.print_done(f"wrote {written.path} and {', '.join(str(path) for path in written.plots)}")
     if json:
         write_out(dumps(to_json(report), indent=2) + "\n")
 

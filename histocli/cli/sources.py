@@ -51,7 +51,7 @@ def _convert_value(value: Any, declared: DeclaredOption) -> Any:
 
 
 def open_with_bars(
-    config: "DownloadConfig", workspace: Workspace, report: Reporter
+    config: "DownloadConfig", workspace: Workspace, reporter: Reporter
 ) -> tuple[Source, Callable[[], None]]:
     """Open the source, and return it with a function that downloads its files with a progress bar for each.
 
@@ -68,11 +68,11 @@ def open_with_bars(
 
     def on_transfer(name: str, done: int, total: int | None) -> None:
         if is_fetched:  # the bar for packing is shown, and files are unpacked meanwhile
-            report.show_stage(f"unpacking {_shorten(name)}" + (f" {min(1, done / total):.0%}" if total else ""))
+            reporter.show_stage(f"unpacking {_shorten(name)}" + (f" {min(1, done / total):.0%}" if total else ""))
             return
         if name not in bars:
             fetching.close()
-            bars[name] = fetching.enter_context(report.show_bar(_shorten(name), unit="bytes", total=total))
+            bars[name] = fetching.enter_context(reporter.show_bar(_shorten(name), unit="bytes", total=total))
         bars[name](done, total)
 
     source = open_source(config, SourceContext(workspace.downloads_dir, config.force, on_transfer))
@@ -81,7 +81,7 @@ def open_with_bars(
         nonlocal is_fetched
         if isinstance(source, RemoteSource):
             if source.is_remote:
-                report.note(f"fetching {source.report.origin}")
+                reporter.note(f"fetching {source.report.origin}")
             with fetching:
                 source.fetch()
         is_fetched = True

@@ -251,8 +251,8 @@ def _listen(state: State, config: TrainConfig) -> Iterator["Listener"]:
     from histocli.trackers import TrackerListener
     from histocli.training.listeners import Listeners
 
-    report = state.report
-    with TrackerListener(config.track, ConsoleListener(report)) as trackers, LiveTraining(report) as live:
+    reporter = state.reporter
+    with TrackerListener(config.track, ConsoleListener(reporter)) as trackers, LiveTraining(reporter) as live:
         yield Listeners(trackers, live)
 
 
@@ -264,18 +264,18 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
         result = run_train(state.workspace, config, given=given, listener=listener, ranks=ranks)
     best = result.best
     if not result.steps:
-        state.report.note(f"{result.run} is finished already: it has all its epochs")
-    state.report.note(
+        state.reporter.note(f"{result.run} is finished already: it has all its epochs")
+    state.reporter.note(
         f"best epoch {best.epoch}: validation AUC {format_cell(best.val_auc)}, accuracy {best.val_accuracy:.4f}"
     )
     if result.called:
         steps = format_count(best.step, "step")
         longer = f"histo train --resume --name {result.run} --epochs {4 * result.epochs}"
-        state.report.warn(
+        state.reporter.warn(
             f"at the threshold every validation patch is predicted as {result.called}: the best epoch has trained for "
             f"only {steps}; train longer: {longer}"
         )
-    state.report.print_done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", "histo eval --ckpt best.pt")
+    state.reporter.print_done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", "histo eval --ckpt best.pt")
     return {"run": result.run, "run_dir": str(result.run_dir), **asdict(best)}
 
 
@@ -286,9 +286,9 @@ def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "R
     from histocli.schema import to_json
 
     report = train_repeats(state.workspace, config, given=given, listen=lambda: _listen(state, config), ranks=ranks)
-    show_repeats(state.report, report, state.workspace)
+    show_repeats(state.reporter, report, state.workspace)
     members = " ".join(f"--ckpt {run.run}" for run in report.runs)
-    state.report.note(f"to score other patches with the mean of these networks, give predict and eval: {members}")
+    state.reporter.note(f"to score other patches with the mean of these networks, give predict and eval: {members}")
     shown = report.name if report.kind == "folds" else report.runs[0].run
-    state.report.print_done(f"wrote {report.name}-{report.kind}.json", f"histo plot --run {shown}")
+    state.reporter.print_done(f"wrote {report.name}-{report.kind}.json", f"histo plot --run {shown}")
     return to_json(report)

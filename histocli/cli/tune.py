@@ -142,11 +142,11 @@ def tune(
     )
     given = {option for option in ctx.params if options.is_given(ctx, option)}
     given |= {"device"} if options.is_given(ctx, "device", "ENVIRONMENT") else set()
-    with LiveTuning(state.report) as listener:
+    with LiveTuning(state.reporter) as listener:
         tuned = run_tune(state.workspace, config, given=given, listener=listener)
-    show_tuning(state.report, tuned.report)
+    show_tuning(state.reporter, tuned.report)
     if not tuned.trials:
-        state.report.note("no trial was started: a larger --trials adds more")
-    state.report.print_done(f"wrote {tuned.path}", tuned.report.command)
+        state.reporter.note("no trial was started: a larger --trials adds more")
+    state.reporter.print_done(f"wrote {tuned.path}", tuned.report.command)
     if json:
         write_out(dumps(to_json(tuned.report), indent=2) + "\n")

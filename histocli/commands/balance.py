@@ -59,7 +59,7 @@ def balance(
     manifest = _read_manifest(workspace, data)
     has_own_splits = _keeps_own_splits(workspace, config, data, manifest)
     others = list_audited_names(workspace, data)[1:] if config.audit or config.drop_leaks else []
-    usable, dropped = _drop_and_name_splits(manifest, has_own_splits)
+    usable, dropped = _select_drawable(manifest, has_own_splits)
     pairs = None
     if config.drop_leaks:
         pairs = search_overlaps(workspace, data, others, on_stage)
@@ -92,10 +92,10 @@ def balance(
     return _write(workspace, subset, report)
 
 
-def _drop_and_name_splits(manifest: "pd.DataFrame", has_own_splits: bool) -> "tuple[pd.DataFrame, DroppedPatches]":
+def _select_drawable(manifest: "pd.DataFrame", has_own_splits: bool) -> "tuple[pd.DataFrame, DroppedPatches]":
     """Return the patches that can be drawn, and the number of the others by reason.
 
-    With the data set's own splits, those of the split valid can be drawn, and their split is then `val`.
+    With the data set's own splits, patches of the split `valid` can be drawn too; in the result their split is `val`.
     """
     if not has_own_splits:
         return drop_unusable(manifest, HELD_OUT)

@@ -147,7 +147,7 @@ def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction
         if job.done and job.done.ids:
             writer.append(parts.target)
         for number in range(parts.count):
-            writer.append(parts.find_path(number))
+            writer.append(parts.part_path(number))
             counts.add(Counts.from_part(parts.read_counts(number)))
     parts.remove()
     if job.done is not None:

@@ -17,7 +17,7 @@ from histocli.training.listeners import Listener
 from histocli.training.options import check_run_options, check_values, complete_config
 from histocli.training.provenance import find_interrupted_run, make_name_taken_error
 from histocli.training.repeats import (
-    Member,
+    PlannedRun,
     Repeats,
     find_first_run,
     find_newest_run,
@@ -132,7 +132,7 @@ def _make_run_config(
 
 
 def _train_member(
-    workspace: Workspace, member: Member, is_started: bool, can_halve_batch: bool, listener: Listener, ranks: Ranks
+    workspace: Workspace, member: PlannedRun, is_started: bool, can_halve_batch: bool, listener: Listener, ranks: Ranks
 ) -> TrainReport:
     """Train the run of one fold or seed, or continue it with the options that it was started with."""
     member_config = member.config
@@ -176,11 +176,11 @@ def _format_resume_command(repeats: Repeats) -> str:
     return f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
 
 
-def _is_complete(workspace: Workspace, member: Member) -> bool:
+def _is_complete(workspace: Workspace, member: PlannedRun) -> bool:
     """Return whether a run has all its epochs and its model card, which is written after them."""
     return _is_finished(workspace, member) and has_card(workspace, member.name)
 
 
-def _is_finished(workspace: Workspace, member: Member) -> bool:
+def _is_finished(workspace: Workspace, member: PlannedRun) -> bool:
     """Return whether a run has all its epochs."""
     return count_epochs(workspace, member.name) >= member.config.epochs

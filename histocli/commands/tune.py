@@ -121,7 +121,7 @@ def _train_trial(study: Study, trial: ClaimedTrial, listener: TuneListener, stop
     Raises:
         Stopped: a signal came; the trial can be continued.
     """
-    for member in study.folds[len(trial.auc) :]:
+    for member in study.fold_runs[len(trial.auc) :]:
         if trial.should_prune():
             trial.prune()
             return

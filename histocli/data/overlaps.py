@@ -134,7 +134,10 @@ def _sort_into_bins(task: tuple[int, Pixels], bits: int) -> list[Array]:
 
 
 def _find_anchors(patches: Pixels) -> tuple[Array, Array, Array, Array]:
-    """Return the anchors of patches (n,96,96,3): their hashes, patch numbers, rows and columns."""
+    """Return the anchors of patches (n,96,96,3), as described at the top of this module.
+
+    These are four arrays (A,): the hash of each anchor, the number of its patch, its row and its column.
+    """
     hashes = _hash_blocks(patches)
     ranks = (hashes >> np.uint64(32)).astype(np.uint32)
     ranks[~_has_structure(patches)] = _NO_ANCHOR
@@ -143,9 +146,9 @@ def _find_anchors(patches: Pixels) -> tuple[Array, Array, Array, Array]:
     least[:, edge:-edge, edge:-edge] = _reduce_squares(ranks, np.minimum)
     is_anchor = _reduce_squares(least, np.maximum) == ranks  # the lowest of at least one of its windows
     is_anchor &= ranks != _NO_ANCHOR
-    number, y, x = np.nonzero(is_anchor)
+    patch_numbers, y, x = np.nonzero(is_anchor)
     # The lowest of many hashes is a small number with few upper bits set: the product spreads it over all bits.
-    return hashes[number, y, x] * np.uint64(_ACROSS), number, y, x
+    return hashes[patch_numbers, y, x] * np.uint64(_ACROSS), patch_numbers, y, x
 
 
 def _hash_blocks(patches: Pixels) -> Array:

@@ -59,7 +59,7 @@ class Parts:
         except OSError as error:
             raise make_write_error(self.target, error) from error
 
-    def find_path(self, number: int) -> Path:
+    def part_path(self, number: int) -> Path:
         """Return the path of a part."""
         return self.folder / f"{number:04}"
 
@@ -71,14 +71,14 @@ class Parts:
         try:
             facts = read_json(self._find_facts_path(number))
             return bool(
-                facts["bytes"] == self.find_path(number).stat().st_size and facts["crc32"] == self._crc32(number)
+                facts["bytes"] == self.part_path(number).stat().st_size and facts["crc32"] == self._crc32(number)
             )
         except (HistoError, OSError, KeyError, TypeError):
             return False
 
     def _crc32(self, number: int) -> int:
         checksum = 0
-        with self.find_path(number).open("rb") as file:
+        with self.part_path(number).open("rb") as file:
             while block := file.read(_BLOCK):
                 checksum = zlib.crc32(block, checksum)
         return checksum
@@ -111,8 +111,8 @@ class Parts:
             HistoError: the part cannot be written.
         """
         try:
-            yield self.find_path(number)
-            facts = {"bytes": self.find_path(number).stat().st_size, "crc32": self._crc32(number), "counts": counts()}
+            yield self.part_path(number)
+            facts = {"bytes": self.part_path(number).stat().st_size, "crc32": self._crc32(number), "counts": counts()}
             temporary = self.folder / f"{number:04}.tmp"
             temporary.write_text(json.dumps(facts), encoding="utf-8")
             temporary.replace(self._find_facts_path(number))

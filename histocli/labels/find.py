@@ -76,10 +76,10 @@ def _read_tables(
     if options.slides:
         tables.add_slide_table(find_table(options.slides))
     if options.labels:
-        tables.read_labels(find_table(options.labels))
+        tables.add_label_table(find_table(options.labels))
     else:
         tables.use_tables_inside(others)
-        tables.find_beside(locations, found)
+        tables.use_tables_beside(locations, found)
         _add_sidecars(tables, others)
 
 

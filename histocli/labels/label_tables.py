@@ -45,7 +45,7 @@ class LabelTables:
         self._columns_used: dict[str, str] = {}  # the column of slides and of hospitals in the first table with it
         self.splits = SplitFinder(self.index, options.columns.split)
 
-    def read_labels(self, file: File) -> None:
+    def add_label_table(self, file: File) -> None:
         """Use a table for labels, and for slides, hospitals and splits if it has them.
 
         Raises:
@@ -68,7 +68,7 @@ class LabelTables:
         label_of_text = dict(zip(table.columns[column], labels, strict=True))
         words = sorted(label_of_text.keys() - {"0", "1", "0.0", "1.0"})
         shown = f" ({', '.join(f'{text} = {label_of_text[text]}' for text in words)})" if words else ""
-        self._note(table, matched, f"labels from {table.describe_place(column)}{shown}", ids)
+        self._add_note(table, matched, f"labels from {table.describe_place(column)}{shown}", ids)
         self._add_others(table, matched)
 
     def add_slide_table(self, file: File) -> None:
@@ -84,7 +84,7 @@ class LabelTables:
         matched = self._match(table, ids, "slides")
         is_used = not self.result.slides or column == self._columns_used["slide"]
         what = f"slides from {table.describe_place(column)}" if is_used else f"{table.title} has slides too"
-        self._note(table, matched, what, ids)
+        self._add_note(table, matched, what, ids)
         self._add_others(table, matched)
 
     def use_tables_inside(self, others: Sequence[File]) -> None:
@@ -98,13 +98,13 @@ class LabelTables:
                 continue
             roles = peek_columns(file, self.options.columns)
             if "label" in base.lower() and not base.lower().endswith(".txt"):
-                self._read_named(file, roles)
+                self._use_named_table(file, roles)
             elif "id" in roles and "label" in roles:
-                self._read_optional(file)
+                self._use_optional_table(file)
             elif "id" in roles and "slide" in roles and not self.options.slides:
                 self.add_slide_table(file)
             elif "id" in roles:
-                self._read_table_of_splits(file, is_named="split" in roles)
+                self._use_table_of_splits(file, is_named="split" in roles)
             elif "label" in roles:
                 self.result.notes.append(
                     f"{file.name} has labels, but no column is known as the id of an image: it is not used; "
@@ -113,7 +113,7 @@ class LabelTables:
             elif not base.lower().endswith(".txt"):
                 self.ignored.append(file.name)
 
-    def _read_table_of_splits(self, file: File, is_named: bool) -> None:
+    def _use_table_of_splits(self, file: File, is_named: bool) -> None:
         """Use a table of ids and splits, if it has the id of an image; add a note if it has no splits.
 
         Args:
@@ -142,29 +142,29 @@ class LabelTables:
                 f"{format_examples(list(table.columns))}"
             )
 
-    def _read_named(self, file: File, roles: set[str]) -> None:
+    def _use_named_table(self, file: File, roles: set[str]) -> None:
         """Use a table with `label` in its name; it must give labels, unless it has columns and none is of labels."""
         if roles and "label" not in roles:  # another table may have the labels
-            self._read_optional(file)
+            self._use_optional_table(file)
         else:
-            self.read_labels(file)
+            self.add_label_table(file)
 
-    def _read_optional(self, file: File) -> None:
+    def _use_optional_table(self, file: File) -> None:
         """Use a table if it matches images; its error is raised later if nothing else gives labels."""
-        if error := self._try_labels(file):
+        if error := self._try_label_table(file):
             self.problems.append(error)
 
-    def _try_labels(self, file: File) -> HistoError | None:
+    def _try_label_table(self, file: File) -> HistoError | None:
         """Use a table for labels, and return the error if it has none; errors of its splits are raised."""
         try:
-            self.read_labels(file)
+            self.add_label_table(file)
         except (SplitError, ContradictionError):
             raise
         except HistoError as error:
             return error
         return None
 
-    def find_beside(self, locations: Sequence[Path], found: Sequence[Sequence[File]]) -> None:
+    def use_tables_beside(self, locations: Sequence[Path], found: Sequence[Sequence[File]]) -> None:
         """Use the tables `*labels*.csv` next to locations that contain none, and list the other tables there."""
         folders: dict[Path, None] = {}
         for location, files in zip(locations, found, strict=True):
@@ -177,7 +177,7 @@ class LabelTables:
                 _is_label_table(path.name)
                 and path.is_file()
                 and not self.result.labels.keys() >= set(self.names)
-                and (error := self._try_labels(make_file(path)))
+                and (error := self._try_label_table(make_file(path)))
             ):
                 self.result.notes.append(f"skipped a table next to the images: {error}")
 
@@ -234,7 +234,7 @@ class LabelTables:
             self.result.unmatched[reason] = self.result.unmatched.get(reason, 0) + len(matched.unmatched)
         return matched
 
-    def _note(self, table: PatchTable, matched: Matched, what: str, ids: list[str]) -> None:
+    def _add_note(self, table: PatchTable, matched: Matched, what: str, ids: list[str]) -> None:
         """Add a note with the numbers of rows and images that match, and examples of rows that do not."""
         text = f"{what}: {len(matched.rows):,} of {len(table):,} rows match {len(matched.rows):,} of "
         text += f"{len(self.names):,} images"

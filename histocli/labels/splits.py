@@ -90,8 +90,8 @@ def _check_flags(table: PatchTable) -> None:
         words = {text.lower() for text in texts}
         if _FLAG_COLUMN.fullmatch(re.sub(r"[\s\-]+", "_", name.lower())) and words <= _FLAG_VALUES and len(words) > 1:
             raise SplitError(
-                f"{table.title}: the column {name} marks some images as a split, but histo reads only "
-                "a column of names",
+                f"{table.title}: the column {name} seems to mark the images of a split, and histo cannot read such a "
+                "column",
                 f"write a column split with the names {SPLIT_NAMES}, or remove the column {name}",
             )
 

@@ -81,8 +81,8 @@ def compute_delong_difference(
     return AucDifferenceError(clusters.by, error, (value - reach, value + reach), z, p)
 
 
-def _degrees_of_freedom(labels: Ints, clusters: Clusters) -> float:
-    """Return the degrees of freedom of the t distribution; infinity for single patches, which is the normal one."""
+def _count_degrees_of_freedom(labels: Ints, clusters: Clusters) -> float:
+    """Return the degrees of freedom of the t distribution: of the clusters; infinity, as normal, for single patches."""
     counts = clusters.count_by_class(labels)
     return math.inf if clusters.n == len(labels) else min(counts.normal, counts.tumour) - 1
 
@@ -91,14 +91,14 @@ def _compute_quantile(share: float, labels: Ints, clusters: Clusters) -> float:
     """Return a quantile of the t distribution with the degrees of freedom that the slides give."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(_degrees_of_freedom(labels, clusters), share))
+    return float(stdtrit(_count_degrees_of_freedom(labels, clusters), share))
 
 
 def _compute_probability_below(value: float, labels: Ints, clusters: Clusters) -> float:
-    """Return the probability of a smaller value under the same t distribution."""
+    """Return the probability that a value of the t distribution of `_compute_quantile` is smaller than `value`."""
     from scipy.special import stdtr
 
-    return float(stdtr(_degrees_of_freedom(labels, clusters), value))
+    return float(stdtr(_count_degrees_of_freedom(labels, clusters), value))
 
 
 def _compute_shares(labels: Ints, probs: Floats) -> Floats:

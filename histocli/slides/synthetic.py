@@ -219,7 +219,11 @@ def _draw_tiles(
 
 
 def _draw_rows(drawer: _SlideDrawer, factor: int, top: int, bottom: int, width: int) -> Pixels:
-    """Return rows of a level: the drawing with its pixels repeated, as it is, or averaged."""
+    """Return the rows `top` to `bottom` of the level that is `factor` times smaller than the slide.
+
+    The drawing is `_DRAWING_FACTOR` times smaller than the slide. So its pixels are averaged for a smaller level,
+    copied for the level of its size, and repeated for a larger one.
+    """
     if factor == _DRAWING_FACTOR:
         return drawer.draw(top, bottom)
     if factor > _DRAWING_FACTOR:

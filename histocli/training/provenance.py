@@ -40,7 +40,10 @@ def check_run_name(name: str | None) -> None:
         return
     check_name(name, "run")
     if name.endswith(".pt") or name == packaged.NAME:
-        raise UsageError(f"--name {name}: --ckpt {name} means another checkpoint", "give the run another name")
+        raise UsageError(
+            f"--name {name}: a run cannot have this name, because --ckpt {name} means another checkpoint",
+            "give the run another name",
+        )
 
 
 @contextmanager

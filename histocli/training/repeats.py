@@ -25,8 +25,8 @@ from histocli.training.provenance import make_name_stem
 from histocli.workspace import Workspace, check_name
 
 
-class Member(NamedTuple):
-    """One of the runs: its name, its options, and its fold (from 1) or its seed as `number`."""
+class PlannedRun(NamedTuple):
+    """A run of `--folds` or `--seeds`: its name, its options, and its fold (from 1) or its seed as `number`."""
 
     name: str
     config: RunConfig
@@ -38,7 +38,7 @@ class Repeats(NamedTuple):
 
     name: str
     kind: Literal["folds", "seeds"]
-    members: list[Member]
+    members: list[PlannedRun]
 
     def find_path(self, workspace: Workspace) -> Path:
         """Return the file of their report."""
@@ -62,10 +62,10 @@ def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, fold
     prefix = check_name(name or _find_unused_name(workspace, config.arch), "run")
     if folds:
         numbers = range(1, folds + 1)
-        members = [Member(f"{prefix}-fold{i}", replace(config, data=f"{prefix}-fold{i}"), i) for i in numbers]
+        members = [PlannedRun(f"{prefix}-fold{i}", replace(config, data=f"{prefix}-fold{i}"), i) for i in numbers]
     else:
         numbers = range(config.seed, config.seed + seeds)
-        members = [Member(f"{prefix}-seed{i}", replace(config, seed=i), i) for i in numbers]
+        members = [PlannedRun(f"{prefix}-seed{i}", replace(config, seed=i), i) for i in numbers]
     return Repeats(prefix, kind, members)
 
 
@@ -128,7 +128,7 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, resume: bo
         )
     if resume:
         if existing != names:
-            raise UsageError(f"--folds {len(names)}: {repeats.name} was started with {len(existing)}")
+            raise UsageError(f"--folds {len(names)}: {repeats.name} was started with --folds {len(existing)}")
         return
     seed = repeats.members[0].config.seed
     path = workspace.manifest_path(data)
@@ -197,7 +197,7 @@ def _calibrate_on_other_folds(best: list[Checkpoint]) -> list[tuple[float, float
     return calibrations
 
 
-def _measure_run(member: Member, best: Checkpoint, temperature: float, threshold: float) -> RepeatedRun:
+def _measure_run(member: PlannedRun, best: Checkpoint, temperature: float, threshold: float) -> RepeatedRun:
     """Return the validation metrics of a run's best epoch at a temperature and a threshold."""
     labels, odds = (best.validation[name].numpy() for name in ("labels", "log_odds"))
     measured = evaluate(labels, compute_probabilities(odds, temperature), threshold)

@@ -19,7 +19,7 @@ from histocli.locks import hold, is_held
 from histocli.reports.tune import TrialReport
 from histocli.schema import from_json
 from histocli.temporary import remove_strays
-from histocli.training.repeats import Member, plan_repeats
+from histocli.training.repeats import PlannedRun, plan_repeats
 from histocli.training.search_space import NAMES, find_default_point, make_base_config, round_lr, suggest_parameters
 from histocli.training.study_check import HINT, connect, find_trial_problem
 from histocli.workspace import Workspace, check_name
@@ -136,7 +136,7 @@ class Study:
                 raise HistoError(f"cannot use {self.path}: trial {i} {problem}", HINT)
 
     @property
-    def folds(self) -> list[Member]:
+    def fold_runs(self) -> list[PlannedRun]:
         """A run for each fold, with the options that all trials share."""
         config = self.config
         return plan_repeats(self.workspace, make_base_config(config), config.name, config.folds, 0).members

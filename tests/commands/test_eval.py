@@ -490,7 +490,7 @@ def test_the_stored_threshold_is_the_default_and_rules_use_the_validation_patche
     assert "youden" in hint
 
 
-def test_a_checkpoint_of_the_first_version_gives_the_same_metrics(histo):
+def test_a_checkpoint_of_the_first_version_is_evaluated_without_calibration(histo):
     """A checkpoint without temperature, validation scores and appearance is not calibrated and has threshold 0.5."""
     path = histo.root / "checkpoints" / "best.pt"
     content = torch.load(path, weights_only=True)

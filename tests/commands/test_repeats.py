@@ -140,7 +140,7 @@ def test_resuming_repeats_skips_finished_runs(folds):
     shutil.rmtree(runs / "cv-fold3")
     (folds.root / "metrics" / "cv-folds.json").unlink()
     error, _ = folds.fails("train", "--folds", 4, "--name", "cv", "--resume", code=2)
-    assert error == "--folds 4: cv was started with 3"
+    assert error == "--folds 4: cv was started with --folds 3"
     folds("train", "--folds", 3, "--resume", "--device", "cpu")  # without --name, the newest folds
     assert (runs / "cv-fold1" / "last.pt").stat().st_mtime_ns == before
     assert same_weights(load_run_checkpoint(folds, "cv-fold3").model, expected)

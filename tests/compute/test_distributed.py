@@ -110,7 +110,7 @@ def test_two_jobs_with_the_same_target_do_not_mix_their_parts(tmp_path):
     target = tmp_path / "out.csv"
     late = Parts(target, "a", 2, SINGLE_PROCESS)
     chosen = Parts(target, "b", 2, SINGLE_PROCESS)
-    assert late.find_path(1) != chosen.find_path(1)
+    assert late.part_path(1) != chosen.part_path(1)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [chosen.folder]
 
 

@@ -209,7 +209,7 @@ def test_two_ids_of_one_image_are_an_error(tmp_path):
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label\na,1\na.tif,0\n"})
 
 
-def test_names_of_macos_match(tmp_path):
+def test_composed_letters_match_the_decomposed_ones_of_macos(tmp_path):
     source = open_folder(tmp_path / "x", ("u\u0308.tif",), {"labels.csv": "id,label\n\u00fc,1\n"})
     assert list(labels_of(source).values()) == [1]
 
@@ -360,7 +360,7 @@ def test_an_empty_column_of_splits_is_ignored(tmp_path):
 @pytest.mark.parametrize("column", ["is_valid", "is_test", "Test", "is val", "holdout", "is_train"])
 def test_a_column_that_marks_a_split_is_an_error(tmp_path, column):
     table = f"id,label,{column}\na,1,False\nb,0,True\nc,1,True\n"
-    with pytest.raises(HistoError, match=f"the column {column} marks some images as a split") as caught:
+    with pytest.raises(HistoError, match=f"the column {column} seems to mark the images of a split") as caught:
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
     assert "write a column split" in caught.value.hint
 

@@ -123,7 +123,7 @@ CAN_BE_UNDEFINED = {
         ([0, 1], [0.5, 0.5], {"npv", "mcc"}),
     ],
 )
-def test_undefined_metrics_are_none(labels, probs, undefined):
+def test_each_undefined_metric_has_a_reason(labels, probs, undefined):
     result = evaluate(labels, probs)
     assert set(result.undefined) & CAN_BE_UNDEFINED == undefined
     assert all(result.undefined.values())

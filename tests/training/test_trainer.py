@@ -333,7 +333,7 @@ def test_the_network_is_one_graph_for_torch_compile():
         assert compiled(torch.rand(2, 3, 96, 96)).shape == (2, 2)
 
 
-def test_pytorch_2_10_reports_cpu_features_by_private_functions(monkeypatch):
+def test_amx_is_recognised_with_pytorch_2_10(monkeypatch):
     """Newer versions have a public function."""
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)

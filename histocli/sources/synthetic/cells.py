@@ -169,7 +169,7 @@ def draw_borders(labels: Labels, strength: Plane, hematoxylin: Plane, eosin: Pla
     hematoxylin *= factor
 
 
-def make_patch_maps(rng: np.random.Generator, scene: Scene, growth: Growth, hematoxylin: Plane, eosin: Plane) -> None:
+def draw_cells(rng: np.random.Generator, scene: Scene, growth: Growth, hematoxylin: Plane, eosin: Plane) -> None:
     """Draw the cells of a patch over its background (96,96), in place."""
     cells = place_cells(rng, scene, growth)
     if not len(cells.points):

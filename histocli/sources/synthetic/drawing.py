@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from histocli.patch import Pixels
-from histocli.sources.synthetic.cells import make_patch_maps
+from histocli.sources.synthetic.cells import draw_cells
 from histocli.sources.synthetic.tissue import (
     GRAIN,
     INNER,
@@ -111,7 +111,7 @@ def draw_stains(rng: np.random.Generator, layout: Layout, growth: Growth) -> tup
     """Draw the hematoxylin and eosin concentrations (96,96) of a patch."""
     scene = draw_scene(rng, draw_tumour_mask(layout), growth)
     hematoxylin, eosin = draw_ground(rng, scene, growth)
-    make_patch_maps(rng, scene, growth, hematoxylin, eosin)
+    draw_cells(rng, scene, growth, hematoxylin, eosin)
     thickness = 1 + draw_noise(rng, THICKNESS)
     if rng.random() < 0.01:  # a fold: along a band the section is double
         thickness += np.exp(-np.square(draw_half_plane(rng, 20)[INNER] / np.float32(rng.uniform(4, 9))))
