@@ -15,7 +15,6 @@ the repeats counts, for the seconds and for the CPU seconds (user and system) ea
 import argparse
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,8 +33,7 @@ from histocli.models.checkpoint import find_checkpoint, load_checkpoint
 from histocli.slides.grid import Box, Grid
 from histocli.slides.reading import open_slide
 from histocli.slides.scoring import plan_slide, score_squares
-from histocli.slides.synthetic import draw_slide
-from histocli.slides.synthetic import plan_slide as plan_synthetic
+from histocli.slides.synthetic import draw_slide, plan_synthetic_slide
 from histocli.threads import count_threads
 from histocli.workspace import find_workspace
 
@@ -58,16 +56,16 @@ def main() -> None:
         path = options.slide or Path(folder, "slide.tif")
         if options.slide is None:
             factors = (1, 16) if options.flat else (1, 4, 16)
-            draw_slide(plan_synthetic(0, 0, _SIDE, True), path, factors=factors)
+            draw_slide(plan_synthetic_slide(0, 0, _SIDE, True), path, factors=factors)
         measure(path, predictor, network, options.step, options.repeats)
 
 
 def measure(path: Path, predictor: Predictor, network: Classifier, step: int, repeats: int) -> None:
     """Print the squares per second, and per CPU second, of each way."""
-    with ThreadPoolExecutor(count_threads()) as pool, open_slide(path) as slide:
+    with open_slide(path) as slide:
         assert slide.mpp is not None
         mpp = slide.mpp
-        plan = plan_slide(slide, mpp, step, None, True, pool)
+        plan = plan_slide(slide, mpp, step, None, True)
         boxes = [plan.grid.find_box(row, column) for row, column in np.argwhere(plan.needed).tolist()]
         patches = np.random.default_rng(0).integers(0, 255, (len(boxes), PATCH_SIZE, PATCH_SIZE, 3), np.uint8)
         ways: dict[str, Callable[[], object]] = {
@@ -75,7 +73,7 @@ def measure(path: Path, predictor: Predictor, network: Classifier, step: int, re
             "network alone": partial(predictor.predict_array, patches, 64),
             "plain loop, 1": partial(plain_loop, path, plan.grid, boxes, network, 1),
             "plain loop, 64": partial(plain_loop, path, plan.grid, boxes, network, 64),
-            "histo": partial(whole, path, mpp, step, predictor, pool),
+            "histo": partial(whole, path, mpp, step, predictor),
         }
         best = dict.fromkeys(ways, (1000000000.0, 1000000000.0))
         for _ in range(repeats):
@@ -119,11 +117,11 @@ def plain_loop(path: Path, grid: Grid, boxes: list[Box], network: Classifier, ba
     return scores
 
 
-def whole(path: Path, mpp: tuple[float, float], step: int, predictor: Predictor, pool: ThreadPoolExecutor) -> None:
+def whole(path: Path, mpp: tuple[float, float], step: int, predictor: Predictor) -> None:
     """Find the tissue and score it, as `histo predict` does."""
     with open_slide(path) as slide:
-        plan = plan_slide(slide, mpp, step, None, True, pool)
-        score_squares(slide, plan.grid, plan.needed, predictor, predictor.choose_chunk_size(1024), pool)
+        plan = plan_slide(slide, mpp, step, None, True)
+        score_squares(slide, plan.grid, plan.needed, predictor, predictor.choose_chunk_size(1024))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from json import dumps
@@ -42,7 +41,6 @@ from histocli.slides.scoring import SlidePlan, plan_slide, score_squares
 from histocli.slides.slide import Slide
 from histocli.slides.slide_files import TISSUE_MASK_SUFFIXES, find_tissue_mask
 from histocli.slides.writers import write_geojson, write_heatmap, write_scores
-from histocli.threads import count_threads
 from histocli.unchanged import find_state
 from histocli.workspace import Workspace
 
@@ -70,8 +68,6 @@ class _Job(NamedTuple):
     predictor: CheckpointPredictor
     threshold: float
     resolutions: GivenResolutions
-    dependencies: dict[str, object]
-    pool: Executor
 
 
 @compute_settings()
@@ -101,11 +97,9 @@ def predict_slides(
         listener.on_note(member.checkpoint.describe())
     listener.on_note(predictor.reason)
     threshold = predictor.find_threshold(config.threshold or STORED)
-    dependencies = _collect_dependencies(config, predictor, threshold)
     with ExitStack() as stack:
         ranks.on_rank0(lambda: stack.enter_context(hold(out / ".lock", str(out))))
-        pool = stack.enter_context(ThreadPoolExecutor(count_threads(), "histo-slide"))
-        job = _Job(config, out, predictor, threshold, resolutions, dependencies, pool)
+        job = _Job(config, out, predictor, threshold, resolutions)
         finished_records = ranks.on_rank0(lambda: [_find_finished(job, slide) for slide in slides])
         todo = [number for number, record in enumerate(finished_records) if record is None]
         # The largest slides come first, so that all processes end at about the same time.
@@ -141,14 +135,12 @@ def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> Slid
     with _open(slide.path) as opened:
         mpp, remark = job.resolutions.find(opened, slide)
         mask = _find_mask(job.config, slide)
-        plan = plan_slide(opened, mpp, job.config.step, mask, not job.config.no_mask, job.pool)
+        plan = plan_slide(opened, mpp, job.config.step, mask, not job.config.no_mask)
         total = int(plan.needed.sum())
         chunk_size = job.predictor.choose_chunk_size(job.config.batch_size)
         listener.on_total(total)
         listener.on_progress(0)
-        scores = score_squares(
-            opened, plan.grid, plan.needed, job.predictor, chunk_size, job.pool, listener.on_progress
-        )
+        scores = score_squares(opened, plan.grid, plan.needed, job.predictor, chunk_size, listener.on_progress)
     measures = measure_slide(scores, plan.tissue_share, plan.grid, mpp, job.threshold)
     flags = [*plan.flags, *([remark] if remark else [])]
     status = SCORED if total else NO_TISSUE
@@ -236,22 +228,20 @@ def _fingerprint(job: _Job, slide: SlideFile) -> str:
         size, time = find_state(slide.path)
     except OSError as error:
         raise HistoError(f"cannot read {slide.path}: {error.strerror}", "copy the slide again") from error
-    values: dict[str, object] = {**job.dependencies, "size": size, "time": time}
-    if job.config.mask is not None:
-        values["mask"] = hash_file(_find_mask(job.config, slide) or job.config.mask)
-    values["mpp"] = [job.resolutions.for_all, job.resolutions.by_slide]
-    return sha256(dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _collect_dependencies(config: PredictConfig, predictor: CheckpointPredictor, threshold: float) -> dict[str, object]:
-    """Return the options and checkpoints that the scores of every slide depend on."""
-    return {
+    config, predictor = job.config, job.predictor
+    values = {
         "histo": histocli.__version__,
         "checkpoints": [member.sha256 for member in predictor.members],
         "compute": predictor.kind,
-        "threshold": threshold,
+        "threshold": job.threshold,
         **{name: getattr(config, name) for name in ("tta", "uncalibrated", "prevalence", "step", "no_mask")},
+        "size": size,
+        "time": time,
+        "mpp": [job.resolutions.for_all, job.resolutions.by_slide],
     }
+    if config.mask is not None:
+        values["mask"] = hash_file(_find_mask(config, slide) or config.mask)
+    return sha256(dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _find_file_size(path: Path) -> int:

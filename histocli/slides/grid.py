@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -105,7 +105,7 @@ class Strip(NamedTuple):
     pixels: Pixels
 
 
-def read_strips(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Iterator[Strip]:
+def read_strips(slide: Slide, grid: Grid, needed: Mask) -> Iterator[Strip]:
     """Read the needed squares (rows, columns) row by row, resampled by area to the grid's resolution.
 
     Each tile of the slide that a needed square touches is read once, in the order of the file, and is forgotten after
@@ -114,13 +114,13 @@ def read_strips(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Itera
     Raises:
         HistoError: the slide is damaged.
     """
-    blocks = _Blocks(slide, grid, needed, pool)
+    blocks = _Blocks(slide, grid, needed)
     rows, columns = np.flatnonzero(needed.any(1)), grid.shape[1]
     for row in rows.tolist():
         blocks.load(row)
         pixels = np.full((grid.step, columns * grid.step, 3), WHITE, np.uint8)
         spans = _find_column_spans(needed[row])
-        tasks = [pool.submit(_resample, blocks, grid, row, span, pixels) for span in spans]
+        tasks = [slide.threads.submit(_resample, blocks, grid, row, span, pixels) for span in spans]
         blocks.prefetch(row)
         for task in tasks:
             task.result()
@@ -152,8 +152,8 @@ def _resample(blocks: "_Blocks", grid: Grid, row: int, columns: range, into: Pix
 class _Blocks:
     """Blocks of whole tiles of one level: those that the needed squares touch, in rows of blocks (`block_rows`)."""
 
-    def __init__(self, slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> None:
-        self.slide, self.grid, self.pool = slide, grid, pool
+    def __init__(self, slide: Slide, grid: Grid, needed: Mask) -> None:
+        self.slide, self.grid = slide, grid
         self.level = slide.levels[grid.level]
         self.width, self.height = _choose_block_size(self.level)
         self.needed = self._find_needed(needed)
@@ -201,7 +201,7 @@ class _Blocks:
             if block_row not in self.block_rows:
                 columns = np.flatnonzero(self.needed[block_row]).tolist()
                 self.block_rows[block_row] = {
-                    column: self.pool.submit(self._read, block_row, column) for column in columns
+                    column: self.slide.threads.submit(self._read, block_row, column) for column in columns
                 }
 
     def _read(self, block_row: int, block_column: int) -> Pixels:
@@ -231,8 +231,8 @@ def _choose_block_size(level: Level) -> tuple[int, int]:
     return width * max(1, _BLOCK[0] // width), height * max(1, _BLOCK[1] // height)
 
 
-def read_overview(slide: Slide, slide_mpp: tuple[float, float], mpp: float, pool: Executor) -> Pixels:
+def read_overview(slide: Slide, slide_mpp: tuple[float, float], mpp: float) -> Pixels:
     """Read a whole slide at a low resolution: uint8 (H,W,3) RGB, with white to the right of and below the slide."""
     grid = plan_grid(slide, slide_mpp, mpp, 64)
-    strips = read_strips(slide, grid, np.ones(grid.shape, np.bool_), pool)
+    strips = read_strips(slide, grid, np.ones(grid.shape, np.bool_))
     return np.concatenate([strip.pixels for strip in strips])

@@ -116,7 +116,7 @@ class OpenSlideReader(Slide):
             rgb[image[..., 3] == 0] = 255
         return rgb
 
-    def close(self) -> None:
+    def _close_file(self) -> None:
         """Close the file."""
         self._slide.close()
 

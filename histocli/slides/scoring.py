@@ -1,7 +1,6 @@
 """Score the tissue of one slide, square by square."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -54,9 +53,7 @@ class SlidePlan(NamedTuple):
         return float(self.tissue.sum()) * (PATCH_MPP * OVERVIEW_FACTOR / 1000) ** 2
 
 
-def plan_slide(
-    slide: Slide, mpp: Resolution, step: int, mask: Path | None, should_find_tissue: bool, pool: Executor
-) -> SlidePlan:
+def plan_slide(slide: Slide, mpp: Resolution, step: int, mask: Path | None, should_find_tissue: bool) -> SlidePlan:
     """Find the squares of a slide that are to be scored.
 
     A square is scored if at least a tenth of it is tissue. `mask` is the user's own mask; if `should_find_tissue` is
@@ -66,7 +63,7 @@ def plan_slide(
         HistoError: the slide is damaged or too coarse, its levels show different pictures, or the mask does not fit it.
     """
     grid = plan_grid(slide, mpp, PATCH_MPP, step)
-    overview, factor = _read_overview(slide, mpp, pool)
+    overview, factor = _read_overview(slide, mpp)
     overview_mpp = PATCH_MPP * factor
     check_levels(slide, overview, {0, grid.level} - {find_level(slide, mpp, overview_mpp)})
     shape = _compute_size(slide, mpp, PATCH_MPP * OVERVIEW_FACTOR)
@@ -88,7 +85,7 @@ def plan_slide(
     return SlidePlan(grid, needed, tissue_share, overview, overview_mpp, tissue, flags)
 
 
-def _read_overview(slide: Slide, mpp: Resolution, pool: Executor) -> tuple[Pixels, int]:
+def _read_overview(slide: Slide, mpp: Resolution) -> tuple[Pixels, int]:
     """Return a picture of the whole slide, and the number of grid pixels along one of its pixels (2 to 8).
 
     A finer picture is not read from a level with many more pixels than the picture, which could be level 0.
@@ -97,7 +94,7 @@ def _read_overview(slide: Slide, mpp: Resolution, pool: Executor) -> tuple[Pixel
     while factor > 2 and _is_cheap(slide, mpp, factor // 2):
         factor //= 2
     height, width = _compute_size(slide, mpp, PATCH_MPP * factor)
-    return np.ascontiguousarray(read_overview(slide, mpp, PATCH_MPP * factor, pool)[:height, :width]), factor
+    return np.ascontiguousarray(read_overview(slide, mpp, PATCH_MPP * factor)[:height, :width]), factor
 
 
 def _is_cheap(slide: Slide, mpp: Resolution, factor: int) -> bool:
@@ -118,7 +115,6 @@ def score_squares(
     needed: Mask,
     predictor: Predictor,
     chunk_size: int,
-    pool: Executor,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Map:
     """Return the probability of tumour (rows, columns) of each needed square, NaN for the others.
@@ -130,7 +126,7 @@ def score_squares(
     """
     scores = np.full(grid.shape, np.nan)
     found = []
-    patches = read_patches(slide, grid, needed, pool)
+    patches = read_patches(slide, grid, needed)
     with closing(predictor.predict_patches(patches, chunk_size, _SquareListener(on_progress))) as chunks:
         found = [chunk.scores.probs for chunk in chunks]
     if found:
@@ -153,13 +149,13 @@ class _SquareListener(CommandListener):
         raise error
 
 
-def read_patches(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Iterator[Patch]:
+def read_patches(slide: Slide, grid: Grid, needed: Mask) -> Iterator[Patch]:
     """Yield the patch (96,96,3) around each needed square, row by row; no pixel of the slide is read twice."""
     margin = PATCH_SIZE // grid.step // 2  # squares on each side of the central one
     size = 2 * margin + 1
     kernel = np.ones((size, size), np.uint8)
     read = np.asarray(cv2.dilate(needed.astype(np.uint8), kernel), np.bool_)
-    strips = read_strips(slide, grid, read, pool)
+    strips = read_strips(slide, grid, read)
     recent: dict[int, Pixels] = {}
     white = np.full((grid.step, grid.shape[1] * grid.step, 3), WHITE, np.uint8)
     for row in np.flatnonzero(needed.any(1)).tolist():

@@ -1,12 +1,15 @@
 """An open whole slide: the class that each reader of slides implements."""
 
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from histocli.errors import HistoError
 from histocli.images import MAX_PIXELS
 from histocli.patch import Pixels
+from histocli.threads import count_threads
 
 INSTALL = "pip install 'histocli[slides]'"
 MIN_TILE_SIDE = 8  # pixels: TIFF's own minimum is 16; a slide in smaller tiles would take days to decode
@@ -61,8 +64,19 @@ class Slide(ABC):
             HistoError: the file is damaged there.
         """
 
-    @abstractmethod
+    @cached_property
+    def threads(self) -> ThreadPoolExecutor:
+        """The threads that read the slide and resample its pixels."""
+        return ThreadPoolExecutor(count_threads(), "histo-slide")
+
     def close(self) -> None:
+        """End the threads, then close the file."""
+        if "threads" in vars(self):
+            self.threads.shutdown(cancel_futures=True)
+        self._close_file()
+
+    @abstractmethod
+    def _close_file(self) -> None:
         """Close the file."""
 
     def __enter__(self) -> "Slide":

@@ -1,7 +1,6 @@
 """Patches of annotated slides as a data set, by PCam's rules."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,9 @@ from histocli.slides.reading import open_slide, require_slide_packages
 from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.slides.scoring import plan_slide, read_patches
 from histocli.slides.slide_files import describe_others, find_annotation
-from histocli.slides.synthetic import SyntheticSlide, draw_slide, write_annotation
-from histocli.slides.synthetic import plan_slide as plan_synthetic_slide
+from histocli.slides.synthetic import SyntheticSlide, draw_slide, plan_synthetic_slide, write_annotation
 from histocli.sources import PlannedFile, SourceContext, SourceReport
 from histocli.sources.camelyon import find_hospital
-from histocli.threads import count_threads
 
 LABEL_SIDE = 32  # pixels of the square that decides a patch's label
 _BORDER_UM = 500.0  # squares that are nearer to tumour are hard to classify
@@ -113,8 +110,7 @@ class SlidesSource:
     def fetch(self) -> None:
         """Find the tissue and the tumour of each slide, and choose the patches."""
         rng = np.random.default_rng(self.seed)
-        with ThreadPoolExecutor(count_threads(), "histo-slide") as pool:
-            self._sampled = [self._find_squares(slide, pool) for slide in self.slides]
+        self._sampled = [self._find_squares(slide) for slide in self.slides]
         with_tumour = [sample.tissue & sample.tumour for sample in self._sampled]
         near = [sample.tissue & ~sample.tumour & _find_near_squares(sample.tumour) for sample in self._sampled]
         n_tumour = self._choose(rng, with_tumour, round(self.n * _TUMOUR_SHARE))
@@ -139,13 +135,13 @@ class SlidesSource:
             sample.chosen.flat[rng.choice(np.flatnonzero(mask), share, replace=False)] = True
         return sum(shares)
 
-    def _find_squares(self, slide: AnnotatedSlide, pool: ThreadPoolExecutor) -> _Sampled:
+    def _find_squares(self, slide: AnnotatedSlide) -> _Sampled:
         areas = read_tumour(slide.annotation) if slide.annotation else TumourAreas([], [])
         if slide.annotation:
             self.report.notes += areas.describe_problems(slide.annotation)
         with open_slide(slide.file.path) as opened:
             mpp, _ = self.given.find(opened, slide.file)
-            plan = plan_slide(opened, mpp, LABEL_SIDE, None, True, pool)
+            plan = plan_slide(opened, mpp, LABEL_SIDE, None, True)
         if slide.annotation:
             check_inside(areas, slide.annotation, slide.file.path, plan.grid.size)
         tumour = label_squares(areas, plan.grid)
@@ -153,17 +149,16 @@ class SlidesSource:
 
     def read_patches(self) -> Iterator[Patch]:
         """Yield the chosen patches, slide by slide and row by row."""
-        with ThreadPoolExecutor(count_threads(), "histo-slide") as pool:
-            for sample in self._sampled:
-                yield from self._read_slide_patches(sample, pool)
+        for sample in self._sampled:
+            yield from self._read_slide_patches(sample)
 
-    def _read_slide_patches(self, sample: _Sampled, pool: ThreadPoolExecutor) -> Iterator[Patch]:
+    def _read_slide_patches(self, sample: _Sampled) -> Iterator[Patch]:
         name = sample.slide.file.name
         squares = np.argwhere(sample.chosen).tolist()
         if not squares:
             return
         with open_slide(sample.slide.file.path) as slide:
-            found = read_patches(slide, sample.grid, sample.chosen, pool)
+            found = read_patches(slide, sample.grid, sample.chosen)
             for (row, column), patch in zip(squares, found, strict=True):
                 box = sample.grid.find_box(row, column)
                 label = int(sample.tumour[row, column])

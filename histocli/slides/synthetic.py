@@ -50,7 +50,7 @@ class SyntheticSlide:
     key: tuple[int, int]
 
 
-def plan_slide(seed: int, number: int, side: int, has_tumour: bool) -> SyntheticSlide:
+def plan_synthetic_slide(seed: int, number: int, side: int, has_tumour: bool) -> SyntheticSlide:
     """Choose the outline of the tissue and of the lesions of a square slide with `side` level-0 pixels."""
     rng = np.random.default_rng((seed, number, 31))
     kind = "tumor" if has_tumour else "normal"

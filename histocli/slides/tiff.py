@@ -132,7 +132,7 @@ class TiffReader(Slide):
             pixels = tile[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
             image[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x] = pixels
 
-    def close(self) -> None:
+    def _close_file(self) -> None:
         """Close the file."""
         self._file.close()
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from histocli.slides.synthetic import draw_slide, plan_slide, write_annotation
+from histocli.slides.synthetic import draw_slide, plan_synthetic_slide, write_annotation
 from histocli.workspace import Workspace
 from tests.faults.conftest import TRAIN
 from tests.faults.processes import Process, histo
@@ -97,7 +97,7 @@ def slides(tmp_path_factory):
     """Two slides, each with its annotation."""
     folder = tmp_path_factory.mktemp("slides")
     for number in range(2):
-        plan = plan_slide(3, number, 1200, has_tumour=True)
+        plan = plan_synthetic_slide(3, number, 1200, has_tumour=True)
         draw_slide(plan, folder / f"{plan.name}.tif")
         write_annotation(plan, folder / f"{plan.name}.geojson")
     return folder

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from histocli.slides.synthetic import draw_slide, plan_slide, write_annotation
+from histocli.slides.synthetic import draw_slide, plan_synthetic_slide, write_annotation
 from tests.cli import Histo, template
 
 
@@ -27,7 +27,7 @@ def slides(tmp_path_factory):
     scored = ScoredSlides(folder / "maps", folder / "training", folder / "annotations")
     for out, numbers in ((scored.maps, range(3)), (scored.training, (3, 4))):
         for number in numbers:
-            plan = plan_slide(3, number, 2400, number not in (1, 3))
+            plan = plan_synthetic_slide(3, number, 2400, number not in (1, 3))
             draw_slide(plan, folder / f"slides-{out.name}" / f"{plan.name}.tif")
             write_annotation(plan, scored.annotations / f"{plan.name}.geojson")
         histo("predict", folder / f"slides-{out.name}", "--device", "cpu", "--out", out)

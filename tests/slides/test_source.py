@@ -15,7 +15,7 @@ from histocli.slides.asap import read_asap
 from histocli.slides.geojson import read_geojson
 from histocli.slides.lesions import find_lesions
 from histocli.slides.polygons import fill_polygons
-from histocli.slides.synthetic import draw_slide, plan_slide, write_annotation
+from histocli.slides.synthetic import draw_slide, plan_synthetic_slide, write_annotation
 from tests.slides.files import tissue_image, write_slide
 
 
@@ -29,7 +29,7 @@ def annotated_fixture(tmp_path_factory):
     """Two synthetic slides, the second without tumour, and their annotations."""
     folder = tmp_path_factory.mktemp("annotated")
     for number, has_tumour in enumerate((True, False)):
-        plan = plan_slide(3, number, 3200, has_tumour)
+        plan = plan_synthetic_slide(3, number, 3200, has_tumour)
         draw_slide(plan, folder / "slides" / f"{plan.name}.tif")
         write_annotation(plan, folder / "annotations" / f"{plan.name}.xml")
     return folder
@@ -108,7 +108,7 @@ def test_an_annotation_of_other_coordinates_is_refused(empty, tmp_path):
 
 
 def test_xml_and_geojson_give_the_same_annotation(tmp_path):
-    plan = plan_slide(0, 0, 5000, True)
+    plan = plan_synthetic_slide(0, 0, 5000, True)
     write_annotation(plan, tmp_path / "a.xml")
     write_annotation(plan, tmp_path / "a.geojson")
     for first, second, lesion in zip(
