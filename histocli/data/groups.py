@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from histocli.enums import Group
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -33,6 +35,20 @@ def find_split_unit(manifest: "pd.DataFrame") -> str:
         if groups[0].isdisjoint(groups[1]) and any(groups):
             return "overlap group"
     return "patch"
+
+
+def is_validated_on_other_slides(manifest: "pd.DataFrame") -> bool:
+    """Return whether no validation patch is of a slide, a hospital or a group of appearance that is trained on.
+
+    If the slides are not known, neither is this, and it is false.
+    """
+    train, val = (manifest[manifest["split"] == split] for split in ("train", "val"))
+    for unit in (SLIDE, *Group):
+        if unit in manifest.columns:
+            units = set(train[unit]), set(val[unit])
+            if "" not in units[0] | units[1] and units[0].isdisjoint(units[1]):
+                return True
+    return False
 
 
 def find_connected_components(frame: "pd.DataFrame", *, should_trust_slides: bool = True) -> Groups:

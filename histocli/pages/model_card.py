@@ -13,7 +13,7 @@ import numpy as np
 
 from histocli.atomic import read_json, write_text
 from histocli.compute.device import count_threads
-from histocli.data.groups import find_split_unit
+from histocli.data.groups import find_split_unit, is_validated_on_other_slides
 from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
 from histocli.inference.score_table import find_clusters
 from histocli.metrics import Measurement, Uncertainty, estimate_uncertainty, evaluate
@@ -93,6 +93,7 @@ def write_card(workspace: Workspace, run: str) -> Path:
             dataset=read_dataset(workspace.dataset_path(record.data)),
             splits=[summarise_split(manifest, name) for name in ("train", "val")],
             split_by=find_split_unit(manifest),
+            is_validated_on_other_slides=is_validated_on_other_slides(manifest),
             weights_note=describe_weights(best.arch, str(record.options.get("weights") or "random")),
             options=[
                 (name, value)

@@ -10,7 +10,7 @@ import numpy as np
 from histocli.config import RunConfig
 from histocli.data.dataset import open_balanced
 from histocli.data.folds import make_folds
-from histocli.data.groups import find_split_unit
+from histocli.data.groups import find_split_unit, is_validated_on_other_slides
 from histocli.data.manifest import hash_file, read_manifest, write_manifest
 from histocli.enums import Group
 from histocli.errors import HistoError, UsageError
@@ -161,7 +161,11 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     """
     best = [load_checkpoint(workspace.run_dir(member.name) / "best.pt") for member in repeats.members]
     if repeats.kind == "folds":
-        calibrations = _calibrate_on_other_folds(best)
+        on_other_slides = all(
+            is_validated_on_other_slides(read_manifest(workspace.run_dir(member.name) / "manifest.csv"))
+            for member in repeats.members
+        )
+        calibrations = _calibrate_on_other_folds(best, on_other_slides=on_other_slides)
         write_out_of_fold(workspace, repeats.name, best, calibrations)
     else:
         calibrations = [(checkpoint.temperature, checkpoint.threshold) for checkpoint in best]
@@ -184,7 +188,7 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     return report
 
 
-def _calibrate_on_other_folds(best: list[Checkpoint]) -> list[tuple[float, float]]:
+def _calibrate_on_other_folds(best: list[Checkpoint], *, on_other_slides: bool) -> list[tuple[float, float]]:
     """Return the temperature and threshold of each fold, chosen on the validation scores of the other folds."""
     labels, odds = ([checkpoint.validation[name].numpy() for checkpoint in best] for name in ("labels", "log_odds"))
     calibrations = []
@@ -192,7 +196,8 @@ def _calibrate_on_other_folds(best: list[Checkpoint]) -> list[tuple[float, float
         others = [j for j in range(len(best)) if j != i]
         y = np.concatenate([labels[j] for j in others]).astype(np.int64)
         probs = compute_probabilities(np.concatenate([odds[j] for j in others]).astype(np.float64))
-        calibration = calibrate(y, probs, str(checkpoint.config.get("threshold", "0.5")))
+        rule = str(checkpoint.config.get("threshold", "0.5"))
+        calibration = calibrate(y, probs, rule, on_other_slides=on_other_slides)
         calibrations.append((calibration.temperature, calibration.threshold))
     return calibrations
 

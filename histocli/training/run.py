@@ -11,6 +11,7 @@ from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
 from histocli.compute.device import choose_compute
 from histocli.config import RunConfig
 from histocli.data.dataset import open_balanced
+from histocli.data.groups import is_validated_on_other_slides
 from histocli.data.leakage import audit
 from histocli.data.manifest import hash_file
 from histocli.data.readahead import read_ahead
@@ -71,6 +72,7 @@ class Run:
         self.audit = None if resumed else audit(workspace, subset.frame, subset.packed)
         if self.audit and not config.allow_leak:
             self.audit.refuse_leaks()
+        self.is_validated_on_other_slides = is_validated_on_other_slides(subset.frame)
         self.data = subset.data
         self.manifest_sha256 = hash_file(self.manifest)
         torch.manual_seed(config.seed)
@@ -151,7 +153,9 @@ class Run:
         """Score the validation patches with the EMA of the weights, and calibrate on them."""
         predictor = Predictor([CalibratedNetwork(self.trainer.ema_model)], self.compute)
         probs = predictor.predict_packed(self.val_loader, lambda done: self._stop_single_process(stop)).probs
-        self.calibration = calibrate(self.labels, probs, self.config.threshold)
+        self.calibration = calibrate(
+            self.labels, probs, self.config.threshold, on_other_slides=self.is_validated_on_other_slides
+        )
         return Epoch(
             epoch=len(self.history) + 1,
             step=self.trainer.step,

@@ -3,13 +3,17 @@
 import csv
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from histocli.data.groups import is_validated_on_other_slides
 from histocli.metrics import compute_auc
 from histocli.metrics.calibration import compute_probabilities, fit_temperature
 from histocli.metrics.thresholds import choose_threshold
 from histocli.models.checkpoint import load_checkpoint
+from histocli.training.calibrate import calibrate
 from histocli.training.resume import load_run_config
 from histocli.training.run import Run
 from histocli.workspace import Workspace
@@ -42,6 +46,39 @@ def test_the_threshold_is_chosen_on_validation(histo, rule):
     error, _ = histo.fails("train", "--resume", "--name", "rule", "--threshold", "0.5", code=2)
     assert f"the run has {rule}" in error
     assert "is not a threshold" in histo.fails("train", "--threshold", "high", code=2)[0]
+
+
+@pytest.mark.parametrize(("factor", "on_same_slides"), [(0.5, 1.0), (2.0, 2.0)])
+def test_on_the_training_slides_the_temperature_is_at_least_1(factor, on_same_slides):
+    """A lower one, which fits these slides, would make the network too confident on other slides."""
+    rng = np.random.default_rng(0)
+    odds = rng.normal(0, 2, 20_000)
+    labels = (rng.random(20_000) < compute_probabilities(odds)).astype(int)
+    probs = compute_probabilities(odds * factor)
+    assert calibrate(labels, probs, "0.5", on_other_slides=True).temperature == pytest.approx(factor, rel=0.05)
+    same = calibrate(labels, probs, "0.5", on_other_slides=False).temperature
+    assert same == pytest.approx(on_same_slides, rel=0.05)
+
+
+def test_a_run_whose_slides_are_not_known_has_a_temperature_of_at_least_1(histo):
+    path = histo.root / "manifests" / "balanced.csv"
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame.assign(slide="").to_csv(path, index=False)
+    histo(*TRAIN, "--lr", 1e-6, "--epochs", 1, "--name", "unknown")  # probabilities near 0.5: not confident enough
+    best = last(histo, "unknown", "best.pt")
+    fitted = fit_temperature(*(best.validation[name].numpy() for name in ("labels", "log_odds")))
+    assert fitted < 0.97
+    assert best.temperature == 1
+    assert "The temperature is at least 1" in (histo.root / "runs" / "unknown" / "model_card.md").read_text()
+    assert "The temperature is at least 1" not in (histo.root / "runs" / "first" / "model_card.md").read_text()
+
+
+@pytest.mark.parametrize("unit", ["slide", "hospital", "appearance"])
+def test_validation_is_on_other_slides_if_no_slide_hospital_or_appearance_is_in_both_splits(unit):
+    splits = ["train", "train", "val", "val"]
+    for units, expected in ((["a", "b", "c", "c"], True), (["a", "b", "b", "c"], False), (["a", "", "c", "c"], False)):
+        assert is_validated_on_other_slides(pd.DataFrame({"split": splits, unit: units})) is expected
+    assert not is_validated_on_other_slides(pd.DataFrame({"split": splits, "overlap_group": ["a", "b", "c", "c"]}))
 
 
 def test_temperature_and_threshold_are_kept_after_an_interruption(histo):
