@@ -35,7 +35,9 @@ _SAVE_INTERVAL = 600.0  # seconds between saves within an epoch
 class Run:
     """A training run. After construction call `create` for a new run, or `resume` for a resumed one; then `fit`.
 
-    All processes of a job (`ranks`) make the same calls; only process 0 writes files.
+    All processes of a job (`ranks`) make the same calls; only process 0 writes files. The constructor does not exchange
+    data between processes, so an error in one of them can be reported by all. It also writes nothing, so the name of a
+    new run is reserved only after the options and the data have been checked.
     """
 
     def __init__(
