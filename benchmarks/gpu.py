@@ -15,58 +15,23 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import pandas as pd
 import torch
 
+from benchmarks.gpu_data import ShiftedPatches, StrictListener, write_tiffs
+from benchmarks.gpu_steps import measure_steps
 from histocli.commands.download import DownloadConfig, download
-from histocli.compute.device import choose_compute, make_deterministic
-from histocli.data.loaders import PatchLoader
-from histocli.enums import Augment, Device, Precision
-from histocli.errors import HistoError
-from histocli.listeners import CommandListener
-from histocli.models import create_model
-from histocli.patch import Patch
-from histocli.sources import SourceReport
 from histocli.sources.synthetic import SyntheticOptions
-from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace
 
 DRAWN = 8192  # synthetic patches drawn; the data set repeats them, shifted
 TIFFS = 57_458  # as many as Kaggle's test images
 EPOCHS = 10
-
-
-class ShiftedPatches:
-    """`n` patches: those of a packed array again and again, each time shifted by other offsets, slides apart."""
-
-    has_sha1_ids = should_drop_duplicates = False
-
-    def __init__(self, workspace: Workspace, n: int) -> None:
-        self.total = n
-        self.pixels = np.load(workspace.patches_path("drawn"), mmap_mode="r")
-        self.table = pd.read_csv(workspace.manifest_path("drawn"))
-        self.report = SourceReport(origin=f"synthetic patches, shifted: n={n}")
-
-    def read_patches(self) -> Iterator[Patch]:
-        """Yield the patches; the label is that of the patch before it was shifted, which is good enough for timing."""
-        labels, slides = self.table["label"].tolist(), self.table["slide"].tolist()
-        for i in range(self.total):
-            copy, base = divmod(i, len(self.pixels))
-            load = partial(_shift, self.pixels, base, copy)
-            yield Patch(f"p{i:06d}", load, int(labels[base]), f"{slides[base]}_{copy}", "", "")
-
-
-def _shift(pixels: Any, base: int, copy: int) -> Any:
-    """Return a patch shifted and a little darker, so that no two copies of it count as overlapping tissue."""
-    return np.roll(np.maximum(pixels[base], copy) - np.uint8(copy), (3 * copy, 5 * copy), (0, 1))
 
 
 class Bench:
@@ -145,8 +110,9 @@ class Bench:
         self.histo(f"draw {drawn} patches", "download", "--source", "synthetic", "--n", drawn, "--name", "drawn")
         began = time.monotonic()
         source = ShiftedPatches(self.workspace, self.n)
-        config = DownloadConfig("shifted", SyntheticOptions())
-        download(self.workspace, "bench", config, source, listener=_Strict())
+        download(
+            self.workspace, "bench", DownloadConfig("shifted", SyntheticOptions()), source, listener=StrictListener()
+        )
         self.note(f"pack {self.n} patches", seconds=round(time.monotonic() - began, 1))
         self.histo("balance", "balance", "--data", "bench", "--n", 160_000 if self.full else "max")
 
@@ -167,47 +133,8 @@ class Bench:
 
     def step_rates(self) -> None:
         """Time one step: as it is, and over one batch that stays; as a CUDA graph, and eager."""
-        compute = choose_compute(Device(self.device), Precision.AUTO)
-        count = 20_000 if self.full else 300
-        pixels = np.random.default_rng(0).integers(0, 256, (count, 96, 96, 3), np.uint8)
-        for size in (128, 512) if self.full else (64,):
-            for graph in (True, False) if size < 512 else (True,):  # eager is bound by the launches, whatever the size
-                batches = PatchLoader(pixels, np.arange(count), np.arange(count) % 2, size, compute.device)
-                torch.manual_seed(0)
-                with make_deterministic(False):
-                    made = Trainer(create_model("histonet"), Recipe(1e-3, 10_000, 0, cuda_graph=graph), compute)
-                    epochs = self._endless(batches)
-                    full = self._milliseconds(lambda made=made, epochs=epochs: made.train_step(next(epochs)))
-                    batch = next(epochs)
-                    plain = Recipe(1e-3, 10_000, 0, augment=Augment.NONE, cuda_graph=graph)
-                    fixed_trainer = Trainer(create_model("histonet"), plain, compute)
-                    fixed = self._milliseconds(lambda made=fixed_trainer, batch=batch: made.train_step(batch))
-                kind = "graph" if made.graph else "eager"
-                self.note(f"step of {size}, {kind}", milliseconds=full, fixed=fixed, ratio=round(fixed / full, 3))
-                if made.graph is None:
-                    break
-
-    @staticmethod
-    def _endless(batches: PatchLoader) -> Iterator[Any]:
-        epoch = 0
-        while True:
-            yield from batches.train_batches(epoch)
-            epoch += 1
-
-    def _milliseconds(self, step: Any) -> float:
-        warm_up, count = (30, 200) if self.full else (2, 4)
-        for _ in range(warm_up):
-            step()
-        self._wait()
-        began = time.perf_counter()
-        for _ in range(count):
-            step()
-        self._wait()
-        return round((time.perf_counter() - began) / count * 1e3, 3)
-
-    def _wait(self) -> None:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
+        for stage, figures in measure_steps(self.device, is_full=self.full):
+            self.note(stage, **figures)
 
     def train_in_other_ways(self) -> None:
         """Train on fewer patches under torchrun, also as two processes on one GPU, compiled, and with other options."""
@@ -253,7 +180,7 @@ class Bench:
         edges = np.linspace(0, count, (os.cpu_count() or 1) + 1).astype(int).tolist()
         array = self.workspace.patches_path("bench")
         with ProcessPoolExecutor() as pool:
-            list(pool.map(partial(_write_tiffs, array, folder), edges[:-1], edges[1:]))
+            list(pool.map(partial(write_tiffs, array, folder), edges[:-1], edges[1:]))
         tiff = folder / "train" / "0" / "000000.tif"
         self.start = self.score("predict 1 TIFF", tiff, 1)
         whole = self.score(f"predict {count} TIFFs", folder, count)
@@ -275,21 +202,6 @@ class Bench:
             after = seconds - (self.start or 0)
             self.note(f"{stage}: rate", per_second=round(count / seconds), after_start=round(count / after))
         return seconds
-
-
-class _Strict(CommandListener):
-    """Raises the error of a patch that cannot be read."""
-
-    def on_unreadable(self, error: HistoError) -> None:
-        """Raise it."""
-        raise error
-
-
-def _write_tiffs(array: Path, folder: Path, start: int, stop: int) -> None:
-    patches = np.load(array, mmap_mode="r")
-    for i in range(start, stop):
-        pixels = patches[i % len(patches)][..., ::-1]
-        cv2.imwrite(str(folder / "train" / str(i % 2) / f"{i:06}.tif"), pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
 
 
 def main() -> None:

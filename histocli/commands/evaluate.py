@@ -106,8 +106,26 @@ def _measure_and_write(
         scored,
         folder,
     )
+    report = _make_report(config, predictor, scored, threshold, folder, path.with_suffix(".csv").name)
+    write_scores(path.with_suffix(".csv"), scored.table.drop(columns="raw"))
+    write_evaluation(path, report)
+    if is_best == [True]:
+        add_evaluations(workspace, predictor.members[0].checkpoint.run, predictor.members[0].sha256)
+        send_evaluation(workspace, report, path.stem.removeprefix(f"{report.run}-"), listener)
+    return Evaluation(path, report)
+
+
+def _make_report(
+    config: EvalConfig,
+    predictor: CheckpointPredictor,
+    scored: Scored,
+    threshold: float,
+    folder: str | None,
+    scores_file: str,
+) -> EvaluationReport:
+    """Return the evaluation of the scores, which are written to `scores_file`."""
     measured, before, intervals = measure_scores(scored.table, threshold)
-    report = EvaluationReport(
+    return EvaluationReport(
         run=_join_run_names(predictor),
         data=scored.data,
         split=scored.split,
@@ -123,7 +141,7 @@ def _measure_and_write(
         n_in_training=scored.known.n_in_training,
         n_in_validation=scored.known.n_in_validation,
         calibration_mismatch=config.tta or len(predictor.members) > 1,
-        scores=path.with_suffix(".csv").name,
+        scores=scores_file,
         likeness=scored.likeness,
         resize=config.resize.value,
         mpp=parse_mpp(config.mpp, config.resize),
@@ -134,12 +152,6 @@ def _measure_and_write(
         slides=measure_groups("slide", scored.table, threshold),
         hospitals=measure_groups("hospital", scored.table, threshold),
     )
-    write_scores(path.with_suffix(".csv"), scored.table.drop(columns="raw"))
-    write_evaluation(path, report)
-    if is_best == [True]:
-        add_evaluations(workspace, predictor.members[0].checkpoint.run, predictor.members[0].sha256)
-        send_evaluation(workspace, report, path.stem.removeprefix(f"{report.run}-"), listener)
-    return Evaluation(path, report)
 
 
 def _make_metrics_path(
