@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from histocli.api_options import check_batch_size, check_option_names, convert, convert_enum, make_config
 from histocli.api_predictor import Predictor
-from histocli.config import CHECKPOINT, BalanceConfig, EvalConfig, PredictConfig, TrainConfig, TuneConfig
+from histocli.config import CHECKPOINT, BalanceConfig, EvalConfig, PackConfig, PredictConfig, TrainConfig, TuneConfig
 from histocli.enums import Device, Precision
 from histocli.errors import UsageError
 from histocli.listeners import WarningListener
@@ -33,9 +33,9 @@ def download(
     source: str = "kaggle",
     *,
     name: str | None = None,
-    n: int | None = None,
-    seed: int = 0,
-    force: bool = False,
+    n: int | None = PackConfig.n,
+    seed: int = PackConfig.seed,
+    force: bool = PackConfig.force,
     **options: Any,
 ) -> "Dataset":
     """Pack patches into the workspace, as `histo download` does, and return the content of its `dataset.json`.
@@ -53,7 +53,7 @@ def download(
         raise UsageError(f"source={source!r} is not one of {', '.join(SOURCE_NAMES)}")
     n, seed, force = convert("n", n, int), convert("seed", seed, int), convert("force", force, bool)
     values = {key: convert(key, value, declared[key].type) for key, value in options.items()}
-    config = DownloadConfig(source, make_source_options(source, values, n, seed), n, seed, force)
+    config = DownloadConfig(source, make_source_options(source, values, n, seed), n=n, seed=seed, force=force)
     title = source if name is None else name
     check_inputs(folder, title, config)
     if not force and (dataset := find_dataset(folder, title, config)):
@@ -127,11 +127,11 @@ def evaluate(
 def load(
     *ckpt: PathLike,
     workspace: Workspace | PathLike | None = None,
-    tta: bool = False,
-    uncalibrated: bool = False,
-    prevalence: float | None = None,
-    device: Device | str = Device.AUTO,
-    precision: Precision | str = Precision.AUTO,
+    tta: bool = PredictConfig.tta,
+    uncalibrated: bool = PredictConfig.uncalibrated,
+    prevalence: float | None = PredictConfig.prevalence,
+    device: Device | str = PredictConfig.device,
+    precision: Precision | str = PredictConfig.precision,
     batch_size: int = PredictConfig.batch_size,
 ) -> Predictor:
     """Load a checkpoint for prediction: `best.pt` (the default), the name of a run, or the path of a file.

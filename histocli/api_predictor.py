@@ -83,8 +83,8 @@ class Predictor:
         self,
         patches: "np.ndarray | PathLike | Iterable[PathLike]",
         *,
-        resize: Resize | str = Resize.CROP,
-        columns: Columns | str = Columns.KAGGLE,
+        resize: Resize | str = PredictConfig.resize,
+        columns: Columns | str = PredictConfig.columns,
     ) -> "pd.DataFrame":
         """Return a table with a row for each patch: `id`, `label` (the tumour probability) and `class` (0 or 1).
 

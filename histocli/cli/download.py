@@ -11,7 +11,7 @@ from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.listener import ConsoleListener
 from histocli.cli.sources import open_with_bars, with_source_options
-from histocli.config import SUBSET
+from histocli.config import SUBSET, PackConfig
 from histocli.errors import UsageError
 from histocli.sources import SOURCE_NAMES, find_source_type
 from histocli.sources.options import make_source_options
@@ -49,9 +49,9 @@ def download(
             help="Number of patches, drawn at random.",
             show_default=_DEFAULT_N,
         ),
-    ] = None,
-    seed: options.Seed = 0,
-    force: options.Force = False,
+    ] = PackConfig.n,
+    seed: options.Seed = PackConfig.seed,
+    force: options.Force = PackConfig.force,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show which files would be downloaded, and their sizes.")
     ] = False,
@@ -65,7 +65,9 @@ def download(
     from histocli.data.dataset import make_balance_command
     from histocli.data.manifest import is_subset
 
-    config = DownloadConfig(source.value, make_source_options(source.value, declared, n, seed), n, seed, force)
+    config = DownloadConfig(
+        source.value, make_source_options(source.value, declared, n, seed), n=n, seed=seed, force=force
+    )
     title = name or source.value
     if title == SUBSET or is_subset(state.workspace.manifest_path(title)):
         raise UsageError(f"--name {title} is the name of a subset that histo balance writes", "give another name")

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from histocli.atomic import read_json, write_json
+from histocli.config import PackConfig
 from histocli.data.store import PackResult, pack
 from histocli.errors import HistoError, UsageError
 from histocli.listeners import SILENT, CommandListener
@@ -21,14 +22,11 @@ from histocli.workspace import Workspace, check_name
 
 
 @dataclass(frozen=True)
-class DownloadConfig:
+class DownloadConfig(PackConfig):
     """The options of `histo download`; `options` are the options that the source declares."""
 
     source: str
     options: SourceOptions
-    n: int | None = None
-    seed: int = 0
-    force: bool = False
 
     @property
     def request(self) -> Json:

@@ -5,6 +5,7 @@ modules import them from here. This is cheap, so that `histo --help` and TAB ans
 """
 
 from histocli.config.balance import SUBSET, BalanceConfig
+from histocli.config.download import PackConfig
 from histocli.config.plots import PlotConfig, ReportConfig
 from histocli.config.scoring import (
     CHECKPOINT,
@@ -42,6 +43,7 @@ __all__ = [
     "BalanceConfig",
     "EvalConfig",
     "ExportConfig",
+    "PackConfig",
     "PlotConfig",
     "PredictConfig",
     "ReportConfig",

@@ -71,7 +71,7 @@ class SlidesSource:
         n: int,
         seed: int,
         origin: str,
-        near_tumour: float = 0.0,
+        near_tumour: float,
     ) -> None:
         self.slides, self.given, self.n, self.seed = list(slides), given, n, seed
         self.near_tumour = near_tumour
@@ -205,7 +205,7 @@ class SyntheticSlidesSource(SlidesSource):
             )
             for plan in plans
         ]
-        super().__init__(slides, GivenResolutions(), n, seed, f"synthetic slides: {len(plans)}, seed={seed}")
+        super().__init__(slides, GivenResolutions(), n, seed, f"synthetic slides: {len(plans)}, seed={seed}", 0.0)
 
     @classmethod
     def plan_source(cls, count: int, side: int, n: int, seed: int, context: SourceContext) -> "SyntheticSlidesSource":

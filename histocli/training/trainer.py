@@ -54,13 +54,13 @@ class Recipe:
     lr: float
     total_steps: int
     seed: int
-    first_step: int = 0  # where the learning-rate cycle begins
-    weight_decay: float = 0.05
+    first_step: int = OptimConfig.first_step
+    weight_decay: float = OptimConfig.weight_decay
     label_smoothing: float = 0.05
-    warmup: float = 0.2
-    ema_span: float = 0.02  # time constant of the moving average of the weights, as a fraction of all steps
-    muon: bool = True
-    backbone_lr: float = 1.0  # of a pretrained backbone, as a fraction of `lr`
+    warmup: float = OptimConfig.warmup
+    ema_span: float = OptimConfig.ema_span
+    muon: bool = OptimConfig.muon
+    backbone_lr: float = OptimConfig.backbone_lr
     augment: Augment = Augment.FULL
     rotate: Rotate = Rotate.AUTO
     compile: bool = False

@@ -112,7 +112,7 @@ def test_a_new_source_needs_only_a_module_and_its_name(squares, tmp_path):
 
 def test_data_sets_packed_before_an_option_existed_are_recognised(request, tmp_path):
     workspace = Workspace(tmp_path)
-    config = DownloadConfig("synthetic", SyntheticOptions(2, 0), 2)
+    config = DownloadConfig("synthetic", SyntheticOptions(2, 0), n=2)
     source = open_source(config, SourceContext(workspace.downloads_dir))
     dataset = download(workspace, "data", config, source)
     expected = {"source": "synthetic", "from": [], "labels": None, "slides": None, "n": 2, "resize": "crop", "seed": 0}
