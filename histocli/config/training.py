@@ -54,7 +54,7 @@ class RunConfig:
         if not 0 <= self.seed < 1 << 32:
             raise UsageError(f"--seed {self.seed}: a whole number from 0 to {(1 << 32) - 1} is needed")
         if self.batch_size is not None and self.batch_size < 2:
-            raise UsageError(f"--batch-size {self.batch_size}: batch norm needs at least 2")
+            raise UsageError(f"--batch-size {self.batch_size}: batch norm needs at least 2 patches")
         if self.lr is not None and not 0 < self.lr < 10:
             raise UsageError(
                 f"--lr {self.lr}: a number above 0 and below 10 is needed", f"{LEARNING_RATE} is the default"

@@ -149,7 +149,7 @@ class StreamReader:
                 raise
 
     def _read_forward(self, offset: int, size: int) -> bytes:
-        """Read a range; a stream that is past it is opened again, and small ranges before it are kept."""
+        """Read a range. If the stream is past it, open it again; keep the small ranges that are read on the way."""
         if self._stream is None or self._position > offset:
             self._stream, self._position = self._open_stream(), 0
         first, last = (bisect_left(self._ranges, (place, 0)) for place in (self._position, offset))

@@ -112,7 +112,7 @@ class Layout:
         if not counts and self.compression == NONE:
             counts = (0,) * len(offsets)
         if len(offsets) < wanted or len(counts) < wanted:
-            raise ImageError(f"the image is damaged: it has {min(len(offsets), len(counts))} segments of {wanted}")
+            raise ImageError(f"the image is damaged: it has {min(len(offsets), len(counts))} of {wanted} segments")
         size = len(self.page.data)
         for at, length in zip(offsets[:wanted], counts, strict=False):
             if at + length > size or (not length and self.compression != NONE):

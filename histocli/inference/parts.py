@@ -63,13 +63,13 @@ class Parts:
         """Return the path of a part."""
         return self.folder / f"{number:04}"
 
-    def _find_facts_path(self, number: int) -> Path:
+    def _facts_path(self, number: int) -> Path:
         return self.folder / f"{number:04}.json"
 
     def _is_finished(self, number: int) -> bool:
         """Return whether a part exists and is undamaged; after a power failure it may not be."""
         try:
-            facts = read_json(self._find_facts_path(number))
+            facts = read_json(self._facts_path(number))
             return bool(
                 facts["bytes"] == self.part_path(number).stat().st_size and facts["crc32"] == self._crc32(number)
             )
@@ -115,13 +115,13 @@ class Parts:
             facts = {"bytes": self.part_path(number).stat().st_size, "crc32": self._crc32(number), "counts": counts()}
             temporary = self.folder / f"{number:04}.tmp"
             temporary.write_text(json.dumps(facts), encoding="utf-8")
-            temporary.replace(self._find_facts_path(number))
+            temporary.replace(self._facts_path(number))
         except OSError as error:
             raise make_write_error(self.target, error) from error
 
     def read_counts(self, number: int) -> Any:
         """Return the counts of a finished part."""
-        return read_json(self._find_facts_path(number))["counts"]
+        return read_json(self._facts_path(number))["counts"]
 
     def remove_if_empty(self) -> None:
         """Remove the folder if it has no finished part: a job that failed at once leaves no files."""

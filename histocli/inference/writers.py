@@ -214,7 +214,7 @@ def check_format(format: Output, out: Path | None) -> None:
     """
     if format in BINARY_FORMATS:
         if out is None:
-            raise UsageError(f"--format {format} cannot be streamed", "give it a file with --out")
+            raise UsageError(f"--format {format} cannot be written to stdout", "give a file: --out FILE")
         require_packages(f"--format {format}", BINARY_FORMATS[format].package, extra=BINARY_FORMATS[format].extra)
 
 

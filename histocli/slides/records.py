@@ -119,7 +119,7 @@ def read_finished_slides(out: Path) -> list[tuple[Path, FinishedSlide]]:
             raise HistoError(f"{count} folders in {out} have the scores of the slide {name}", "remove all but one")
     if len({(slide.threshold, slide.step) for _, slide in finished}) > 1:
         raise HistoError(
-            f"the slides in {out} were scored with different options", "score them again with one histo predict"
+            f"the slides in {out} were scored with different options", "score them again with one call of histo predict"
         )
     return finished
 

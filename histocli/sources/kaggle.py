@@ -160,7 +160,9 @@ def _find_root(files: Mapping[str, File], path: Path) -> str:
     if not roots:
         raise HistoError(f"there is no train_labels.csv in {path}", _make_layout_hint(path))
     if len(roots) > 1 and roots[0].count("/") == roots[1].count("/"):
-        raise HistoError(f"there are {len(roots)} train_labels.csv in {path}", "give one of the folders to --from")
+        raise HistoError(
+            f"there are {len(roots)} files train_labels.csv in {path}", "give one of the folders to --from"
+        )
     return roots[0]
 
 

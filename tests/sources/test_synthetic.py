@@ -254,7 +254,7 @@ def start(script, **options):
     return subprocess.Popen([sys.executable, *script], env=environment, **pipes, **options)
 
 
-def test_a_script_needs_no_main_guard(tmp_path):
+def test_patches_are_made_in_processes_by_a_script_without_a_main_guard(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT + "print(len([0, *patches]))")
     with start([tmp_path / "script.py"]) as process:
         stdout, stderr = process.communicate(timeout=100)
