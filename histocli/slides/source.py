@@ -200,7 +200,7 @@ class SyntheticSlidesSource(SlidesSource):
         slides = [
             AnnotatedSlide(
                 SlideFile(folder / "slides" / f"{plan.name}.tif", plan.name),
-                self._find_annotation_path(plan),
+                self._annotation_path(plan),
                 plan.hospital,
             )
             for plan in plans
@@ -214,7 +214,7 @@ class SyntheticSlidesSource(SlidesSource):
         folder = context.downloads_dir / "synthetic-slides" / f"seed-{seed}-side-{side}"
         return cls(plans, folder, n, seed, context)
 
-    def _find_annotation_path(self, slide: SyntheticSlide) -> Path:
+    def _annotation_path(self, slide: SyntheticSlide) -> Path:
         return self.folder / "annotations" / f"{slide.name}.xml"
 
     def fetch(self) -> None:
@@ -224,8 +224,8 @@ class SyntheticSlidesSource(SlidesSource):
             path = slide.file.path
             if path.is_file() and not self.context.force:
                 continue
-            write_annotation(plan, self._find_annotation_path(plan))
-            write_annotation(plan, self._find_annotation_path(plan).with_suffix(".geojson"))
+            write_annotation(plan, self._annotation_path(plan))
+            write_annotation(plan, self._annotation_path(plan).with_suffix(".geojson"))
             draw_slide(plan, path, partial(self.context.on_transfer, path.name))
         super().fetch()
         self.report.notes.append(f"the slides are in {self.folder}")

@@ -139,7 +139,7 @@ def test_another_layout_is_an_error_before_anything_is_read(tmp_path, downloads,
     assert "--source folder" in caught.value.hint
     with pytest.raises(HistoError, match="no images"):
         KaggleSource(write_folder(tmp_path / "b", {"train_labels.csv": labels_csv().encode()}), downloads)
-    with pytest.raises(HistoError, match=r"2 train_labels\.csv"):
+    with pytest.raises(HistoError, match=r"2 files train_labels\.csv"):
         KaggleSource(write_folder(tmp_path / "c", {"x/train_labels.csv": b"", "y/train_labels.csv": b""}), downloads)
     with pytest.raises(HistoError, match="there is no"):
         KaggleSource(tmp_path / "absent", downloads)
