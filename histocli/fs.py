@@ -97,8 +97,10 @@ def make_write_error(path: Path, error: OSError, needed: int | None = None, writ
     folder = next((folder for folder in path.absolute().parents if os.path.isdir(folder)), path.parent)  # noqa: PTH112
     hint = f"check the folder {folder} and its permissions, or {_OTHER_FOLDER}"
     if error.errno in _DISK_FULL:
-        size = format_bytes(needed) if needed is not None else f"more than {format_bytes(written)}"
-        why += f" ({size} needed, {format_bytes(shutil.disk_usage(folder).free)} free)"
+        size = f"{format_bytes(needed)} needed, " if needed is not None else ""
+        if needed is None and written:
+            size = f"more than {format_bytes(written)} needed, "
+        why += f" ({size}{format_bytes(shutil.disk_usage(folder).free)} free)"
         hint = make_space_hint(folder)
     return HistoError(f"cannot write {path}: {why}", hint)
 

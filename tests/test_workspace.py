@@ -31,6 +31,11 @@ def test_every_path_is_below_the_root_and_no_folder_is_created(workspace):
     assert not root.exists()
 
 
+def test_the_root_may_be_text(workspace):
+    assert Workspace(str(workspace.root)) == workspace
+    assert Workspace(str(workspace.root)).runs_dir == workspace.runs_dir
+
+
 def test_finished_data_sets_and_started_runs_are_listed(workspace):
     for name in ("b", "a"):
         write_json(workspace.dataset_path(name), {})

@@ -235,8 +235,8 @@ def _choose_unit(config: BalanceConfig, data: str, cleaned: "pd.DataFrame") -> S
     if config.group is Group.HOSPITAL and not _has_all(cleaned, config.group):
         raise HistoError(
             f"the hospitals of {data} are not known for every patch",
-            "histo reads them from the names of Camelyon16's slides: add these with histo download --slides CSV; or "
-            "choose --group appearance, which finds two groups by sharpness and colour",
+            "histo download reads them from a column such as hospital (--hospital-column names another), and from the "
+            "names of Camelyon16's slides; or choose --group appearance, which finds two groups by sharpness and colour",
         )
     if config.split is Split.SLIDE and not _has_all(cleaned, "slide"):
         raise HistoError(

@@ -55,13 +55,12 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
                 plots += _plan_maps(workspace, runs, config, resolutions, on_note)
             else:
                 plots += plan(workspace, runs, kind, config.data)
-        except (MissingInputError, ExplanationError):
+        except (MissingInputError, ExplanationError, UnknownResolutionError) as error:
             if Kind.ALL not in config.kind:
                 raise
-        except UnknownResolutionError as error:
-            if Kind.ALL not in config.kind:
-                raise
-            on_note(f"no maps: {error}; {error.hint}")
+            if isinstance(error, UnknownResolutionError) or kind is Kind.ROC:  # the other kinds lack the same
+                missing = "ROC curve, calibration or other plot of scores" if kind is Kind.ROC else "maps"
+                on_note(f"no {missing}: {error}; {error.hint}")
     if not plots:
         raise MissingInputError(f"there is nothing to draw in {workspace.root}", "histo train makes a run")
     look = Look(config.format, config.dpi, config.width, config.title)
@@ -85,6 +84,12 @@ def choose_runs(workspace: Workspace, runs: Sequence[str], *, has_evaluations: b
     names = workspace.list_runs()
     for run in runs:
         if not workspace.run_dir(run).is_dir() and not read_evaluations(workspace, run):
+            if members := workspace.list_members(run):
+                options = " ".join(f"--run {name}" for name in members)
+                raise HistoError(
+                    f"{run!r} is the common name of {len(members)} runs, and has no evaluation",
+                    f"for the curves of the runs: {options}",
+                )
             raise HistoError(
                 f"there is no run {run!r}",
                 f"histo train --name {run} makes it; runs: {', '.join(names) or 'none'}",
@@ -152,13 +157,9 @@ def _find_evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> di
     """Return the evaluations of a run, or only those on the data sets `data`; raise `MissingInputError` if none is."""
     evaluations = read_evaluations(workspace, run, data)
     if not evaluations:
-        is_newest = run == (workspace.list_runs() or [run])[-1]
         on = f" on {', '.join(data)}" if data else ""
         option = f" --data {data[0]}" if data else ""
-        raise MissingInputError(
-            f"the run {run!r} has not been evaluated{on}",
-            f"histo eval --ckpt {'best.pt' if is_newest else run}{option}",
-        )
+        raise MissingInputError(f"the run {run!r} has not been evaluated{on}", f"histo eval --ckpt {run}{option}")
     return evaluations
 
 
@@ -181,8 +182,8 @@ def _plan_overlay(workspace: Workspace, runs: Sequence[str], kind: Kind, data: S
     common = [key for key in by_run[0] if all(key in evaluations for evaluations in by_run)]
     if not common:
         raise MissingInputError(
-            f"{', '.join(runs)} have no evaluation on the same data in common",
-            f"histo eval --ckpt {runs[0]} --data NAME, and the same for the others",
+            f"{', '.join(runs)} have no evaluation on the same data and with the same options in common",
+            f"histo eval --ckpt {runs[0]}, and the same for the others, with the same --data and other options",
         )
     plots = []
     for key in common:

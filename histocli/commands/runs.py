@@ -90,6 +90,9 @@ def remove_runs(workspace: Workspace, names: Sequence[str]) -> RemovedRuns:
     known = sorted({path.name for path in workspace.runs_dir.glob("[!.]*") if path.is_dir()})
     for name in names:
         if name not in known:
+            if members := workspace.list_members(name):
+                hint = f"histo runs rm {' '.join(members)}"
+                raise HistoError(f"{name!r} is the common name of {len(members)} runs", hint)
             raise HistoError(f"there is no run {name!r}", f"runs: {', '.join(known) or 'none'}")
     with ExitStack() as held:
         for name in names:

@@ -248,6 +248,14 @@ def find_checkpoint(workspace: Workspace, name: str) -> Path:
             return path
     if name == packaged.NAME or (name == "best.pt" and not workspace.list_runs() and not Path(name).is_file()):
         return packaged.PATH
+    if name in workspace.list_runs():
+        raise HistoError(f"the run {name!r} has not finished an epoch", f"histo train --resume --name {name}")
+    if members := workspace.list_members(name):
+        options = " ".join(f"--ckpt {run}" for run in members)
+        raise HistoError(
+            f"{name!r} is the common name of {len(members)} runs, and not a checkpoint",
+            f"for the mean of their probabilities: {options}",
+        )
     where = f"there is no checkpoint {name!r} in {workspace.checkpoints_dir}, and no run of this name"
     raise HistoError(where, _make_checkpoint_hint(workspace, name))
 

@@ -15,6 +15,7 @@ import pytest
 
 from histocli.atomic import write_json, write_text
 from histocli.commands.plot import plot
+from histocli.commands.runs import remove_runs
 from histocli.config import PlotConfig
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
@@ -51,9 +52,9 @@ def add_run(workspace, run, epochs=3, age=0):
     os.utime(config, (changed, changed))
 
 
-def add_evaluation(workspace, run, data, split, labels, probs, packed=True):
+def add_evaluation(workspace, run, data, split, labels, probs, packed=True, tta=False):
     stem = f"{run}-{data}-{split}"
-    names = {"run": run, "data": data, "split": split, "tta": False, "raw": False, "scores": f"{stem}.csv"}
+    names = {"run": run, "data": data, "split": split, "tta": tta, "raw": False, "scores": f"{stem}.csv"}
     write_json(workspace.metrics_dir / f"{stem}.json", to_json(evaluate(labels, probs)) | names)
     with (workspace.metrics_dir / f"{stem}.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -185,7 +186,7 @@ def test_for_a_run_without_evaluation_the_hint_is_histo_eval(tmp_path, kind):
     workspace = Workspace(tmp_path)
     add_run(workspace, "first", age=1000)
     add_run(workspace, "second")
-    for run, hint in ((None, "histo eval --ckpt best.pt"), ("first", "histo eval --ckpt first")):
+    for run, hint in ((None, "histo eval --ckpt second"), ("first", "histo eval --ckpt first")):
         with pytest.raises(HistoError, match="has not been evaluated") as caught:
             draw(workspace, run, [kind])
         assert caught.value.hint == hint
@@ -202,7 +203,12 @@ def test_nothing_is_drawn_if_one_of_several_kinds_has_no_input(workspace):
 def test_all_skips_kinds_without_input(tmp_path):
     workspace = Workspace(tmp_path)
     add_run(workspace, "only")
-    assert names(plot(workspace, PlotConfig(kind=(Kind.ALL,)))) == {"only-curves.png"}
+    notes = []
+    assert names(plot(workspace, PlotConfig(kind=(Kind.ALL,)), on_note=notes.append)) == {"only-curves.png"}
+    assert notes == [
+        "no ROC curve, calibration or other plot of scores: the run 'only' has not been evaluated; "
+        "histo eval --ckpt only"
+    ]
 
 
 def test_an_unknown_run_is_refused_with_the_known_ones(workspace):
@@ -211,6 +217,17 @@ def test_an_unknown_run_is_refused_with_the_known_ones(workspace):
     assert "net-1" in caught.value.hint
     with pytest.raises(UsageError):
         plot(workspace, PlotConfig(("../net-1",), (Kind.ALL,)))
+
+
+def test_the_common_name_of_seeds_is_refused_with_the_names_of_the_runs(workspace):
+    for number in (9, 10):
+        add_run(workspace, f"net-seed{number}")
+    with pytest.raises(HistoError, match="'net' is the common name of 2 runs, and has no evaluation") as caught:
+        plot(workspace, PlotConfig(("net",), (Kind.ALL,)))
+    assert caught.value.hint == "for the curves of the runs: --run net-seed9 --run net-seed10"
+    with pytest.raises(HistoError, match="'net' is the common name of 2 runs") as caught:
+        remove_runs(workspace, ["net"])
+    assert caught.value.hint == "histo runs rm net-seed9 net-seed10"
 
 
 def test_an_evaluation_of_a_copied_checkpoint_needs_no_run_folder(workspace):
@@ -342,6 +359,10 @@ def test_several_runs_share_a_plot_for_each_data_set_that_all_of_them_scored(wor
         draw(workspace, both, [Kind.CONFUSION])
     with pytest.raises(HistoError, match="has not been evaluated on unseen"):
         draw(workspace, both, [Kind.ROC], data=("unseen",))
+    add_run(workspace, "net-3")
+    add_evaluation(workspace, "net-3", "pcam", "val", [0, 1, 1], [0.2, 0.9, 0.4], tta=True)
+    with pytest.raises(HistoError, match="no evaluation on the same data and with the same options in common"):
+        draw(workspace, ["net-2", "net-3"], [Kind.ROC])
 
 
 def test_size_resolution_and_title_are_chosen(workspace):

@@ -16,7 +16,7 @@ from tests.faults.conftest import TINY
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
 
-SPACE = r"\((more than )?[\d.]+ (bytes|KB|MB|GB) needed(, [\d.]+ (bytes|KB|MB|GB) free)?\)"
+SPACE = r"\(((more than )?[1-9][\d.]* (bytes|KB|MB|GB) needed, )?[\d.]+ (bytes|KB|MB|GB) free\)"
 LINES = {
     "download": ["download", "--source", "synthetic", "--n", 80, "--name", "more"],
     "balance": ["balance", "--n", 40],

@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from histocli.atomic import write_json
 from histocli.errors import HistoError
 from histocli.models import create_model, packaged
 from histocli.models.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
@@ -172,3 +173,15 @@ def test_the_error_of_a_name_says_how_to_use_the_file_in_the_current_directory(p
     assert caught.value.hint == "histo train makes one"
     with pytest.raises(HistoError, match=r"there is no checkpoint \./best\.pt"):
         find_checkpoint(Workspace(tmp_path / "workspace"), "./best.pt")
+
+
+def test_the_error_of_a_run_without_a_checkpoint_says_how_to_finish_it(tmp_path):
+    workspace = Workspace(tmp_path)
+    write_json(workspace.run_dir("net-seed10") / "config.json", {})
+    write_json(workspace.run_dir("net-seed9") / "config.json", {})
+    with pytest.raises(HistoError, match="the run 'net-seed9' has not finished an epoch") as caught:
+        find_checkpoint(workspace, "net-seed9")
+    assert caught.value.hint == "histo train --resume --name net-seed9"
+    with pytest.raises(HistoError, match="'net' is the common name of 2 runs, and not a checkpoint") as caught:
+        find_checkpoint(workspace, "net")
+    assert caught.value.hint == "for the mean of their probabilities: --ckpt net-seed9 --ckpt net-seed10"
