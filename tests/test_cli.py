@@ -126,7 +126,15 @@ def test_train_help_groups_options_in_panels():
     assert re.findall(r"^  (--[a-z-]+)", panel, re.M) == ["--epochs", "--batch-size", "--lr", "--backbone-lr"]
 
 
-@pytest.mark.parametrize(("line", "meant"), [(["trian"], "train"), (["train", "--epoch", "2"], "--epochs")])
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        (["trian"], "train"),
+        (["train", "--epoch", "2"], "--epochs"),
+        (["help", "train"], "histo -h"),
+        (["train", "help"], "histo train -h"),
+    ],
+)
 def test_a_misspelt_command_or_option_gets_a_suggestion(empty, line, meant):
     error = empty(*line, code=2).stderr.partition("Error: ")[2]
     assert re.search(rf"(Did you mean|Possible options:).*{meant}\b", error)

@@ -92,6 +92,8 @@ def _show_plan(state: State, files: "list[PlannedFile]", json: bool) -> None:
     """Show the files that a download would fetch."""
     rows = [(file.name, _format_size(file), "yes" if file.is_here else "no") for file in files]
     state.reporter.print_table("files to download", ["file", "size", "already here"], rows)
+    if all(file.is_here for file in files):
+        state.reporter.note("nothing has to be downloaded")
     if json:
         write_out(dumps([{"file": f, "size": s, "here": h == "yes"} for f, s, h in rows], indent=2) + "\n")
 
@@ -99,7 +101,7 @@ def _show_plan(state: State, files: "list[PlannedFile]", json: bool) -> None:
 def _format_size(file: "PlannedFile") -> str:
     """Format the size of a file that would be downloaded."""
     if file.size is None:
-        return "unknown"
+        return "-" if file.is_here else "unknown"  # the size of a folder is not measured
     return filesize.decimal(file.size) if file.unit == "bytes" else f"{file.size:,} {file.unit}"
 
 

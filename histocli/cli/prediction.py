@@ -20,6 +20,8 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
     Raises:
         HistoError: some or all files could not be read.
     """
+    from histocli.inference.inputs import STDIN
+
     reporter = state.reporter
     if not prediction.can_find_duplicates:
         reporter.warn("the training patches are not in this workspace, so the column duplicate is empty")
@@ -36,6 +38,8 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
     _report_images(state, config, prediction.remarks, scored)
     if warning := prediction.likeness.warning:
         reporter.warn(warning)
+    if config.inputs == (STDIN,) and not scored and not unreadable and not prediction.done_before:
+        reporter.warn("there are no paths on stdin")
     before = f"; it had {prediction.done_before:,} before" if prediction.done_before else ""
     reporter.print_done(f"{format_count(scored, 'patch')} scored to {config.out or 'stdout'}{before}")
     if unreadable:

@@ -190,8 +190,12 @@ def show_repeats(reporter: Reporter, repeats: RepeatsReport, workspace: Workspac
     rows = [[run.run, *(format_cell(run.metrics[name]) for name in _REPEATED_METRICS)] for run in repeats.runs]
     rows.append(["mean", *(format_cell(repeats.mean[name]) for name in _REPEATED_METRICS)])
     rows.append(["standard deviation", *(format_cell(repeats.standard_deviation[name]) for name in _REPEATED_METRICS)])
-    title = f"validation metrics of the {repeats.kind} of {repeats.name}"
-    reporter.print_table(title, ["run", *map(find_metric_title, _REPEATED_METRICS)], rows)
+    columns = ["run", *map(find_metric_title, _REPEATED_METRICS)]
+    if any(run.hospitals for run in repeats.runs):
+        columns.append("validated on")
+        cells = [*(", ".join(run.hospitals) for run in repeats.runs), "", ""]
+        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+    reporter.print_table(f"validation metrics of the {repeats.kind} of {repeats.name}", columns, rows)
     if repeats.split_by == "patch":
         reporter.warn("slides are, or may be, in both train and validation: these metrics are too good")
     if single := [run.run for run in repeats.runs if _predicts_one_class(run)]:

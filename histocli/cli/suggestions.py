@@ -110,6 +110,8 @@ def _name_option_of_argument(problem: _Problem) -> str:
     """Answer a value without its option."""
     name = problem.command.name
     extra = _EXTRA_ARGUMENT.search(problem.message)
+    if extra and extra[1] == "help":
+        return f"{problem.message}. Did you mean histo {name} -h?"
     if not extra or name not in OPTION_OF_ARGUMENT:
         return ""
     is_count = name == "balance" and (extra[1].isdecimal() or extra[1] == "max")

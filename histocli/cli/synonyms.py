@@ -86,6 +86,7 @@ COMMANDS = {
     "list": "histo runs",
     "datasets": "histo data",
     "rm": "histo runs rm NAME",
+    "help": "histo -h, or histo COMMAND -h",
 }
 
 # Values of options in other tools, which are not similar enough to ours.

@@ -290,5 +290,6 @@ def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "R
     members = " ".join(f"--ckpt {run.run}" for run in report.runs)
     state.reporter.note(f"to score other patches with the mean of these networks, give predict and eval: {members}")
     shown = report.name if report.kind == "folds" else report.runs[0].run
-    state.reporter.print_done(f"wrote {report.name}-{report.kind}.json", f"histo plot --run {shown}")
+    path = state.workspace.metrics_dir / f"{report.name}-{report.kind}.json"
+    state.reporter.print_done(f"wrote {path}", f"histo plot --run {shown}")
     return to_json(report)

@@ -236,7 +236,7 @@ def _choose_unit(config: BalanceConfig, data: str, cleaned: "pd.DataFrame") -> S
         raise HistoError(
             f"the hospitals of {data} are not known for every patch",
             "histo download reads them from a column such as hospital (--hospital-column names another), and from the "
-            "names of Camelyon16's slides; or choose --group appearance, which finds two groups by sharpness and colour",
+            "names of Camelyon16's slides; --group appearance finds two groups by sharpness and colour",
         )
     if config.split is Split.SLIDE and not _has_all(cleaned, "slide"):
         raise HistoError(

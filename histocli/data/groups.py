@@ -51,6 +51,14 @@ def is_validated_on_other_slides(manifest: "pd.DataFrame") -> bool:
     return False
 
 
+def find_held_out_hospitals(manifest: "pd.DataFrame") -> list[str]:
+    """Return the hospitals of the validation patches, sorted, if no training patch is from one of them; else none."""
+    if Group.HOSPITAL not in manifest.columns:
+        return []
+    train, val = (set(manifest.loc[manifest["split"] == split, Group.HOSPITAL]) for split in ("train", "val"))
+    return sorted(val) if train.isdisjoint(val) and "" not in train | val else []
+
+
 def find_connected_components(frame: "pd.DataFrame", *, should_trust_slides: bool = True) -> Groups:
     """Group the patches of a table that share a slide or an overlap group, directly or through other patches.
 

@@ -60,7 +60,7 @@ def read_done(path: Path, format: Output, columns: list[str], made_with: MadeWit
     record = _record_path(path)
     is_recorded = record.is_file()
     if is_recorded and (other := _find_differences(record, made_with)):
-        raise HistoError(f"--skip-done: {path} was made with other {', '.join(other)}", _OTHER_OUT_HINT)
+        raise HistoError(f"--skip-done: {path} was made with {' and '.join(other)}", _OTHER_OUT_HINT)
     try:
         found, ids = _READERS[format](path)
         _check_ids(ids)
@@ -111,12 +111,15 @@ def _record_path(path: Path) -> Path:
 
 
 def _find_differences(path: Path, made_with: MadeWith) -> list[str]:
-    """Return the options that differ from a record; a flag that an earlier version did not record was not given."""
+    """Return what differs from a record, such as `another --tta`.
+
+    A flag that an earlier version did not record was not given.
+    """
     record = read_json(path)
     if not isinstance(record, dict):
         raise HistoError(f"--skip-done: {path} is damaged: it is not an object", _OTHER_OUT_HINT)
     return [
-        name
+        "other checkpoints" if name == "checkpoints" else f"another --{name.replace('_', '-')}"
         for name, value in to_json(made_with).items()
         if record.get(name, False if isinstance(value, bool) else None) != value
     ]

@@ -141,7 +141,8 @@ def _open_input(
         return _open_dataset(workspace, name, split, preparation)
     if split and (name == STDIN or os.path.exists(path)):  # noqa: PTH110 - as below
         raise UsageError(
-            f"--split {split} is for packed data sets, and {name} is a path", "give the folder of the split"
+            f"--split {split} is for packed data sets, and {name} is a path",
+            "give the folder of the split, or pack the images first: histo download",
         )
     if name == STDIN:
         total, source = (None, read_stdin_lines()) if lines is None else (len(lines), lines)

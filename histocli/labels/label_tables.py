@@ -79,7 +79,11 @@ class LabelTables:
         """
         table = read_patch_table(file)
         column = table.require("slide", self.options.columns.slide)
-        ids = self._choose_ids(table)
+        try:
+            ids = self._choose_ids(table)
+        except HistoError as error:  # it may have one row for each patient
+            hint = "the table needs one row for each image: join a table of patients or slides to the table of images"
+            raise HistoError(str(error), f"{error.hint}; {hint}") from None
         check_ids(table, ids, table.columns[column], "slides")
         matched = self._match(table, ids, "slides")
         is_used = not self.result.slides or column == self._columns_used["slide"]

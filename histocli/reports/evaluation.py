@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from histocli.atomic import read_json, write_json
+from histocli.enums import Weights
 from histocli.errors import HistoError
 from histocli.metrics import Measurement, Uncertainty
 from histocli.metrics.groups import GroupMetrics
@@ -119,12 +120,16 @@ class EvaluationReport:
         """Return why the metrics may be better, or their intervals narrower, than on new slides."""
         caveats = []
         if self.n_in_training is None:
-            caveats.append(
-                Caveat(
-                    "it is not known whether the network was trained on these patches: the run's manifest or data set "
-                    "is not in the workspace"
-                )
+            text = (
+                "it is not known whether the network was trained on these patches: the run's manifest or data set is "
+                "not in the workspace"
             )
+            if is_packaged := any(checkpoint.run == Weights.HISTONET_PCAM for checkpoint in self.checkpoints):
+                text = (
+                    f"{Weights.HISTONET_PCAM} was trained on patches of PCam's training slides: if these patches are "
+                    "from PCam's or Kaggle's training set, the metrics are too good"
+                )
+            caveats.append(Caveat(text, is_serious=is_packaged))
         elif self.n_in_training > 0:
             text = f"the network was trained on {self.n_in_training:,} of these patches: the metrics are too good"
             caveats.append(Caveat(text, is_serious=True))

@@ -11,7 +11,10 @@ from histocli.workspace import Workspace
 
 @dataclass(frozen=True)
 class RepeatedRun:
-    """One of the runs: its fold (from 1) or seed as `number`, and the validation metrics of its best epoch."""
+    """One of the runs: its fold (from 1) or seed as `number`, and the validation metrics of its best epoch.
+
+    `hospitals` are those of its validation patches, if the fold leaves out whole hospitals.
+    """
 
     run: str
     number: Count
@@ -19,6 +22,7 @@ class RepeatedRun:
     n: Count
     threshold: Fraction
     metrics: dict[str, float | None]
+    hospitals: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

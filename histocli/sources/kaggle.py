@@ -26,6 +26,10 @@ from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 
 
 def _make_layout_hint(path: Path) -> str:
+    """Return what the archive contains; if the folder above `path` has it, return its name instead."""
+    above = path.absolute().parent
+    if (above / "train_labels.csv").is_file() or (above / "train_labels.csv.zip").is_file():
+        return f"give the folder that contains train_labels.csv, train/ and test/: --from {above}"
     return (
         "Kaggle's archive contains train_labels.csv, train/*.tif and test/*.tif; other layouts: histo download "
         f"--source folder --from {path}"
@@ -125,6 +129,8 @@ class KaggleSource:
 
     def _index(self, path: Path) -> None:
         """Find the images and their labels; count images without a label and labels without an image."""
+        if path.suffix.lower() == ".csv" and path.is_file():
+            raise HistoError(f"{path} is a table, and neither a folder nor an archive", _make_layout_hint(path))
         files = {file.name: file for file in list_files(path)}
         root = _find_root(files, path)
         images = {split: _list_images_in(files, f"{root}{split}/") for split in ("train", "test")}

@@ -10,7 +10,7 @@ import numpy as np
 from histocli.config import RunConfig
 from histocli.data.dataset import open_balanced
 from histocli.data.folds import make_folds
-from histocli.data.groups import find_split_unit, is_validated_on_other_slides
+from histocli.data.groups import find_held_out_hospitals, find_split_unit, is_validated_on_other_slides
 from histocli.data.manifest import hash_file, read_manifest, write_manifest
 from histocli.enums import Group
 from histocli.errors import HistoError, UsageError
@@ -173,13 +173,16 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
         _measure_run(member, checkpoint, temperature, threshold)
         for member, checkpoint, (temperature, threshold) in zip(repeats.members, best, calibrations, strict=True)
     ]
+    manifests = [read_manifest(workspace.run_dir(run.run) / "manifest.csv") for run in runs]
+    if repeats.kind == "folds" and all(held_out := [find_held_out_hospitals(manifest) for manifest in manifests]):
+        runs = [replace(run, hospitals=hospitals) for run, hospitals in zip(runs, held_out, strict=True)]
     names = list(runs[0].metrics)
     values = {name: [run.metrics[name] for run in runs] for name in names}
     known = {name: np.array(column, np.float64) for name, column in values.items() if None not in column}
     report = RepeatsReport(
         name=repeats.name,
         kind=repeats.kind,
-        split_by=find_split_unit(read_manifest(workspace.run_dir(runs[0].run) / "manifest.csv")),
+        split_by=find_split_unit(manifests[0]),
         runs=runs,
         mean={name: float(np.mean(known[name])) if name in known else None for name in names},
         standard_deviation={name: float(np.std(known[name], ddof=1)) if name in known else None for name in names},

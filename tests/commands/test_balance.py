@@ -235,7 +235,7 @@ def test_a_split_by_hospital_is_refused_if_it_is_not_possible(histo):
     edit(histo, lambda row: row | {"hospital": ""})
     error, hint = histo.fails("balance", "--n", 40, "--group", "hospital")
     assert error == "the hospitals of synthetic are not known for every patch"
-    assert "--slides" in hint
+    assert "--hospital-column" in hint
 
 
 def test_a_missing_data_set_is_an_error_that_names_the_existing_ones(empty, histo):

@@ -90,6 +90,7 @@ def test_dry_run_writes_nothing(empty):
     (file,) = json.loads(result.stdout)
     assert (file["size"], file["here"]) == ("40 patches", True)
     assert "40 patches" in result.stderr
+    assert "nothing has to be downloaded" in result.stderr
     assert not empty.root.exists()
 
 

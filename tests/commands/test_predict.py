@@ -372,6 +372,12 @@ def test_a_list_from_stdin_may_begin_with_a_mark_of_utf_8_but_not_contain_null_b
         assert "find -print instead of -print0" in result.stderr
 
 
+def test_an_empty_list_from_stdin_is_named(histo):
+    result = histo(*PREDICT, "-", stdin="\n")
+    assert result.stdout == "id,label\n"
+    assert "warning: there are no paths on stdin" in result.stderr
+
+
 def test_paths_from_stdin_that_are_not_there_are_named(histo, images):
     result = histo(*PREDICT, "-", stdin=f"{images / 'patch-00.png'}\n/no/such.png\n\n{images}\n", code=4)
     assert len(table(result.stdout)) == 1
@@ -827,8 +833,8 @@ def test_skip_done_refuses_what_does_not_fit_the_file(histo, images, tmp_path):
     assert "--out FILE" in histo.fails(*PREDICT, images, "--skip-done", code=2)[0]
     histo(*line)
     assert "has the columns id,label" in histo(*line, "--columns", "full", code=1).stderr
-    assert "made with other tta" in histo(*line, "--tta", code=1).stderr
-    assert "made with other escape_formulas" in histo(*line, "--escape-formulas", code=1).stderr
+    assert "made with another --tta" in histo(*line, "--tta", code=1).stderr
+    assert "made with another --escape-formulas" in histo(*line, "--escape-formulas", code=1).stderr
     assert "another kind of id" in histo(*line, "--id", "path", code=1).stderr
     paths = [*PREDICT, images, "--skip-done", "--out", tmp_path / "paths.csv"]
     histo(*paths, "--id", "path")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -119,13 +120,18 @@ def test_folds_write_out_of_fold_scores_that_eval_and_plot_read(folds):
 
 def test_folds_of_a_subset_by_hospital_hold_out_hospitals(histo):
     histo("balance", "--n", 40, "--group", "hospital")
-    histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv")
+    shown = histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv").stderr
+    path = histo.root / "metrics" / "cv-folds.json"
+    assert f"done: wrote {path}" in shown
+    report = json.loads(path.read_text())
     sides = []
     for fold in (1, 2):
         with (histo.root / "runs" / f"cv-fold{fold}" / "manifest.csv").open(newline="") as file:
             own = list(csv.DictReader(file))
         train, val = ({row["hospital"] for row in own if row["split"] == part} for part in ("train", "val"))
         assert train.isdisjoint(val)
+        assert report["runs"][fold - 1]["hospitals"] == sorted(val)
+        assert re.search(rf"cv-fold{fold} .* {', '.join(sorted(val))}\n", shown)
         sides.append(val)
     assert sides[0].isdisjoint(sides[1])
     error, hint = histo.fails(*TRAIN, "--folds", 30, "--name", "more")

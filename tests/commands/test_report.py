@@ -488,6 +488,7 @@ def test_seeds_are_shown_without_an_evaluation(histo):
     assert "warning" not in result.stderr
     page = Page(histo.root / "plots" / "net-report.html")
     assert "Several seeds: net" in page.text
+    assert "Results" not in page.text
     assert f"{made['mean']['auc']:.4f} {made['standard_deviation']['auc']:.4f}" in page.text
     path = histo.root / "metrics" / "net-seeds.json"
     write_json(path, made | {"mean": None})

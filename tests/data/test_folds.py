@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from histocli.data.folds import make_folds
-from histocli.data.groups import OVERLAP, find_connected_components, find_split_unit
+from histocli.data.groups import OVERLAP, find_connected_components, find_held_out_hospitals, find_split_unit
 from histocli.enums import Group
 from histocli.errors import HistoError
 
@@ -59,6 +59,17 @@ def test_folds_contain_every_patch_once_and_do_not_divide_groups(slides, groups,
     assert sorted(held) == sorted(made.manifest["id"])
     assert (make_folds(manifest(slides=slides, groups=groups), 4, seed=1).number == made.number).all()
     assert (make_folds(manifest(slides=slides, groups=groups), 4, seed=2).number != made.number).any()
+
+
+@pytest.mark.parametrize(
+    ("splits", "hospitals", "expected"),
+    [("tvv", "BAA", ["A"]), ("tvv", "BAC", ["A", "C"]), ("tvv", "ABA", []), ("tvv", "B A", []), ("tvv", " AA", [])],
+)
+def test_hospitals_are_held_out_if_all_are_known_and_none_is_in_both_splits(splits, hospitals, expected):
+    frame = pd.DataFrame({"split": [{"t": "train", "v": "val"}[split] for split in splits]})
+    assert find_held_out_hospitals(frame) == []
+    frame["hospital"] = [name.strip() for name in hospitals]
+    assert find_held_out_hospitals(frame) == expected
 
 
 def test_folds_by_hospital_do_not_divide_hospitals():

@@ -501,6 +501,15 @@ def test_a_table_of_slides_next_to_the_images_is_suggested(tmp_path, monkeypatch
     assert (offer in source.report.notes) == is_noted
 
 
+def test_a_table_with_one_row_for_each_patient_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "patients.csv").write_text("patient,hospital\n1,A\n2,B\n")
+    with pytest.raises(HistoError, match="no column is known as the id; the columns are patient, hospital") as caught:
+        open_folder(tmp_path / "x", ("normal/a.tif", "tumor/b.tif"), {}, slides=tmp_path / "patients.csv")
+    assert caught.value.hint.endswith(
+        "the table needs one row for each image: join a table of patients or slides to the table of images"
+    )
+
+
 @pytest.mark.parametrize(
     ("patients", "options", "is_noted"),
     [

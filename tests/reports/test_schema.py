@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pytest
@@ -85,6 +85,15 @@ def test_a_negative_number_of_expected_patches_is_refused():
     values["likeness"] = {"measured": 60, "beyond": 1, "expected": -1.0, "focus": 0.0}
     with pytest.raises(HistoError, match=r"x\.json: the field likeness\.expected is -1\.0, not at least 0"):
         EvaluationReport.from_json(values, "x.json")
+
+
+def test_metrics_of_the_packaged_network_say_which_patches_it_was_trained_on():
+    unknown = replace(evaluation(), n_in_training=None)
+    assert "it is not known whether the network was trained on these patches" in unknown.list_caveats()[0].text
+    packaged = replace(unknown, checkpoints=(replace(unknown.checkpoints[0], run="histonet-pcam"),))
+    caveat = packaged.list_caveats()[0]
+    assert caveat.is_serious
+    assert "if these patches are from PCam's or Kaggle's training set, the metrics are too good" in caveat.text
 
 
 def test_other_reports_are_read_as_they_were_written():

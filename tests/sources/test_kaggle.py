@@ -181,6 +181,14 @@ def test_the_layout_of_kaggles_archive_is_read(tmp_path, downloads):
     assert {row["label"] for row in rows if row["split"] == "test"} == {""}
 
 
+@pytest.mark.parametrize("given", ["train", "test", "train_labels.csv"])
+def test_for_a_part_of_the_archive_the_hint_names_the_whole_folder(tmp_path, downloads, layout, given):
+    folder = write_folder(tmp_path / "unpacked", layout)
+    with pytest.raises(HistoError) as caught:
+        KaggleSource(folder / given, downloads)
+    assert caught.value.hint == f"give the folder that contains train_labels.csv, train/ and test/: --from {folder}"
+
+
 def test_the_plan_says_what_is_on_disk(tmp_path, downloads, layout):
     path = write_zip(tmp_path / "archive.zip", layout)
     assert KaggleSource(path, downloads).plan() == [PlannedFile("archive.zip", path.stat().st_size, True)]
