@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from histocli.config import SUBSET
-from histocli.errors import UsageError
+from histocli.errors import HistoError, UsageError
 from histocli.temporary import remove_strays
 
 MAX_NAME = 100  # the largest number of characters of a name
@@ -131,6 +131,21 @@ class Workspace:
             return []
         return sorted(p.parent.name for p in self.data_dir.glob("[!.]*/dataset.json"))
 
+    def list_incomplete(self) -> list[str]:
+        """Return the names of the data sets with packed patches and no `dataset.json`, which is written last."""
+        if not self.data_dir.is_dir():
+            return []
+        packed = {path.parent.name for path in self.data_dir.glob("[!.]*/patches.npy")}
+        return sorted(packed.difference(self.list_datasets()))
+
+    def check_complete(self, *names: str) -> None:
+        """Raise `HistoError` if one of the data sets has packed patches and no `dataset.json`."""
+        for name in set(self.list_incomplete()).intersection(names):
+            raise HistoError(
+                f"{self.dataset_path(name)} is missing: packing did not end, or the file was removed",
+                f"pack the data set again: histo download --name {name}, with the options that it was made with",
+            )
+
     def list_runs(self) -> list[str]:
         """Return the names of all training runs, sorted by start time; the newest is the last."""
         if not self.runs_dir.is_dir():
@@ -146,7 +161,7 @@ class Workspace:
 
     def list_subsets(self) -> list[str]:
         """Return the names of all manifests that are not of a packed data set: subsets and folds."""
-        datasets = self.list_datasets()
+        datasets = {*self.list_datasets(), *self.list_incomplete()}
         return sorted(path.stem for path in self.manifests_dir.glob("[!.]*.csv") if path.stem not in datasets)
 
     def list_checkpoints(self) -> list[str]:

@@ -18,7 +18,7 @@ from histocli.cli.failures import print_failure
 from histocli.cli.suggestions import suggest, suggest_command
 from histocli.compute.rendezvous import rank
 from histocli.console import Reporter
-from histocli.errors import EXIT_FAILURE, UsageError
+from histocli.errors import EXIT_FAILURE, HistoError, UsageError
 from histocli.signals import Stopped
 from histocli.stdio import find_stdout_error
 from histocli.text import escape_control_characters
@@ -91,6 +91,7 @@ class Application(TyperGroup):
         """Run the command; an exception is printed as an error and becomes an exit code."""
         try:
             _refuse_empty_values(ctx.meta[_ARGUMENTS])
+            _check_current_folder()
             with _print_warnings(ctx):
                 return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
@@ -161,6 +162,14 @@ def _refuse_empty_values(args: list[str]) -> None:
         if not word or (word.startswith("--") and word.find("=") == len(word) - 1):
             what = f"the value of {option}" if option.startswith("-") and option != "--" else "an argument"
             raise UsageError(f"{what} is empty", "perhaps a variable of the shell is not set; . is the current folder")
+
+
+def _check_current_folder() -> None:
+    """Raise `HistoError` if the current folder was deleted: relative paths lead nowhere, and PyTorch cannot start."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise HistoError("the current folder was deleted", "change to a folder that exists: cd") from None
 
 
 app = typer.Typer(

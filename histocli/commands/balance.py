@@ -200,7 +200,7 @@ def _keeps_own_splits(workspace: Workspace, config: BalanceConfig, data: str, ma
 
 def choose_dataset(workspace: Workspace) -> str:
     """Return the name of the only data set; if there are none or several, return "kaggle"."""
-    names = workspace.list_datasets()
+    names = workspace.list_datasets() or workspace.list_incomplete()
     return names[0] if len(names) == 1 else "kaggle"
 
 
@@ -221,6 +221,7 @@ def _read_manifest(workspace: Workspace, data: str) -> "pd.DataFrame":
     """Return the manifest of the data set, with the two columns that only a subset has."""
     known = workspace.list_datasets()
     if data not in known:
+        workspace.check_complete(data)
         raise HistoError(
             f"there is no data set {data!r}",
             f"choose --data from {', '.join(known)}" if known else "histo download makes one",

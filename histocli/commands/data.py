@@ -67,7 +67,7 @@ class _Origin:
 def list_data(workspace: Workspace) -> Inventory:
     """Return the packed data sets and the balanced subsets, by name."""
     return Inventory(
-        [_summarise_dataset(workspace, name) for name in workspace.list_datasets()],
+        [_summarise_dataset(workspace, name) for name in (*workspace.list_datasets(), *workspace.list_incomplete())],
         [_summarise_subset(workspace, name) for name in workspace.list_subsets()],
     )
 
@@ -77,6 +77,7 @@ def _summarise_dataset(workspace: Workspace, name: str) -> DatasetSummary:
     size = measure_folder(workspace.dataset_dir(name))
     try:
         path = workspace.dataset_path(name)
+        workspace.check_complete(name)
         origin = from_json(_Origin, read_json(path), str(path))
         manifest = read_manifest(workspace.manifest_path(name))
     except HistoError as error:

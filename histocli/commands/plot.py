@@ -108,6 +108,7 @@ def check_data(workspace: Workspace, data: Sequence[str], runs: Sequence[str]) -
     known = {*workspace.list_datasets(), *workspace.list_subsets(), *evaluated}
     for name in data:
         if name not in known:
+            workspace.check_complete(name)
             raise HistoError(f"there is no data set {name!r}", f"choose from {', '.join(sorted(known))}")
 
 

@@ -28,6 +28,7 @@ def plan_samples(workspace: Workspace, run: str | None, data: Sequence[str]) -> 
         own = read_run(config.parent).data if config.is_file() else ""
         names = [name for name in names if name == own]
     if not names:
+        workspace.check_complete(*workspace.list_incomplete())
         raise MissingInputError("there are no packed patches yet", "histo download packs them")
     return [_plan_sample_sheet(workspace, name) for name in names]
 

@@ -1,7 +1,6 @@
 """`histo tune`: search the options of `histo train` by cross-validation within the training and validation patches."""
 
 import gc
-import shutil
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from histocli.models.encoders import find_short_name
 from histocli.packages import require_packages
 from histocli.reports.tune import FINISHED, TrialReport, TuneReport, compare_trials, write_tune
 from histocli.signals import Stopped, StopRequest, catch_signals
+from histocli.temporary import remove_folder
 from histocli.training.listeners import Listener
 from histocli.training.run import Run
 from histocli.training.search_space import format_train_command, make_base_config, make_trial_config
@@ -121,6 +121,8 @@ def _train_trial(study: Study, trial: ClaimedTrial, listener: TuneListener, stop
     Raises:
         Stopped: a signal came; the trial can be continued.
     """
+    for member in study.fold_runs[: len(trial.auc)]:  # a process that was killed just after a fold left its run
+        _remove_run(study.workspace, f"trial{trial.number}-fold{member.number}")
     for member in study.fold_runs[len(trial.auc) :]:
         if trial.should_prune():
             trial.prune()
@@ -132,16 +134,21 @@ def _train_trial(study: Study, trial: ClaimedTrial, listener: TuneListener, stop
         except Stopped as stopped:
             raise Stopped(stopped.exit_code - 128, format_continue_command(study.config)) from stopped
         except _CannotTrainError as error:
+            _remove_run(study.workspace, name)
             trial.prune(str(error))
-            shutil.rmtree(study.workspace.run_dir(name), ignore_errors=True)
             return
         finally:
             _release_memory()
         trial.record_fold(auc, time.monotonic() - start)
-        shutil.rmtree(study.workspace.run_dir(name))
+        _remove_run(study.workspace, name)
         if len(trial.auc) < study.config.folds:
             _raise_if_stopped(stop, study.config)
     trial.finish()
+
+
+def _remove_run(workspace: StudyWorkspace, name: str) -> None:
+    if (folder := workspace.run_dir(name)).exists():
+        remove_folder(folder)
 
 
 class _CannotTrainError(HistoError):

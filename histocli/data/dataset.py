@@ -64,6 +64,7 @@ def open_balanced(workspace: Workspace, manifest_path: Path) -> Subset:
         HistoError: as `open_subset`, or the manifest is that of a whole data set.
     """
     subset = open_subset(workspace, manifest_path)
+    workspace.check_complete(subset.data)
     if manifest_path == workspace.manifest_path(subset.data):
         raise HistoError(
             f"{subset.data} is a data set, not a balanced subset", make_balance_command(subset.data, len(subset.labels))

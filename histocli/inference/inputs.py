@@ -150,6 +150,7 @@ def _open_input(
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.list_datasets():
             return _open_dataset(workspace, name, split, preparation)
+        workspace.check_complete(name)
         raise HistoError(f"there is no file, folder or data set {name!r}", workspace.describe_datasets())
     if path.is_file() and is_array(path):
         array = open_array(path)

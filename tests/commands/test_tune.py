@@ -324,3 +324,22 @@ def test_the_python_api_returns_the_report(histo):
     assert report.best is not None
     with pytest.raises(UsageError, match="batch_size='auto' is not a whole number"):
         histocli.tune(histo.root, trials=1, batch_size="auto", name="other")
+
+
+def test_a_run_that_a_process_left_when_it_was_killed_after_a_fold_is_removed(histo, monkeypatch):
+    record_fold = histocli.training.study.ClaimedTrial.record_fold
+
+    def record_and_fail(trial, auc, seconds):
+        record_fold(trial, auc, seconds)
+        raise OSError("killed")
+
+    monkeypatch.setattr(histocli.training.study.ClaimedTrial, "record_fold", record_and_fail)
+    runs = histo.root / "tuning" / "tune" / "runs"
+    for fold in (1, 2):
+        histo.fails("tune", "--trials", 1, *SPACE, "--json")
+        assert [path.name for path in runs.iterdir()] == [f"trial0-fold{fold}"]
+    monkeypatch.undo()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (trial,) = tune(histo, 1, *SPACE)["trials"]
+    assert (trial["state"], len(trial["auc"])) == ("finished", 2)
+    assert list(runs.iterdir()) == []

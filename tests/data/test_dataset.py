@@ -9,6 +9,7 @@ from histocli.data.store import pack
 from histocli.enums import SplitName
 from histocli.errors import HistoError
 from histocli.workspace import Workspace
+from tests.cli import PATCHES, TRAIN
 from tests.data.test_store import PIXELS, ListSource
 
 COUNT = 90
@@ -141,3 +142,33 @@ def test_a_missing_array_is_an_error(workspace):
     workspace.patches_path("mine").unlink()
     with pytest.raises(HistoError, match="no packed patches"):
         open_subset(workspace, workspace.manifest_path("mine"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["balance"],
+        ["balance", "--data", "synthetic"],
+        ["predict", "synthetic", "--device", "cpu"],
+        [*TRAIN, "--epochs", 1],
+        ["plot", "--kind", "samples", "--data", "synthetic"],
+        ["plot", "--kind", "samples"],
+    ],
+    ids=lambda line: " ".join(map(str, line)),
+)
+def test_packed_patches_without_their_record_are_named(histo, line):
+    record = histo.root / "data" / "synthetic" / "dataset.json"
+    record.unlink()
+    error, hint = histo.fails(*line)
+    assert error == f"{record} is missing: packing did not end, or the file was removed"
+    assert "histo download --name synthetic" in hint
+
+
+def test_a_data_set_without_its_record_is_listed_with_a_warning_and_can_be_packed_again(histo):
+    record = histo.root / "data" / "synthetic" / "dataset.json"
+    content = record.read_bytes()
+    record.unlink()
+    result = histo("data")
+    assert f"warning: synthetic: {record} is missing" in result.stderr
+    histo("download", "--source", "synthetic", "--n", PATCHES)
+    assert record.read_bytes() == content

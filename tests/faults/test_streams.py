@@ -8,6 +8,7 @@ import pytest
 from histocli.errors import HistoError
 from histocli.inference.inputs import read_stdin_lines
 from histocli.training.run_folder import require_folder
+from tests.cli import Histo
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
 
@@ -158,3 +159,13 @@ def test_packed_patches_that_were_cut_short_are_named(root):
         process = histo(root, *line, code=1)
         assert f"error: cannot read {path}" in process.stderr
         assert "hint: histo download --force packs it again" in process.stderr
+
+
+def test_a_current_folder_that_was_deleted_is_one_error(trained_workspace, tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    for line in (["runs"], PREDICT):
+        error, hint = Histo(trained_workspace).fails(*line)
+        assert (error, hint) == ("the current folder was deleted", "change to a folder that exists: cd")
