@@ -1,6 +1,7 @@
 """How many threads this process uses, and what they do while they wait."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -45,12 +46,12 @@ def let_waiting_threads_sleep(meter: CoreMeter) -> None:
 
 
 def count_threads() -> int:
-    """Return OMP_NUM_THREADS if it is set, else the number of cores that this process may use.
+    """Return OMP_NUM_THREADS if it is a number up to 999, else the number of cores that this process may use.
 
     These are the cores of its CPU affinity, limited by the CPU quota of its container (cgroup v2).
     """
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    if limit.isdecimal() and int(limit) > 0:
+    if re.fullmatch("0*[1-9][0-9]{0,2}", limit):
         return int(limit)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if QUOTA.is_file():

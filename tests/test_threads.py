@@ -37,3 +37,14 @@ def test_waiting_threads_sleep_where_other_processes_need_the_cores(
 def test_other_processes_count_as_idle_where_the_system_does_not_say(tmp_path, monkeypatch):
     monkeypatch.setattr(threads, "STAT", tmp_path / "missing")  # as on macOS
     assert threads.CoreMeter().count_cores() == 0
+
+
+@pytest.mark.parametrize("value", ["99999999999", "9" * 5000, "1000", "0", "-1", "1,2", "٣", ""], ids=lambda v: v[:12])
+def test_a_number_of_threads_that_no_machine_has_is_ignored(monkeypatch, value):
+    """PyTorch cannot read such a number, or would start so many threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = threads.count_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert threads.count_threads() == cores
+    monkeypatch.setenv("OMP_NUM_THREADS", "07")
+    assert threads.count_threads() == 7

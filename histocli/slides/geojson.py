@@ -13,6 +13,9 @@ from histocli.slides.qupath import ANNOTATION, parse_class, parse_object_kind
 
 _MAX_POINTS = 2_000_000  # of one shape: until it is an array, each point takes some 200 bytes of memory
 _SHORTEST_POINT = len("[0,0],")
+_MAX_BYTES, _MAX_VALUES = 1 << 29, 20_000_000
+# Coordinates that end the object that they are in, or that only its type follows.
+_CLOSED_COORDINATES = re.compile(r'"coordinates"\s*:\s*([][\d\s.,eE+-]*+)(?:"type"\s*:\s*"\w*"\s*)?}')
 _WITHOUT_AREA = {"Point": "points", "MultiPoint": "points", "LineString": "lines", "MultiLineString": "lines"}
 
 
@@ -47,8 +50,8 @@ class _Shapes:
 def _read_shapes(path: Path) -> _Shapes:
     shapes = _Shapes()
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        _check_points(text)
+        text = _read_text(path)
+        _check_size(text)
         content = json.loads(text, object_hook=_parse_areas)
         _add_shapes(shapes, content, "", ANNOTATION)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -59,25 +62,40 @@ def _read_shapes(path: Path) -> _Shapes:
     return shapes
 
 
-def _check_points(text: str) -> None:
-    """Raise `ValueError` if a shape has more than `_MAX_POINTS` points: between two braces is one shape at most."""
+def _read_text(path: Path) -> str:
+    if (size := path.stat().st_size) > _MAX_BYTES:
+        raise ValueError(f"it has {size >> 20:,} MiB, more than {_MAX_BYTES >> 20}; export only the annotations")
+    return path.read_text(encoding="utf-8-sig")
+
+
+def _check_size(text: str) -> None:
+    """Raise `ValueError` if a text has too many points in a shape, or too many other values.
+
+    The coordinates of a shape become arrays at its closing brace. All other values stay in memory until the end.
+    """
     if len(text) < _MAX_POINTS * _SHORTEST_POINT:
         return
-    for part in re.finditer(r"[^{}]+", text):
-        if part.end() - part.start() > _MAX_POINTS * _SHORTEST_POINT:
-            points = text.count("[", *part.span())
-            if points > _MAX_POINTS:
-                raise ValueError(f"a shape has about {points:,} points, more than {_MAX_POINTS:,}; simplify it")
+    values = sum(map(text.count, "{[,"))
+    for match in _CLOSED_COORDINATES.finditer(text):
+        brackets, commas = (text.count(mark, *match.span(1)) for mark in "[,")
+        if (points := max(brackets, commas // 4)) > _MAX_POINTS:
+            raise ValueError(f"a shape has about {points:,} points, more than {_MAX_POINTS:,}; simplify it")
+        values -= brackets + commas
+    if values > _MAX_VALUES:
+        raise ValueError(f"it has about {values:,} values that are no coordinates, more than {_MAX_VALUES:,}")
 
 
 def _parse_areas(node: dict[str, Any]) -> dict[str, Any]:
-    """Replace the rings of an area by arrays as soon as it is read: as lists, they take ten times as much memory."""
+    """Replace the rings of an area by arrays as soon as it is read: as lists, they take ten times as much memory.
+
+    The coordinates of other shapes are dropped.
+    """
     kind, areas = node.get("type"), node.get("coordinates")
     if kind == "Polygon" and areas:
         return node | {"coordinates": [parse_ring(ring) for ring in areas]}
     if kind == "MultiPolygon" and areas:
         return node | {"coordinates": [[parse_ring(ring) for ring in rings] for rings in areas]}
-    return node
+    return node | {"coordinates": None} if "coordinates" in node else node
 
 
 def _add_shapes(shapes: _Shapes, node: Any, name: str, object_kind: str) -> None:

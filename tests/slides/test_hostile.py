@@ -14,7 +14,7 @@ import tifffile
 
 from histocli.errors import HistoError
 from histocli.pages.maps import make_folder_maps
-from histocli.slides import annotations
+from histocli.slides import annotations, geojson
 from histocli.slides.annotations import TumourAreas, label_squares, read_tumour
 from histocli.slides.detection import find_slides
 from histocli.slides.grid import Grid
@@ -362,3 +362,51 @@ def test_an_area_of_millions_of_points_is_refused_before_it_takes_gigabytes(tmp_
         assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
     finally:
         tracemalloc.stop()
+
+
+LINE = "[0,1]," * 1900 + "[1,0]"
+RING = f'"coordinates": [[{LINE}]]'
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    """Let files of some kilobytes reach the limits of GeoJSON."""
+    monkeypatch.setattr(geojson, "_MAX_POINTS", 2000)
+    monkeypatch.setattr(geojson, "_MAX_VALUES", 20_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"type": "Polygon", "coordinates": [[' + "[1,2],{}," * 9000 + "[3,4]]]}", "values that are no coordinates"),
+        ('{"type": "Polygon", "coordinates": [[' + '[1,2],"}",' * 9000 + "[3,4]]]}", "values that are no coordinates"),
+        ('{"type": "Polygon", ' + (RING + ', "a": {},') * 6 + RING + "}", "values that are no coordinates"),
+        (f'[{{"type": "Polygon", {RING}, "a": 1}}' + ", {}" * 15_000 + "]", "values that are no coordinates"),
+        ('{"type": "Polygon", "coordinates": [[[' + "1.5," * 9000 + "1]]]}", "a shape has about 2,250 points"),
+    ],
+    ids=["objects", "texts", "keys given twice", "other values", "numbers of one point"],
+)
+def test_geojson_of_many_values_is_refused_before_it_is_parsed(tmp_path, small_limits, text, message):
+    """72 MB with `{}` between the points would take 1,500 MiB: the limit of the points did not count them."""
+    path = tmp_path / "x.geojson"
+    path.write_text(text)
+    with pytest.raises(HistoError, match=message):
+        read_tumour(path)
+
+
+def test_the_points_of_all_shapes_together_have_no_limit(tmp_path, small_limits):
+    shapes = [f'{{"type": "Polygon", {RING}}}', f'{{{RING}, "type": "Polygon"}}'] * 10
+    lines = [f'{{"type": "LineString", "coordinates": [{LINE}]}}'] * 10
+    path = tmp_path / "x.geojson"
+    path.write_text(f"[{','.join(shapes + lines)}]")
+    areas = read_tumour(path)
+    assert [len(polygon.outline) for polygon in areas.tumour] == [1901] * 20
+    assert areas.left_out == {"lines": 10}
+
+
+def test_a_larger_geojson_file_than_any_annotation_is_not_read(tmp_path):
+    path = tmp_path / "x.geojson"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(HistoError, match="it has 1,024 MiB, more than 512"):
+        read_tumour(path)
