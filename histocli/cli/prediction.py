@@ -1,5 +1,6 @@
 """Messages about the result of `histo predict`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histocli.cli.app import State
@@ -51,6 +52,7 @@ def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored
     """Say how many images were changed or guessed, and which magnification was assumed."""
     from histocli.images.decode import RESIZED
 
+    datasets = state.workspace.list_datasets()
     counts = remarks.count_images()
     if resized := {what: counts.pop(what) for what in RESIZED if what in counts}:
         how = ", ".join(f"{count:,} {what}" for what, count in resized.items())
@@ -62,7 +64,9 @@ def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored
         state.reporter.note(
             f"rescaled: images of {config.mpp} um per pixel to {PATCH_MPP}, as the training patches have"
         )
-    elif scored and set(config.inputs) - set(state.workspace.list_datasets()):
+    elif scored and any(
+        name not in datasets or (config.split is None and Path(name).exists()) for name in config.inputs
+    ):
         what = "the scaled images" if config.resize is Resize.SCALE else "the images"
         state.reporter.note(
             f"assumed: {what} have {PATCH_MPP} um per pixel (10x), as the training patches; if not, use --mpp"

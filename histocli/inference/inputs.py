@@ -77,12 +77,13 @@ def open_inputs(
         UsageError: `split` is given for an input that is a path, or an array or data set is given twice.
     """
     preparation = Preparation(resize, mpp)
+    shadowed = () if split else _describe_shadowed(names, workspace)
     if not split and len(names) > 1 and all(_has_image_files(Path(name)) for name in names):
         others: list[File] = []
         files = {name: _list_prefixed_files(name, others, may_be_empty) for name in names}
         listed = [file for name in names for file in files[name]]
         unique = list({file.name: file for file in listed}.values())
-        notes = _describe_empty(files) + _describe_skipped(others)
+        notes = shadowed + _describe_empty(files) + _describe_skipped(others)
         if repeated := len(listed) - len(unique):  # for example `g/a` and `g/a/1.png`, which match `g/**`
             notes += (f"{repeated:,} images are in several inputs; each image is scored once",)
         return _make_file_inputs(unique, "", preparation, ids, files)._replace(notes=notes)
@@ -94,7 +95,7 @@ def open_inputs(
     totals = [part.total for part in inputs]
     total = None if None in totals else sum(n for n in totals if n is not None)
     files = {name: files for part in inputs for name, files in part.files.items()}
-    notes = tuple(note for part in inputs for note in part.notes)
+    notes = shadowed + tuple(note for part in inputs for note in part.notes)
     return Inputs(total, chain.from_iterable(part.patches for part in inputs), files, notes)
 
 
@@ -210,6 +211,17 @@ def _list_input_images(path: Path, others: list[File], may_be_empty: bool) -> li
     if not files and not (may_be_empty and path.is_dir()):
         raise HistoError(f"there are no images in {path}", explain_no_images(others))
     return files
+
+
+def _describe_shadowed(names: Sequence[str], workspace: Workspace) -> tuple[str, ...]:
+    """Return a note for each path that has the name of a data set; a path with a separator cannot be a data set."""
+    datasets = workspace.list_datasets()
+    return tuple(
+        f"{name} is the path {Path(name).absolute()}, although the workspace has a data set of this name too; "
+        "--split all scores the data set"
+        for name in names
+        if name in datasets and os.path.exists(name)  # noqa: PTH110 - Path.exists raises where a name is too long
+    )
 
 
 def _describe_empty(files: dict[str, list[File]]) -> tuple[str, ...]:

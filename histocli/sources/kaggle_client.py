@@ -27,7 +27,10 @@ _LOGIN_HINT = (
     "~/.kaggle/access_token (a kaggle.json into ~/.kaggle/), or give a downloaded archive to --from"
 )
 _RULES_HINT = f"log in, accept the rules in the browser at {PAGE}/rules, and run the same command again"
-_LATER_HINT = "run the same command again later: the client continues where it stopped"
+_LATER_HINT = (
+    "run the same command again later: the client continues where it stopped; or download the archive in a browser, "
+    "and give it to --from"
+)
 
 
 def find_competition_dir(downloads_dir: Path) -> Path:
