@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from json import dumps
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from histocli.cli.options import COMPUTE, DATA, MODEL, TRAINING
 from histocli.config import PACKAGED_ARCH, TrainConfig
 from histocli.console import format_cell
 from histocli.enums import Augment, Rotate, Track, Weights
+from histocli.schema import Json
 from histocli.stdio import write_out
 from histocli.text import format_count
 
@@ -256,7 +257,7 @@ def _listen(state: State, config: TrainConfig) -> Iterator["Listener"]:
         yield Listeners(trackers, live)
 
 
-def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> dict[str, Any]:
+def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> Json:
     """Train one run, show its best epoch, and return what `--json` prints."""
     from histocli.commands.train import train as run_train
 
@@ -279,7 +280,7 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
     return {"run": result.run, "run_dir": str(result.run_dir), **asdict(best)}
 
 
-def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> dict[str, Any]:
+def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> Json:
     """Train a run for each fold or seed, show the mean and spread of the metrics, and return what `--json` prints."""
     from histocli.cli.render import show_repeats
     from histocli.commands.train_repeats import train_repeats

@@ -57,7 +57,7 @@ class Inventory:
 
 
 @dataclass(frozen=True)
-class _Origin:
+class _DatasetFacts:
     """The fields of `dataset.json` that are listed."""
 
     source: str = ""
@@ -78,15 +78,15 @@ def _summarise_dataset(workspace: Workspace, name: str) -> DatasetSummary:
     try:
         path = workspace.dataset_path(name)
         workspace.check_complete(name)
-        origin = from_json(_Origin, read_json(path), str(path))
+        facts = from_json(_DatasetFacts, read_json(path), str(path))
         manifest = read_manifest(workspace.manifest_path(name))
     except HistoError as error:
         return DatasetSummary(name, bytes=size, problem=str(error))
     labels = manifest["label"]
     return DatasetSummary(
         name=name,
-        source=origin.source,
-        origin=origin.origin,
+        source=facts.source,
+        origin=facts.origin,
         patches=len(manifest),
         tumour=int((labels == 1).sum()),
         normal=int((labels == 0).sum()),

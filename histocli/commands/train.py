@@ -109,7 +109,11 @@ def train_run(
     listener: Listener,
     ranks: Ranks,
 ) -> TrainReport:
-    """Train one run. With `should_publish`, its checkpoints are copied to the workspace's `checkpoints/` at the end."""
+    """Train a new run, or with `resume` continue the run `name`.
+
+    `name` is None if `histo` chooses the name of a new run. With `can_halve_batch`, the batch size is halved until a
+    step fits the memory. With `should_publish`, the checkpoints are copied to `checkpoints/` at the end.
+    """
     start = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(make_deterministic(config.deterministic))

@@ -52,12 +52,11 @@ def train_repeats(
     check_values(config)
     agents = gather_torchrun_agents(ranks)
     restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
-    kind = "folds" if config.folds else "seeds"
-    continued = restarted or (ranks.on_rank0(lambda: find_newest_run(workspace, kind)) if config.resume else None)
-    name, resume = (
-        config.name or (find_repeats_name(continued) if continued else None),
-        config.resume or bool(restarted),
-    )
+    resume, name = config.resume or restarted is not None, config.name
+    if resume and not name:
+        kind = "folds" if config.folds else "seeds"
+        run = restarted or ranks.on_rank0(lambda: find_newest_run(workspace, kind))
+        name = find_repeats_name(run) if run else None
     run_config = _make_run_config(workspace, config, given, name if resume else None, ranks)
     repeats = ranks.on_rank0(lambda: plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0))
     names = [member.name for member in repeats.members]

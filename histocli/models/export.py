@@ -46,7 +46,7 @@ def export(module: Probability, format: ExportFormat, path: Path, facts: dict[st
         HistoError: PyTorch cannot trace the network.
     """
     write, read = {ExportFormat.ONNX: (_to_onnx, _run_onnx), ExportFormat.PT2: (_to_pt2, _run_pt2)}[format]
-    try:
+    try:  # torch.export's errors have no public name; their public base class, RuntimeError, would hide our bugs
         write(module, path, facts)
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
