@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -34,6 +33,7 @@ from histocli.inference.predictor import ScoredChunk
 from histocli.inference.writers import open_part, open_writer
 from histocli.listeners import SILENT, CommandListener
 from histocli.locks import hold
+from histocli.schema import to_json
 from histocli.signals import Stopped
 from histocli.workspace import Workspace
 
@@ -107,7 +107,7 @@ def _write_parts(job: Job, fingerprint: str, ranks: Ranks) -> Prediction:
     job.listener.on_total(parts.count_share(total, size))
     if ranks.size == 1:
         for number in sorted(set(range(parts.count)) - set(parts.unfinished)):
-            _report_unreadable(Counts.from_part(parts.read_counts(number)), job.listener)
+            _report_unreadable(parts.read_counts(number, Counts), job.listener)
     patches = parts.select_share(job.inputs.patches, size)
     try:
         with closing(job.score(patches, is_reporting=ranks.size == 1)) as chunks:
@@ -128,7 +128,7 @@ def _write_part(job: Job, parts: Parts, number: int, chunks: Iterator[ScoredChun
     """Score and write the chunks of one part."""
     counts = Counts()
     with (
-        parts.write_part(number, lambda: asdict(counts)) as path,
+        parts.write_part(number, lambda: to_json(counts)) as path,
         open_part(
             path, job.config.output_format, job.column_types, escape_formulas=job.config.escape_formulas
         ) as writer,
@@ -148,7 +148,7 @@ def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction
             writer.append(parts.target)
         for number in range(parts.count):
             writer.append(parts.part_path(number))
-            counts.add(Counts.from_part(parts.read_counts(number)))
+            counts.add(parts.read_counts(number, Counts))
     parts.remove()
     if job.done is not None:
         write_record(parts.target, describe_rows(job.config, job.predictor))

@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from histocli.compute.ddp import Ranks
 from histocli.config import PredictConfig
@@ -27,6 +27,7 @@ from histocli.inference.writers import Writer, check_format
 from histocli.listeners import CommandListener
 from histocli.patch import Patch
 from histocli.reports.likeness import Likeness
+from histocli.schema import Count
 from histocli.sources.options import parse_mpp
 from histocli.workspace import Workspace
 
@@ -55,16 +56,11 @@ class Counts:
     `unreadable` has the id, the path, the message and the hint of each patch that cannot be read.
     """
 
-    scored: int = 0
+    scored: Count = 0
     unreadable: list[list[str]] = field(default_factory=list)
-    flagged: dict[str, int] = field(default_factory=dict)
+    flagged: dict[str, Count] = field(default_factory=dict)
     remarks: dict[str, Remark] = field(default_factory=Remarks)
     likeness: Likeness = field(default_factory=Likeness)
-
-    @classmethod
-    def from_part(cls, values: dict[str, Any]) -> "Counts":
-        """Return the counts that `asdict` made, and that the JSON file of a part has."""
-        return cls(**{**values, "likeness": Likeness(**values["likeness"])})
 
     def add(self, other: "Counts") -> None:
         """Add the counts of other patches."""

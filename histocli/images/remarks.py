@@ -1,12 +1,15 @@
 """Remarks on images that were changed, or whose values were guessed: counted, with the first image as an example."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+
+from histocli.schema import Count
 
 
-class Remark(NamedTuple):
+@dataclass(frozen=True)
+class Remark:
     """The number of images that a remark is about, and the first of them."""
 
-    images: int
+    images: Count
     example: str
 
 
@@ -19,9 +22,9 @@ class Remarks(dict[str, Remark]):
         self[what] = Remark(before.images + count, before.example) if before else Remark(count, example)
 
     def merge(self, others: "dict[str, Remark]") -> None:
-        """Count the images of other remarks; these may come from a JSON file."""
-        for what, (count, example) in others.items():
-            self.add(what, example, count)
+        """Count the images of other remarks."""
+        for what, remark in others.items():
+            self.add(what, remark.example, remark.images)
 
     def count_images(self) -> dict[str, int]:
         """Return the number of images for each kind of change or guess."""

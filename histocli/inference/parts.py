@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from histocli.atomic import read_json
 from histocli.compute.ddp import Ranks
 from histocli.errors import HistoError
 from histocli.fs import make_folder, make_write_error, shorten_name
-from histocli.schema import Json
+from histocli.schema import Json, from_json
 
 T = TypeVar("T")
 _MAX_PARTS = 1024  # the largest number of parts of one file
@@ -119,9 +119,16 @@ class Parts:
         except OSError as error:
             raise make_write_error(self.target, error) from error
 
-    def read_counts(self, number: int) -> Any:
-        """Return the counts of a finished part."""
-        return read_json(self._facts_path(number))["counts"]
+    def read_counts(self, number: int, kind: type[T]) -> T:
+        """Return the counts of a finished part, as the dataclass `kind` whose JSON `write_part` wrote.
+
+        Raises:
+            HistoError: they are damaged.
+        """
+        path = self._facts_path(number)
+        return from_json(
+            kind, read_json(path).get("counts"), str(path), f"remove {self.folder}, and run the command again"
+        )
 
     def remove_if_empty(self) -> None:
         """Remove the folder if it has no finished part: a job that failed at once leaves no files."""

@@ -274,6 +274,12 @@ def test_a_damaged_part_is_written_again(histo, images, tmp_path):
     (folder / "0002").write_bytes(b"")
     (folder / "0003.json").write_bytes(b"")
     (images / "patch-11.png").write_bytes(last)
+    facts = (folder / "0004.json").read_text()
+    (folder / "0004.json").write_text(facts.replace('"scored": 2', '"scored": "two"'))
+    error, hint = histo.fails(*line, out)
+    assert "0004.json: the field scored is" in error
+    assert hint == f"remove {folder}, and run the command again"
+    (folder / "0004.json").write_text(facts)
     assert "4 of 12 patches were scored before" in histo(*line, out).stderr
     assert out.read_text() == histo(*line[:-1]).stdout
 
