@@ -118,7 +118,7 @@ def test_the_table_of_wilds_has_no_ids(tmp_path):
     assert {patch.slide for patch in source.read_patches()} == {"10"}
 
 
-def test_what_does_not_match_is_counted_with_examples_on_both_sides(tmp_path):
+def test_ids_and_images_that_do_not_match_are_counted_with_examples(tmp_path):
     table = "id,label\na,1\n" + "".join(f"gone{i},0\n" for i in range(5))
     source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
     assert source.report.counts == {"labels without an image": 5, "without a label": 2}
