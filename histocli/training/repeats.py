@@ -40,7 +40,7 @@ class Repeats(NamedTuple):
     kind: Literal["folds", "seeds"]
     members: list[PlannedRun]
 
-    def find_path(self, workspace: Workspace) -> Path:
+    def report_path(self, workspace: Workspace) -> Path:
         """Return the file of their report."""
         return workspace.metrics_dir / f"{self.name}-{self.kind}.json"
 
@@ -187,7 +187,7 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
         mean={name: float(np.mean(known[name])) if name in known else None for name in names},
         standard_deviation={name: float(np.std(known[name], ddof=1)) if name in known else None for name in names},
     )
-    write_repeats(repeats.find_path(workspace), report)
+    write_repeats(repeats.report_path(workspace), report)
     return report
 
 
