@@ -122,7 +122,7 @@ def hash_inputs(inputs: Inputs, names: Sequence[str], workspace: Workspace, line
             digest.update("\n".join(file.name for file in inputs.files[name]).encode())
         elif path.is_file():
             digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
-        else:
+        elif not _is_dead_link(path):
             digest.update(hash_file(workspace.manifest_path(name)).encode())
     return digest.hexdigest()
 
@@ -148,7 +148,7 @@ def _open_input(
     if name == STDIN:
         total, source = (None, read_stdin_lines()) if lines is None else (len(lines), lines)
         return Inputs(total, _read_paths(source, preparation, ids or IdKind.PATH), {})
-    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
+    if not os.path.exists(path) and not _is_dead_link(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.list_datasets():
             return _open_dataset(workspace, name, split, preparation)
         workspace.check_complete(name)
@@ -158,7 +158,7 @@ def _open_input(
         return Inputs(array.shape[0], read_array_patches(array, path, preparation), {})
     others: list[File] = []
     files = _list_input_images(path, others, may_be_empty)
-    is_single = path.is_file() and not is_archive(path.name)
+    is_single = not path.is_dir() and not is_archive(path.name)
     folder = path.parent if is_single else path
     prefix = "" if str(folder) == "." else f"{folder.as_posix()}/"
     notes = _describe_empty({name: files}) + _describe_skipped(others)
@@ -194,7 +194,12 @@ def read_stdin_lines(most: int | None = None) -> Iterator[bytes]:
 
 def _has_image_files(path: Path) -> bool:
     """Return whether an input is a folder, an archive or a file, and not an array."""
-    return path.is_dir() or (path.is_file() and not is_array(path))
+    return path.is_dir() or (path.is_file() and not is_array(path)) or _is_dead_link(path)
+
+
+def _is_dead_link(path: Path) -> bool:
+    """Return whether a path is a link to a file that does not exist: then it is an image that cannot be read."""
+    return os.path.islink(path) and not os.path.exists(path)  # noqa: PTH110, PTH114 - as in `_open_input`
 
 
 def _list_input_images(path: Path, others: list[File], may_be_empty: bool) -> list[File]:
@@ -203,7 +208,7 @@ def _list_input_images(path: Path, others: list[File], may_be_empty: bool) -> li
     Raises:
         HistoError: there are none, unless the input is a folder and it `may_be_empty`.
     """
-    files = list_files(path)
+    files = [make_file(path, path.name)] if _is_dead_link(path) else list_files(path)
     if path.is_dir() or is_archive(path.name):
         found = find_images(files)
         files = found.images
@@ -236,6 +241,8 @@ def _describe_skipped(others: list[File]) -> tuple[str, ...]:
 def _list_prefixed_files(name: str, others: list[File], may_be_empty: bool) -> list[File]:
     """List the files of an input with the input in their names, so that names are unique among several inputs."""
     path = Path(name)
+    if _is_dead_link(path):
+        return [make_file(path)]
     if path.is_file() and not is_archive(path.name):
         refuse_format(path)
         return [make_file(path)]

@@ -731,6 +731,16 @@ def test_a_pattern_in_quotes_is_expanded(histo, images):
     assert "no path matches" in histo.fails(*PREDICT, images / "*.tif")[0]
 
 
+def test_a_link_to_nothing_among_the_inputs_is_an_image_that_cannot_be_read(histo, images, tmp_path):
+    (images / "patch-dead.png").symlink_to(tmp_path / "nothing.png")
+    for line in ([images / "*.png"], [images]):
+        result = histo(*PREDICT, *line, "--out", tmp_path / "x.csv", code=4)
+        assert re.search(r"warning: .*patch-dead\.png: No such file or directory", result.stderr)
+        assert "1 of 13 files could not be read" in result.stderr
+        assert len(table((tmp_path / "x.csv").read_text())) == 12
+    assert "the only file could not be read" in histo(*PREDICT, images / "patch-dead.png", code=1).stderr
+
+
 def test_an_image_in_several_inputs_is_scored_once(histo, images, tmp_path):
     (images / "deep").mkdir()
     (images / "patch-11.png").rename(images / "deep" / "patch-11.png")
