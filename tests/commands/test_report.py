@@ -104,6 +104,8 @@ def test_a_page_shows_the_run_its_metrics_and_its_data(evaluated_run):
     for digest in (config["manifest_sha256"], dataset["sha256"], made["checkpoint_sha256"]):
         assert digest in page.text
     assert "Train and validation share no slide." in page.text
+    assert "deterministic False" in page.text
+    assert "extended after" not in page.text
     titles = {"Loss by epoch", "ROC curve", "Precision and recall", "Calibration", "Scores by class"}
     assert all(title in page.text for title in titles)
 
