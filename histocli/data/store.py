@@ -14,7 +14,7 @@ import numpy as np
 from histocli.atomic import write_atomically
 from histocli.data.manifest import COLUMNS, POSITION_COLUMNS, IdsDigest, Row, open_row_writer
 from histocli.errors import HistoError
-from histocli.fs import fsync
+from histocli.fs import check_replaceable, fsync
 from histocli.images.remarks import Remarks
 from histocli.images.stream import CHUNK, Chunk, count_workers, iterate_chunks, load_chunk, map_ordered
 from histocli.listeners import SILENT, CommandListener
@@ -95,6 +95,7 @@ def pack(
     Raises:
         HistoError: no patch can be read, or the files cannot be written.
     """
+    check_replaceable(workspace.dataset_path(name))
     exact = None if source.total is None or source.should_drop_duplicates else min(source.total, n or source.total)
     size = None if exact is None else _HEADER_BYTES + exact * _PATCH_BYTES
     columns = (*COLUMNS, *POSITION_COLUMNS) if source.report.has_positions else COLUMNS

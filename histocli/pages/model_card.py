@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from histocli.atomic import read_json, write_text
+from histocli.atomic import read_json, write_atomically, write_text
 from histocli.compute.device import count_threads
 from histocli.data.groups import find_split_unit, is_validated_on_other_slides
 from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
@@ -117,14 +117,18 @@ def has_card(workspace: Workspace, run: str) -> bool:
 def add_evaluations(workspace: Workspace, run: str, best_sha256: str) -> None:
     """Write the evaluations of a run's `best.pt` (with this SHA-256) into the run's model card, if it has one.
 
+    What stands before them stays as it is, in whatever encoding an editor has saved it.
+
     Raises:
         HistoError: an evaluation cannot be read.
     """
     if not has_card(workspace, run):
         return
     path = workspace.run_dir(run) / _CARD
-    before = path.read_text(encoding="utf-8").partition(_EVALUATIONS)[0]
-    write_text(path, f"{before}{_EVALUATIONS}\n{_render_evaluations(workspace, run, best_sha256)}")
+    evaluations = f"{_EVALUATIONS}\n{_render_evaluations(workspace, run, best_sha256)}"
+    before = path.read_bytes().partition(_EVALUATIONS.encode())[0]
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(before + evaluations.encode())
 
 
 def _render_evaluations(workspace: Workspace, run: str, best_sha256: str) -> str:
@@ -139,7 +143,7 @@ def _render_evaluations(workspace: Workspace, run: str, best_sha256: str) -> str
 
 def read_dataset(path: Path) -> DatasetRecord | None:
     """Read a `dataset.json`; None if the file does not exist."""
-    return from_json(DatasetRecord, read_json(path), str(path)) if path.is_file() else None
+    return from_json(DatasetRecord, read_json(path), str(path)) if path.exists() else None
 
 
 def summarise_split(manifest: "pd.DataFrame", name: str) -> SplitSummary:

@@ -17,6 +17,11 @@ def load_run_config(workspace: Workspace, name: str | None) -> tuple[str, RunCon
         HistoError: there is no such run.
     """
     runs = [run for run in workspace.list_runs() if (workspace.run_dir(run) / "last.pt").is_file()]
+    if name and name not in runs and name in workspace.list_runs():
+        raise HistoError(
+            f"{workspace.run_dir(name) / 'last.pt'} is missing, or is not a file: {name!r} cannot be resumed",
+            "start a new run with another --name",
+        )
     if not runs or (name and name not in runs):
         raise HistoError(
             f"there is no run {name!r} to resume" if name else "there is no run to resume",

@@ -323,3 +323,14 @@ def test_without_a_finished_run_the_error_names_a_checkpoint_to_use(histo):
     error, hint = histo.fails("eval")
     assert error.startswith("there is no checkpoint 'best.pt'")
     assert hint == "--ckpt first uses the best epoch of the run first (runs: first)"
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_run_without_its_last_checkpoint_is_not_resumed_and_the_file_is_named(histo, is_folder):
+    last = histo.root / "runs" / "first" / "last.pt"
+    last.unlink()
+    if is_folder:
+        last.mkdir()
+    error, hint = histo.fails("train", "--resume", "--name", "first")
+    assert error == f"{last} is missing, or is not a file: 'first' cannot be resumed"
+    assert hint == "start a new run with another --name"

@@ -172,3 +172,13 @@ def test_a_data_set_without_its_record_is_listed_with_a_warning_and_can_be_packe
     assert f"warning: synthetic: {record} is missing" in result.stderr
     histo("download", "--source", "synthetic", "--n", PATCHES)
     assert record.read_bytes() == content
+
+
+def test_a_folder_in_the_place_of_the_record_is_named(histo):
+    record = histo.root / "data" / "synthetic" / "dataset.json"
+    record.unlink()
+    record.mkdir()
+    error, _ = histo.fails("download", "--source", "synthetic", "--n", PATCHES)
+    assert error == f"cannot write {record}: it is a folder, not a file"
+    error, _ = histo.fails(*TRAIN, "--epochs", 1)
+    assert f"{record} is not a file" in error or f"{record} is missing" in error

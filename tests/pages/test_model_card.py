@@ -127,3 +127,13 @@ def test_markdown_is_escaped_and_code_spans_end_where_they_should():
             (cell,) = re.findall(r"<td>(.*)</td>", rendered, re.S)
             text_shown = unescape(re.sub(r"</?code>", "", cell)).strip()  # GitHub drops the backslash of a bar in code
             assert shown.strip() in (text_shown, text_shown.replace("\\|", "|")), rendered
+
+
+def test_notes_in_another_encoding_stay_in_the_model_card(histo):
+    """An editor may save a card as Latin-1; this was a bug after all patches were scored."""
+    card = histo.root / "runs" / "first" / "model_card.md"
+    notes = "# Geprüft\r\n".encode("latin-1") + card.read_bytes().partition(b"## Evaluations")[0]
+    card.write_bytes(notes + b"## Evaluations\n")
+    histo("eval", "--ckpt", "first", "--device", "cpu")
+    assert card.read_bytes().startswith(notes + b"## Evaluations\n")
+    assert b"| synthetic, val |" in card.read_bytes()
