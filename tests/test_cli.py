@@ -539,3 +539,11 @@ def test_a_wrong_number_in_an_environment_variable_is_named(histo, monkeypatch):
     monkeypatch.setenv("HISTO_TRAIN_LR", "fast")
     shown = " ".join(histo("train", code=2).stderr.split())
     assert "'--lr': 'fast' is not a number (environment variable HISTO_TRAIN_LR)." in shown
+
+
+@pytest.mark.parametrize(("variable", "command"), [("HISTO_QUIET", "runs"), ("HISTO_EVAL_TTA", "eval")])
+def test_a_variable_of_a_switch_that_is_neither_true_nor_false_is_named(monkeypatch, variable, command):
+    monkeypatch.setenv(variable, "perhaps")
+    result = run(command)
+    assert result.exit_code == 2
+    assert f"'perhaps' is not true or false (environment variable {variable})." in " ".join(result.stderr.split())

@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 import histocli
 from histocli import __version__
 from histocli.cli.failures import print_failure
-from histocli.cli.suggestions import suggest, suggest_command
+from histocli.cli.suggestions import explain_switch, suggest, suggest_command
 from histocli.compute.rendezvous import rank
 from histocli.console import Reporter
 from histocli.errors import EXIT_FAILURE, HistoError, UsageError
@@ -74,6 +74,7 @@ class Application(TyperGroup):
         try:
             ctx = super().make_context(info_name, args, parent, **extra)
         except Exception as error:
+            explain_switch(error)
             _make_printable(error)
             raise
         ctx.meta[_ARGUMENTS] = given

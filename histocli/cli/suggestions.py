@@ -54,6 +54,7 @@ def suggest(command: Any, error: Any, args: list[str], datasets: Callable[[], li
 
     `args` is the command line after the command's name, and `datasets` returns the names of the packed data sets.
     """
+    explain_switch(error)
     problem = _Problem(command, error, args, datasets)
     if message := next(filter(None, (rule(problem) for rule in _RULES)), ""):
         error.message = message
@@ -139,6 +140,15 @@ def _explain_number(problem: _Problem) -> str:
         return f"{value}: at least {bound[1] or bound[2]} is needed{place}."
     is_whole = kind is not None and kind[1].startswith("int")
     return f"{value!r} is not a {'whole number' if is_whole else 'number'}{place}."
+
+
+def explain_switch(error: Any) -> None:
+    """Name the environment variable whose value is neither true nor false in an error about a switch, in place."""
+    option, message = getattr(error, "param", None), str(getattr(error, "message", ""))
+    if option is not None and "valid boolean" in message:
+        variable = option.envvar or f"{error.ctx.auto_envvar_prefix}_{option.name}".upper()
+        value = os.environ.get(variable, "the value")
+        error.message = f"{value!r} is not true or false (environment variable {variable})."
 
 
 def _find_value(problem: _Problem, option: Any) -> tuple[str, str]:
