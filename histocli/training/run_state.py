@@ -2,12 +2,12 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
-from histocli.schema import Range, from_json
+from histocli.schema import Range, from_json, to_json
 from histocli.training.calibrate import Calibration, make_default_calibration
 from histocli.training.lora import copy_adapters, merge_adapters, restore_ema_state
 from histocli.training.probe import copy_head_weights, join_state, select_head_state
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _TrainingState:
-    """What last.pt needs to resume; `trained` is of an epoch that is not validated yet."""
+class TrainingState:
+    """What last.pt needs to resume, besides the weights that predict.
+
+    `trained` is of an epoch that is not validated yet. `adapters` are the EMA's, of a run with LoRA.
+    """
 
     trainer: TrainerState
     history: list[Epoch]
@@ -31,22 +34,22 @@ class _TrainingState:
     processes: Annotated[int, Range(1, 1 << 20)] = 1
 
 
-def collect_training_state(run: "Run") -> dict[str, Any]:
+def collect_training_state(run: "Run") -> TrainingState:
     """Return what last.pt needs to resume; all processes must call this together."""
-    return {
-        "trainer": vars(run.trainer.collect_state()),
-        "adapters": copy_adapters(run.trainer.ema_model),
-        "history": [asdict(epoch) for epoch in run.history],
-        "best": asdict(run.best) if run.best else None,
-        "trained": asdict(run.epoch_stats) if run.epoch_stats else {},
-        "processes": run.ranks.size,
-    }
+    return TrainingState(
+        trainer=run.trainer.collect_state(),
+        history=run.history,
+        best=run.best,
+        trained=run.epoch_stats,
+        adapters=copy_adapters(run.trainer.ema_model),
+        processes=run.ranks.size,
+    )
 
 
 def load_training_state(run: "Run", checkpoint: Checkpoint) -> None:
     """Put the state of a checkpoint into a run; a state that does not fit raises `HistoError`, or an error of torch."""
     content = checkpoint.training | {"trained": checkpoint.training.get("trained") or None}
-    state = from_json(_TrainingState, content, f"{checkpoint.origin}, training", "use another --name")
+    state = from_json(TrainingState, content, f"{checkpoint.origin}, training", "use another --name")
     steps = state.trainer.step - (state.history[-1].step if state.history else 0)
     if not 0 <= steps <= run.train_loader.steps:
         raise ValueError(f"step {state.trainer.step:,} is not one of the epoch after {len(state.history):,} epochs")
@@ -61,7 +64,7 @@ def load_training_state(run: "Run", checkpoint: Checkpoint) -> None:
     run.appearance.result = checkpoint.appearance
 
 
-def write_checkpoints(run: "Run", folder: Path, state: dict[str, Any], *, is_best: bool) -> None:
+def write_checkpoints(run: "Run", folder: Path, state: TrainingState, *, is_best: bool) -> None:
     """Write last.pt with a training state, the history, and with `is_best` also best.pt.
 
     A frozen backbone is written into best.pt only. last.pt has the head and the SHA-256 of the backbone, so that each
@@ -72,7 +75,7 @@ def write_checkpoints(run: "Run", folder: Path, state: dict[str, Any], *, is_bes
     if is_best:
         best = replace(checkpoint, model=join_state(run.model, ema)) if run.config.freeze else checkpoint
         save_checkpoint(best, folder / "best.pt")
-    last = replace(checkpoint, training=state, backbone_sha256=run.backbone_sha256)
+    last = replace(checkpoint, training=to_json(state), backbone_sha256=run.backbone_sha256)
     save_checkpoint(last, folder / "last.pt")
     write_history(folder, run.history)
 
