@@ -87,6 +87,17 @@ def test_the_flat_optimizer_takes_the_same_steps_as_separate_optimisers(muon):
             )
 
 
+def test_a_step_changes_the_moments_in_place_and_allocates_no_others():
+    model = network()
+    optimizer = FlatOptimizer(model, copy.deepcopy(model), OptimConfig(lr=0.02, total_steps=3))
+    names = ("momentum", "mean", "square")
+    moments = {name: getattr(optimizer, name) for name in names}
+    take_steps(model, optimizer.step, 3)
+    for name in names:
+        assert getattr(optimizer, name) is moments[name]
+        assert moments[name].any()
+
+
 def test_the_learning_rate_cycle_is_that_of_pytorch():
     for steps, warmup in ((1, 0.2), (4, 0.2), (9, 0.1), (50, 0.2), (1000, 0.05)):
         config = OptimConfig(lr=0.003, total_steps=steps, warmup=warmup)
