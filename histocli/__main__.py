@@ -1,5 +1,6 @@
 """The `histo` executable, also started by `python -m histocli`."""
 
+import os
 import sys
 
 from histocli.compute.launcher import watch_launcher
@@ -9,6 +10,7 @@ from histocli.threads import CoreMeter, let_waiting_threads_sleep
 
 def main() -> None:
     """Run `histo`."""
+    os.environ["MPLBACKEND"] = "agg"  # plots go to files; matplotlib refuses a name that it does not know
     meter = CoreMeter()
     watch_launcher()
     try:

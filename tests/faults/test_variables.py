@@ -1,6 +1,7 @@
 """Environment variables with values that no tool gives them: one error, and no process waits for another."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from threading import Timer
 
 import pytest
 
+from tests.cli import Histo
 from tests.faults.processes import Process, histo
 
 pytestmark = pytest.mark.attack
@@ -106,3 +108,9 @@ def processor_ticks(pid):
 
 def test_a_nonsensical_launcher_is_not_watched(trained_workspace):
     histo(trained_workspace, *RUNS, TORCHELASTIC_RUN_ID="x", HISTO_LAUNCHER="x")
+
+
+def test_a_backend_of_matplotlib_that_does_not_exist_is_not_used(trained_workspace, tmp_path):
+    workspace = Histo(shutil.copytree(trained_workspace, tmp_path / "workspace"))
+    _, messages = workspace.process("plot", "--kind", "balance", env={"MPLBACKEND": "nonsense"})
+    assert "done: drew 1 plot" in messages
