@@ -248,6 +248,8 @@ def find_checkpoint(workspace: Workspace, name: str) -> Path:
             return path
     if name == packaged.NAME or (name == "best.pt" and not workspace.list_runs() and not Path(name).is_file()):
         return packaged.PATH
+    if name in workspace.list_runs() and (best := workspace.runs_dir / name / "best.pt").exists():
+        raise HistoError(f"{best} is not a file", "restore the checkpoint, or train again")
     if name in workspace.list_runs():
         raise HistoError(f"the run {name!r} has not finished an epoch", f"histo train --resume --name {name}")
     if members := workspace.list_members(name):

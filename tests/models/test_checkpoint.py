@@ -182,6 +182,9 @@ def test_the_error_of_a_run_without_a_checkpoint_says_how_to_finish_it(tmp_path)
     with pytest.raises(HistoError, match="the run 'net-seed9' has not finished an epoch") as caught:
         find_checkpoint(workspace, "net-seed9")
     assert caught.value.hint == "histo train --resume --name net-seed9"
+    (workspace.run_dir("net-seed10") / "best.pt").mkdir()
+    with pytest.raises(HistoError, match=r"best\.pt is not a file"):
+        find_checkpoint(workspace, "net-seed10")
     with pytest.raises(HistoError, match="'net' is the common name of 2 runs, and not a checkpoint") as caught:
         find_checkpoint(workspace, "net")
     assert caught.value.hint == "for the mean of their probabilities: --ckpt net-seed9 --ckpt net-seed10"
