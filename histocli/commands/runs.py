@@ -67,7 +67,7 @@ class RemovedRuns(NamedTuple):
     has_default: bool
 
 
-def list_runs(workspace: Workspace, sort: RunSort = RunSort.TIME) -> list[RunSummary]:
+def list_runs(workspace: Workspace, sort: RunSort) -> list[RunSummary]:
     """Return all runs: the newest first, or that with the highest validation AUC, or by name."""
     runs = [_summarise(workspace, run) for run in reversed(workspace.list_runs())]
     if sort is RunSort.AUC:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from histocli.compute.cores import PIECE, start_cores
 from histocli.compute.device import Compute
 from histocli.compute.memory import is_out_of_memory, make_memory_error
+from histocli.config import EvalConfig
 from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError
 from histocli.images.early import create_decoding_processes
@@ -115,7 +116,7 @@ class Predictor:
         """
         return self._compute_scores(self._compute_log_odds(images))
 
-    def predict_array(self, pixels: Pixels, batch_size: int = 256) -> Scores:
+    def predict_array(self, pixels: Pixels, batch_size: int = EvalConfig.batch_size) -> Scores:
         """Score an array of patches, uint8 (N,96,96,3) in RGB order.
 
         Raises:
