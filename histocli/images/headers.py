@@ -228,7 +228,7 @@ def _check_webp(data: bytes) -> Size | None:
 def _check_vp8(data: bytes, body: int, length: int) -> Size:
     """Check that a VP8 frame's partitions fit into its chunk (RFC 6386, section 9.1), and return its size."""
     if data[body + 3 : body + 6] != b"\x9d\x01\x2a":
-        raise ImageError("the image is damaged: its frame does not begin as VP8")
+        raise ImageError("the image is damaged: its data do not begin with the bytes of a VP8 frame")
     if int.from_bytes(data[body : body + 3], "little") >> 5 > length - 10:
         raise ImageError("the image is truncated: its first partition is larger than the file")
     width, height = (int.from_bytes(data[body + i : body + i + 2], "little") & 0x3FFF for i in (6, 8))
