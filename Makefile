@@ -21,7 +21,7 @@ help:
 	@echo "make package      build the sdist and the wheel into dist/, and check them"
 	@echo "make bench        measure speed against other tools, and write benchmarks/README.md"
 	@echo "make test-lowest  run the tests with the oldest versions that pyproject.toml allows"
-	@echo "make kill-test    kill a process, and let the disk fail, at each operation on a file: about an hour"
+	@echo "make kill-test    kill a process, and let the disk fail, at each operation on a file: some hours"
 	@echo "make fuzz         try more damaged and hostile files than make test does: some minutes; keeps what it finds"
 	@echo "make audit        look for known vulnerabilities of the dependencies, and check their licences"
 	@echo "make clean        remove the installations and everything that was built"
