@@ -26,13 +26,11 @@ def find_split_unit(manifest: "pd.DataFrame") -> str:
     It is `slide` where every slide is known and none is in both; else `overlap group` where some group is known and
     none is in both.
     """
-    train, val = (manifest[manifest["split"] == split] for split in ("train", "val"))
-    are_slides_known = SLIDE in manifest.columns and not (train[SLIDE] == "").any() and not (val[SLIDE] == "").any()
-    if are_slides_known and set(train[SLIDE]).isdisjoint(val[SLIDE]):
+    if _are_disjoint(manifest, SLIDE):
         return "slide"
     if OVERLAP in manifest.columns:
-        groups = set(train[OVERLAP]) - {""}, set(val[OVERLAP]) - {""}
-        if groups[0].isdisjoint(groups[1]) and any(groups):
+        train, val = (values - {""} for values in _list_values(manifest, OVERLAP))
+        if train.isdisjoint(val) and (train or val):
             return "overlap group"
     return "patch"
 
@@ -42,21 +40,26 @@ def is_validated_on_other_slides(manifest: "pd.DataFrame") -> bool:
 
     If the slides are not known, neither is this, and it is false.
     """
-    train, val = (manifest[manifest["split"] == split] for split in ("train", "val"))
-    for unit in (SLIDE, *Group):
-        if unit in manifest.columns:
-            units = set(train[unit]), set(val[unit])
-            if "" not in units[0] | units[1] and units[0].isdisjoint(units[1]):
-                return True
-    return False
+    return any(_are_disjoint(manifest, unit) for unit in (SLIDE, *Group))
 
 
 def find_held_out_hospitals(manifest: "pd.DataFrame") -> list[str]:
     """Return the hospitals of the validation patches, sorted, if no training patch is from one of them; else none."""
-    if Group.HOSPITAL not in manifest.columns:
-        return []
-    train, val = (set(manifest.loc[manifest["split"] == split, Group.HOSPITAL]) for split in ("train", "val"))
-    return sorted(val) if train.isdisjoint(val) and "" not in train | val else []
+    return sorted(_list_values(manifest, Group.HOSPITAL)[1]) if _are_disjoint(manifest, Group.HOSPITAL) else []
+
+
+def _are_disjoint(manifest: "pd.DataFrame", column: str) -> bool:
+    """Return whether a column has a value for every patch of train and validation, and none of them in both."""
+    if column not in manifest.columns:
+        return False
+    train, val = _list_values(manifest, column)
+    return "" not in train | val and train.isdisjoint(val)
+
+
+def _list_values(manifest: "pd.DataFrame", column: str) -> tuple[set[str], set[str]]:
+    """Return the values of a column in train and in validation."""
+    splits = manifest["split"]
+    return set(manifest.loc[splits == "train", column]), set(manifest.loc[splits == "val", column])
 
 
 def find_connected_components(frame: "pd.DataFrame", *, should_trust_slides: bool = True) -> Groups:

@@ -39,8 +39,8 @@ class Checkpoint:
     best.pt. `config` has the options of the run, and `metrics` its validation metrics at `epoch`.
 
     `temperature` and `threshold` (on calibrated probabilities) were chosen on the validation patches; `validation` has
-    the `labels` uint8 (N,) and `log_odds` float32 (N,) of these. `appearance`
-    is that of the training patches; None if it was not measured.
+    the `labels` uint8 (N,) and `log_odds` float32 (N,) of these. `appearance` is that of the training patches;
+    None if it was not measured.
 
     If `backbone_sha256` is not empty, `model` has the weights of the head only. The backbone is the one of the network
     `arch` whose weights have this SHA-256, and best.pt in the same folder contains it.
@@ -248,9 +248,9 @@ def find_checkpoint(workspace: Workspace, name: str) -> Path:
             return path
     if name == packaged.NAME or (name == "best.pt" and not workspace.list_runs() and not Path(name).is_file()):
         return packaged.PATH
-    if name in workspace.list_runs() and (best := workspace.runs_dir / name / "best.pt").exists():
-        raise HistoError(f"{best} is not a file", "restore the checkpoint, or train again")
     if name in workspace.list_runs():
+        if (best := workspace.runs_dir / name / "best.pt").exists():
+            raise HistoError(f"{best} is not a file", "restore the checkpoint, or train again")
         raise HistoError(f"the run {name!r} has not finished an epoch", f"histo train --resume --name {name}")
     if members := workspace.list_members(name):
         options = " ".join(f"--ckpt {run}" for run in members)

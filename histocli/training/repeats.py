@@ -160,11 +160,10 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     is still chosen on its own validation patches.
     """
     best = [load_checkpoint(workspace.run_dir(member.name) / "best.pt") for member in repeats.members]
+    divided = repeats.members if repeats.kind == "folds" else repeats.members[:1]  # seeds share one manifest
+    manifests = [read_manifest(workspace.run_dir(member.name) / "manifest.csv") for member in divided]
     if repeats.kind == "folds":
-        on_other_slides = all(
-            is_validated_on_other_slides(read_manifest(workspace.run_dir(member.name) / "manifest.csv"))
-            for member in repeats.members
-        )
+        on_other_slides = all(map(is_validated_on_other_slides, manifests))
         calibrations = _calibrate_on_other_folds(best, on_other_slides=on_other_slides)
         write_out_of_fold(workspace, repeats.name, best, calibrations)
     else:
@@ -173,8 +172,7 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
         _measure_run(member, checkpoint, temperature, threshold)
         for member, checkpoint, (temperature, threshold) in zip(repeats.members, best, calibrations, strict=True)
     ]
-    manifests = [read_manifest(workspace.run_dir(run.run) / "manifest.csv") for run in runs]
-    if repeats.kind == "folds" and all(held_out := [find_held_out_hospitals(manifest) for manifest in manifests]):
+    if repeats.kind == "folds" and all(held_out := list(map(find_held_out_hospitals, manifests))):
         runs = [replace(run, hospitals=hospitals) for run, hospitals in zip(runs, held_out, strict=True)]
     names = list(runs[0].metrics)
     values = {name: [run.metrics[name] for run in runs] for name in names}
