@@ -242,18 +242,20 @@ def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) ->
 def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None, json: bool) -> None:
     """Evaluate or compare checkpoints, and print the result."""
     from histocli.cli.render import show_comparison, show_evaluation
-    from histocli.commands import evaluate as commands
+    from histocli.commands.compare import Comparison
+    from histocli.commands.compare import compare as run_compare
+    from histocli.commands.evaluate import evaluate as run_evaluate
     from histocli.compute.ddp import LONG_TIMEOUT, connect_processes
     from histocli.schema import to_json
 
     with connect_processes(LONG_TIMEOUT) as ranks, state.reporter.show_bar("scoring") as bar:
-        evaluate_or_compare = partial(commands.compare, names=compare) if compare else commands.evaluate
+        evaluate_or_compare = partial(run_compare, names=compare) if compare else run_evaluate
         result = evaluate_or_compare(
             state.workspace, config, listener=ConsoleListener(state.reporter, bar), ranks=ranks
         )
     if not ranks.is_rank0:
         return
-    if isinstance(result, commands.Comparison):
+    if isinstance(result, Comparison):
         show_comparison(state.reporter, result.report)
         state.reporter.print_done(f"wrote {result.path}")
         values = to_json(result.report)

@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.atomic import read_json, write_json
+from histocli.atomic import read_json
 from histocli.class_names import parse_classes
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
@@ -15,16 +15,13 @@ from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, LoadedCheckpoint, load_from_config
-from histocli.inference.comparison import compare as compare_scores
 from histocli.inference.labelled import Scored, score_folder, score_packed
 from histocli.inference.score_table import measure_groups, measure_scores, read_scores, write_scores
 from histocli.labels.slide_names import SlidePattern
 from histocli.listeners import SILENT, CommandListener
 from histocli.metrics.thresholds import parse_threshold
 from histocli.pages.model_card import add_evaluations
-from histocli.reports.comparison import ComparisonReport
-from histocli.reports.evaluation import OUT_OF_FOLD, EvaluationReport, is_evaluation, read_evaluations, write_evaluation
-from histocli.schema import to_json
+from histocli.reports.evaluation import EvaluationReport, is_evaluation, write_evaluation
 from histocli.sources.options import parse_mpp
 from histocli.trackers.evaluation import send_evaluation
 from histocli.workspace import Workspace, is_path, make_name
@@ -37,13 +34,6 @@ class Evaluation(NamedTuple):
 
     path: Path
     report: EvaluationReport
-
-
-class Comparison(NamedTuple):
-    """A comparison of two evaluations, and the file that it is written to."""
-
-    path: Path
-    report: ComparisonReport
 
 
 @compute_settings()
@@ -194,52 +184,6 @@ def _is_best(workspace: Workspace, member: LoadedCheckpoint) -> bool:
     """Return whether a checkpoint is the `best.pt` of its run, or a copy of it."""
     best = workspace.run_dir(member.checkpoint.run) / "best.pt"
     return best.is_file() and (member.path.samefile(best) or hash_file(best) == member.sha256)
-
-
-def _refuse_folds(workspace: Workspace, name: str) -> None:
-    """Raise `HistoError` if a name is that of a cross-validation; the hint names its out-of-fold scores."""
-    if is_path(name) or workspace.run_dir(name).exists():
-        return
-    scores = [path.name for path, one in read_evaluations(workspace, name).items() if one.split == OUT_OF_FOLD]
-    if scores:
-        raise HistoError(f"{name} is a cross-validation and not a run", f"compare its out-of-fold scores: {scores[0]}")
-
-
-def compare(
-    workspace: Workspace,
-    config: EvalConfig,
-    names: tuple[str, str],
-    *,
-    listener: CommandListener = SILENT,
-    ranks: Ranks = SINGLE_PROCESS,
-) -> Comparison:
-    """Compare two evaluations on the patches that both scored, and write the comparison to `metrics/`.
-
-    A name is that of a metrics file (`.json`), or of a checkpoint, which is first evaluated with the options of
-    `config`.
-
-    Raises:
-        HistoError: as `evaluate`, or the two evaluations have no patch in common.
-    """
-
-    def find_or_evaluate(name: str) -> Path:
-        if not name.endswith(".json"):
-            _refuse_folds(workspace, name)
-            single = replace(config, ckpt=(name,))
-            return evaluate(workspace, single, listener=listener, ranks=ranks).path
-        return Path(name) if is_path(name) else workspace.metrics_dir / name
-
-    def write() -> Comparison:
-        if first == second and names[0] != names[1]:
-            raise UsageError(f"{names[0]} and {names[1]} are the same evaluation", "give two different ones")
-        report = compare_scores(first, second)
-        stem = make_name(f"{first.stem}-vs-{second.stem}")
-        path = workspace.metrics_dir / f"{stem}.json"
-        write_json(path, to_json(report))
-        return Comparison(path, report)
-
-    first, second = map(find_or_evaluate, names)
-    return ranks.on_rank0(write)
 
 
 def evaluate_scores(workspace: Workspace, name: str, threshold: str = STORED) -> Evaluation:

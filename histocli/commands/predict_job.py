@@ -20,7 +20,8 @@ from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_fro
 from histocli.inference.columns import ScoredRows, has_class, list_column_types, make_table
 from histocli.inference.done import Done, MadeWith, read_done, select_new_patches
 from histocli.inference.failed import write_failed
-from histocli.inference.inputs import MAX_LISTED, STDIN, Inputs, open_inputs, read_stdin_lines
+from histocli.inference.inputs import STDIN, Inputs, open_inputs
+from histocli.inference.path_list import MAX_LISTED, read_stdin_lines
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import Flagger
 from histocli.inference.writers import Writer, check_format

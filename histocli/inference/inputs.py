@@ -1,12 +1,9 @@
 """Open the patches to score: folders, files, archives, arrays, packed data sets, or a list of paths on stdin."""
 
-import errno
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -25,15 +22,12 @@ from histocli.files.listing import list_files
 from histocli.images.decode import Preparation
 from histocli.images.image_files import ImageFile, PackedPatch, infer_file_ranges
 from histocli.inference.array_inputs import is_array, open_array, read_array_patches
-from histocli.inference.path_list import read_path_list
+from histocli.inference.path_list import read_path_list, read_stdin_lines
 from histocli.patch import Patch
 from histocli.sources.folder import make_unique_ids
 from histocli.workspace import Workspace, is_path
 
 STDIN = "-"
-MAX_LISTED = 5_000_000  # paths of a list that is kept in memory, which take some 100 bytes each
-_MAX_LISTED_BYTES = 1 << 28  # of such a list
-_MAX_LINE_BYTES = 1 << 16  # of a line on stdin: no system has longer paths
 
 
 class Inputs(NamedTuple):
@@ -163,33 +157,6 @@ def _open_input(
     prefix = "" if str(folder) == "." else f"{folder.as_posix()}/"
     notes = _describe_empty({name: files}) + _describe_skipped(others)
     return _make_file_inputs(files, prefix, preparation, ids, {name: files})._replace(notes=notes)
-
-
-def read_stdin_lines(most: int | None = None) -> Iterator[bytes]:
-    """Yield the lines of stdin, at most `most` of them.
-
-    Raises:
-        HistoError: it is closed, cannot be read, has more lines, or a line that is longer than any path.
-    """
-    if sys.stdin is None:
-        raise HistoError("cannot read paths from stdin: it is closed", "pipe a list of paths to it")
-    try:
-        lines = iter(partial(sys.stdin.buffer.readline, _MAX_LINE_BYTES), b"")
-        size = 0
-        for number, line in enumerate(lines, start=1):
-            size += len(line)
-            if len(line) == _MAX_LINE_BYTES:
-                raise HistoError(
-                    f"line {number:,} on stdin has {_MAX_LINE_BYTES:,} bytes or more, which no path has",
-                    "write one path on each line, in UTF-8",
-                )
-            if most is not None and (number > most or size > _MAX_LISTED_BYTES):
-                what = f"{most:,} lines" if number > most else f"{_MAX_LISTED_BYTES >> 20} MiB"
-                raise HistoError(f"the list on stdin has more than {what}", "give folders, or the list in pieces")
-            yield line
-    except OSError as error:
-        reason = "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
-        raise HistoError(f"cannot read paths from stdin: {reason}", "pipe a list of paths to it") from error
 
 
 def _has_image_files(path: Path) -> bool:

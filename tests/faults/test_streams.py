@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from histocli.errors import HistoError
-from histocli.inference.inputs import read_stdin_lines
+from histocli.inference.path_list import read_stdin_lines
 from histocli.training.run_folder import require_folder
 from tests.cli import Histo
 from tests.faults.processes import Process, histo
