@@ -27,7 +27,7 @@ from histocli.inference.parts import Parts
 from histocli.locks import hold
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.signals import Stopped
-from tests.cli import REPOSITORY, write_images
+from tests.cli import REPOSITORY, TRAIN, write_images
 from tests.faults.processes import Process
 
 PREDICT = ["predict", "--device", "cpu"]
@@ -464,6 +464,16 @@ def test_an_ensemble_writes_the_mean(two_runs, images):
         [float(row["label"]) for row in run_predict(two_runs, images, *names)] for names in (pair[:2], pair[2:], pair)
     )
     assert both == pytest.approx((np.array(first) + second) / 2, abs=2e-6)
+
+
+def test_an_ensemble_may_have_networks_with_different_input_sizes(histo, images):
+    histo(*TRAIN, "--arch", "histonet-64", "--epochs", 1, "--name", "small")
+    first, small, both = (
+        [float(row["label"]) for row in run_predict(histo, images, *options)]
+        for options in (["--ckpt", "first"], ["--ckpt", "small"], ["--ckpt", "first", "--ckpt", "small"])
+    )
+    assert first != small
+    assert both == pytest.approx((np.array(first) + small) / 2, abs=2e-6)
 
 
 def test_a_checkpoint_that_is_given_twice_is_an_error(two_runs, images):
