@@ -12,7 +12,7 @@ epochs of each group, the smallest group had 264 steps, and the benchmark measur
 The probabilities of each training are kept beside FILE, in a folder FILE.probs: the same command goes on where an
 interrupted one stopped. Delete the folder after a change of the network or of the training.
 
-On a GPU eight of the recipes take some eight minutes for one seed, on two CPU cores about two days.
+On a GPU eight of the recipes take some eight minutes for one seed, on two CPU cores about two days (estimated).
 """
 
 import argparse
