@@ -16,7 +16,6 @@ from benchmarks.pairs import Row, alternate, row
 from histocli.compute.device import choose_compute
 from histocli.data.dataset import open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
-from histocli.data.transforms import augment
 from histocli.enums import Augment, Device, Precision, SplitName
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
@@ -38,8 +37,8 @@ class Ours:
         recipe = Recipe(3e-3, 100_000, 0, augment=level)
         self.trainer = Trainer(create_model(arch), recipe, self.compute)
         batch = next(iter(self.batches.eval_batches()))
-        side = self.trainer.side
-        self.images = augment(batch.images, level, any_angle=self.trainer.has_any_angle, side=side)
+        (self.member,) = self.trainer.members
+        self.images = self.member.augment(batch.images, level)
         self.labels = batch.labels
 
     def train(self) -> float:
@@ -58,7 +57,7 @@ class Ours:
         began = time.perf_counter()
         for _ in range(self.steps):
             with self.compute.autocast():
-                logits = trainer.network(self.images)
+                logits = self.member.network(self.images)
                 loss = F.cross_entropy(logits, self.labels, label_smoothing=trainer.recipe.label_smoothing)
             loss.backward()
             trainer.optimizer.step()

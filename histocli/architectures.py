@@ -28,6 +28,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "histonet": Architecture("histonet", "HistoNet"),
     "histonet-wide": Architecture("histonet", "HistoNet", {"widths": (24, 48, 96, 192, 320)}),
     "histonet-64": Architecture("histonet", "HistoNet", {"side": 64}),  # a former default
+    "histonet-pair": Architecture("histonet_pair", "HistoNetPair"),  # histonet and histonet-64
     "p4m-densenet": Architecture("p4m_densenet", "P4MDenseNet"),
 }
 

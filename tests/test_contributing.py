@@ -109,7 +109,7 @@ def test_commands_use_the_new_source_architecture_metric_format_and_column(chang
     stdout = run_python(changed_copy, "-c", PIPELINE, stdin=stdin)
     assert '"jaccard":' in stdout
     stdout = " ".join(stdout.split())
-    assert "--arch TEXT histonet, histonet-wide, histonet-64, p4m-densenet, tinynet;" in stdout
+    assert "--arch TEXT histonet, histonet-wide, histonet-64, histonet-pair, p4m-densenet, tinynet;" in stdout
     assert "--format <csv|jsonl|parquet|tsv>" in stdout
     assert "full: id, path, probability, uncalibrated and class;" in stdout
     rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]

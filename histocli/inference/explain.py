@@ -19,6 +19,7 @@ from histocli.compute.device import compute_settings
 from histocli.data.transforms import make_d4_views, undo_d4_view
 from histocli.errors import ExplanationError
 from histocli.inference.forward import Network
+from histocli.models import Classifier
 from histocli.models.backbone import PATCH_SIDE
 from histocli.patch import Pixels
 
@@ -31,8 +32,9 @@ Maps = npt.NDArray[np.float32]
 def explain(networks: Sequence[Network], pixels: Pixels) -> Maps:
     """Compute how much each pixel of each patch raises (above 0) or lowers (below 0) the log odds of tumour.
 
-    The map is the mean over the eight flips and right-angle rotations of the patch, and over the networks. If the
-    patch is rotated, the map is rotated too. It has no unit: compare regions of one patch, not different patches.
+    The map is the mean over the eight flips and right-angle rotations of the patch, and over the networks (of a
+    `histonet-pair`, both are counted). If the patch is rotated, the map is rotated too. It has no unit: compare regions
+    of one patch, not different patches.
 
     Args:
         networks: classifiers in evaluation mode, on the CPU: float images (N,3,96,96) in [0, 1] -> logits (N,2).
@@ -46,7 +48,8 @@ def explain(networks: Sequence[Network], pixels: Pixels) -> Maps:
     """
     maps = np.zeros(pixels.shape[:3], np.float32)
     with compute_settings():
-        explained = [(module, find_feature_maps(module)) for module in map(_as_module, networks)]
+        parts = [part for network in networks for part in _list_modules(network)]
+        explained = [(part, find_feature_maps(part)) for part in parts]
         for first in range(0, len(pixels), _BATCH):
             rows = slice(first, first + _BATCH)
             images = torch.from_numpy(np.array(pixels[rows])).permute(0, 3, 1, 2).float() / 255
@@ -55,12 +58,13 @@ def explain(networks: Sequence[Network], pixels: Pixels) -> Maps:
     return maps
 
 
-def _as_module(network: Network) -> nn.Module:
+def _list_modules(network: Network) -> list[nn.Module]:
+    """Return the network, or those whose probabilities it averages: each of them has its own maps."""
     if not isinstance(network, nn.Module):
         raise ExplanationError(
             "an ONNX file cannot be explained, because it has no gradients", "give the checkpoint that it was made from"
         )
-    return network
+    return [*network.split_members()] if isinstance(network, Classifier) else [network]
 
 
 def find_feature_maps(network: nn.Module, min_sides: Sequence[int] = MIN_SIDES) -> list[nn.Module]:

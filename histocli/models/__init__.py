@@ -49,6 +49,17 @@ class Classifier(nn.Module):
         assert isinstance(self.network, HeadedNetwork)
         return self.network
 
+    def split_members(self) -> "list[Classifier]":
+        """Return the networks whose probabilities this one averages, with their preprocessing and the same weights."""
+        if not isinstance(self.network, PatchNetwork):
+            return [self]
+        parts = []
+        for member in self.network.list_members():
+            part = Classifier(member, self.arch, side=member.side).train(self.training)
+            part.mean, part.std = self.mean, self.std
+            parts.append(part)
+        return parts
+
     def preprocess(self, images: Tensor) -> Tensor:
         """Resize and normalise images for the network."""
         return torch.addcmul(-self.mean / self.std, resize_images(images, self.side), 1 / self.std)

@@ -10,3 +10,7 @@ class PatchNetwork(nn.Module):
     """
 
     side: int | None = None
+
+    def list_members(self) -> "list[PatchNetwork]":
+        """Return the networks whose probabilities this network averages: only itself, if it averages none."""
+        return [self]

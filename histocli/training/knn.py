@@ -19,7 +19,6 @@ class KnnTrainer(Trainer):
         self.model = self.ema_model = self.head = model.to(compute.device).eval()
         self.recipe, self.compute, self.ranks = recipe, compute, ranks
         self.step, self.losses, self.recent_loss, self.graph = 0, [], None, None
-        self.side, self.has_any_angle = None, False
 
     @property
     def learning_rate(self) -> float:

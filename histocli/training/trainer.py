@@ -18,6 +18,7 @@ from histocli.data.loaders import Batch, PatchLoader
 from histocli.data.transforms import augment
 from histocli.enums import Augment, Precision, Rotate
 from histocli.errors import HistoError
+from histocli.models import Classifier
 from histocli.models.backbone import PATCH_SIDE
 from histocli.models.equivariant import GroupBatchNorm
 from histocli.schema import Count
@@ -67,12 +68,31 @@ class Recipe:
     cuda_graph: bool = True  # whether a GPU may run the step as one CUDA graph, where that is valid
 
 
+@dataclass(frozen=True)
+class Member:
+    """A network that is trained with its own loss, and how its images are made.
+
+    `side` is the height and width that patches are made smaller to, or None. With `has_any_angle` they are rotated by
+    any angle, and else by right angles.
+    """
+
+    network: nn.Module
+    side: int | None
+    has_any_angle: bool
+
+    def augment(self, images: Tensor, level: Augment) -> Tensor:
+        """Return randomly transformed images for this network: `histocli.data.transforms.augment`."""
+        return augment(images, level, any_angle=self.has_any_angle, side=self.side)
+
+
 class Trainer:
     """The training loop: a step, an epoch, and the state to continue from.
 
     A step draws random augmentations, computes the loss and its gradients, and updates the weights and their moving
-    average (`ema_model`), which is used for validation and prediction. All random numbers of a step depend only on the
-    seed and the step number, so that a run that stops after any step can continue with exactly the same result.
+    average (`ema_model`), which is used for validation and prediction. A model that averages the probabilities of
+    several networks (`Classifier.split_members`) has a loss for each of them, on augmentations of its own. All random
+    numbers of a step depend only on the seed and the step number, so that a run that stops after any step can continue
+    with exactly the same result.
 
     Several processes (`ranks`) each train on their share of every batch and average their gradients; they call
     `train_epoch` and `collect_state` together.
@@ -97,17 +117,12 @@ class Trainer:
                 has_loss_scale=compute.precision is Precision.FP16,
             ),
         )
-        if recipe.compile:
-            self.model.compile()
         self.ranks = ranks
         self.recipe = recipe
         self.compute = compute
         self.step = 0
         self.losses: list[Tensor] = []  # of this epoch, on the device
         self.recent_loss: float | None = None  # mean of the latest losses at the last check
-        side = getattr(model, "side", None)  # None for a head without its backbone, which takes features
-        self.side = side if side and side < PATCH_SIDE else None
-        self.has_any_angle = recipe.rotate is Rotate.ANY or (recipe.rotate is Rotate.AUTO and self.side is not None)
         self.graph = GraphedStep(self.compute_step) if self._can_use_graph(model) else None
 
     def _can_use_graph(self, model: nn.Module) -> bool:
@@ -127,9 +142,19 @@ class Trainer:
         return self.optimizer.compute_learning_rate(self.step)
 
     @cached_property
-    def network(self) -> nn.Module:
-        """The model, wrapped for several processes. Wrapping connects them, so it happens at the first step."""
-        return self.ranks.wrap_model(self.model)
+    def members(self) -> list[Member]:
+        """The networks that are trained. Wrapping connects the processes, so it happens at the first step."""
+        parts = self.model.split_members() if isinstance(self.model, Classifier) else [self.model]
+        return [self._prepare_member(part) for part in parts]
+
+    def _prepare_member(self, network: nn.Module) -> Member:
+        if self.recipe.compile:
+            network.compile()
+        side = getattr(network, "side", None)  # None for a head without its backbone, which takes features
+        smaller = side if side and side < PATCH_SIDE else None
+        rotate = self.recipe.rotate
+        is_any = rotate is Rotate.ANY or (rotate is Rotate.AUTO and smaller is not None)
+        return Member(self.ranks.wrap_model(network), smaller, has_any_angle=is_any)
 
     def train_epoch(self, batches: PatchLoader, on_step: Callable[[int], bool] = lambda step: False) -> float | None:
         """Train to the end of the current epoch; return the mean loss, or None if `on_step` returned True before.
@@ -169,15 +194,18 @@ class Trainer:
 
         Nothing in it needs a value from the host, so that a CUDA graph can hold it.
         """
-        if not is_features(images):
-            images = augment(images, self.recipe.augment, any_angle=self.has_any_angle, side=self.side)
-        with self.compute.autocast():
-            loss = F.cross_entropy(self.network(images), labels, label_smoothing=self.recipe.label_smoothing)
+        loss = torch.stack([self._compute_loss(member, images, labels) for member in self.members]).mean()
         if loss_weight != 1:
             loss = loss * loss_weight
         (loss * self.optimizer.loss_scale if self.optimizer.config.has_loss_scale else loss).backward()
         self.optimizer.step()
         return loss.detach()
+
+    def _compute_loss(self, member: Member, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of one network on its own augmentations of the images."""
+        inputs = images if is_features(images) else member.augment(images, self.recipe.augment)
+        with self.compute.autocast():
+            return F.cross_entropy(member.network(inputs), labels, label_smoothing=self.recipe.label_smoothing)
 
     @torch.no_grad()
     def _average_statistics(self) -> None:

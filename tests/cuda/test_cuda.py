@@ -55,7 +55,7 @@ def test_a_graph_takes_the_steps_of_eager_training():
     assert int(graphed.optimizer.steps) == int(eager.optimizer.steps) == 24
 
 
-@pytest.mark.parametrize("arch", ["histonet", "resnet18", "p4m-densenet"])
+@pytest.mark.parametrize("arch", ["histonet", "histonet-pair", "resnet18", "p4m-densenet"])
 @pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16, Precision.FP32])
 def test_every_architecture_trains_as_a_graph(arch, precision):
     data, made = batches("cuda"), trainer(gpu(precision), arch=arch)

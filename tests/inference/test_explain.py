@@ -114,6 +114,15 @@ def test_several_networks_are_averaged():
     assert not np.allclose(first, second)
 
 
+def test_a_pair_is_explained_by_the_mean_of_the_maps_of_its_networks():
+    torch.manual_seed(2)
+    pair = with_statistics(create_model("histonet-pair"))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), np.uint8)
+    both, first, second = (explain(chosen, pixels) for chosen in ([pair], *([part] for part in pair.split_members())))
+    assert np.allclose(both, (first + second) / 2, atol=1e-6)
+    assert not np.allclose(first, second)
+
+
 def test_explaining_does_not_change_the_network():
     torch.manual_seed(2)
     model = with_statistics(create_model("histonet-64"))

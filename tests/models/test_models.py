@@ -91,7 +91,8 @@ def test_p4m_densenet_is_invariant_to_the_eight_symmetries():
 
 
 @pytest.mark.parametrize(
-    ("arch", "side"), [("histonet", 96), ("histonet-64", 64), ("histonet-wide", 96), ("p4m-densenet", 96)]
+    ("arch", "side"),
+    [("histonet", 96), ("histonet-64", 64), ("histonet-wide", 96), ("histonet-pair", 96), ("p4m-densenet", 96)],
 )
 def test_parameters_and_flops_are_those_in_the_docstrings(arch, side):
     from torch.utils.flop_counter import FlopCounterMode
@@ -103,6 +104,22 @@ def test_parameters_and_flops_are_those_in_the_docstrings(arch, side):
     costs = f"{parameters:,} parameters, {counter.get_total_flops() / 1e6:,.0f} MFLOP"
     line = f"`{arch}` {costs}" if arch.startswith("histonet") else costs
     assert line in " ".join(network.__doc__.split())
+
+
+def test_histonet_pair_gives_the_mean_of_the_probabilities_of_histonet_and_histonet_64():
+    torch.manual_seed(1)
+    pair, members = (
+        with_statistics(create_model("histonet-pair")),
+        [create_model("histonet"), create_model("histonet-64")],
+    )
+    for number, member in enumerate(members):
+        prefix = f"network.members.{number}."
+        own = {name.removeprefix(prefix): value for name, value in pair.state_dict().items() if name.startswith(prefix)}
+        member.network.load_state_dict(own)
+    with torch.no_grad():
+        probs = [model.eval()(images_of(3)).softmax(1) for model in (pair, *members)]
+    assert torch.allclose(probs[0], (probs[1] + probs[2]) / 2, atol=1e-6)
+    assert (probs[1] - probs[2]).abs().max() > 1e-3
 
 
 def test_blurred_pooling_does_not_depend_on_the_position_of_stripes():

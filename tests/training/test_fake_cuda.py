@@ -24,7 +24,7 @@ from histocli.training.trainer import Recipe, Trainer
 # Copying a model reads the addresses of its tensors, and fake tensors have none.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
 
-ARCHS = ("histonet", "p4m-densenet", "resnet18")
+ARCHS = ("histonet", "histonet-pair", "p4m-densenet", "resnet18")
 _models: dict[str, nn.Module] = {}
 
 

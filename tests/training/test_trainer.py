@@ -1,8 +1,11 @@
 """Training steps, schedules, stopping and resuming, on a few patches."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from histocli.compute import device
@@ -44,6 +47,34 @@ def make_small_trainer(compute=FP32, total_steps=12, lr=0.03, **changes):
 
 def have_equal_tensors(first, second):
     return all(torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True))
+
+
+def test_the_loss_of_a_pair_is_the_mean_of_the_losses_of_its_networks():
+    """And not the loss of the mean of their probabilities, which is lower."""
+    trainer = make_trainer(arch="histonet-pair", augment=Augment.NONE)
+    batch = next(make_loader().eval_batches())
+    with torch.no_grad():
+        logits = [copy.deepcopy(part.network)(part.augment(batch.images, Augment.NONE)) for part in trainer.members]
+        losses = [F.cross_entropy(each, batch.labels, label_smoothing=0.05) for each in logits]
+        of_mean = F.cross_entropy(torch.stack(logits).softmax(2).mean(0).log(), batch.labels, label_smoothing=0.05)
+    expected = float(sum(losses)) / 2
+    assert float(of_mean) < expected * (1 - 1e-4)
+    assert trainer.train_step(batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rotate", "expected"),
+    [(Rotate.AUTO, [False, True]), (Rotate.ANY, [True, True]), (Rotate.RIGHT, [False, False])],
+)
+def test_each_network_of_a_pair_is_augmented_as_if_it_were_trained_alone(rotate, expected):
+    members = make_trainer(arch="histonet-pair", rotate=rotate).members
+    assert [member.has_any_angle for member in members] == expected
+    assert [
+        member.augment(torch.zeros(2, 3, 96, 96, dtype=torch.uint8), Augment.FULL).shape[-1] for member in members
+    ] == [
+        96,
+        64,
+    ]
 
 
 @pytest.mark.parametrize(
