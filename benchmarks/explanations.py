@@ -105,11 +105,18 @@ def main() -> None:
     pixels, sign = sample(network, load_zip(options.zip)[0], options.count, options.skip)
     images = to_images(pixels)
     blurred = to_images(np.stack([cv2.GaussianBlur(patch, (0, 0), BLUR) for patch in pixels]))
-    fine, coarse = find_feature_maps(network, [12]), find_feature_maps(network, [6])
+    parts = network.split_members()
+    fine, coarse, both = ([find_feature_maps(part, sides) for part in parts] for sides in ([12], [6], [12, 6]))
 
-    def explain(modules: list[nn.Module], contribution: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def explain(maps: list[list[nn.Module]], contribution: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return the mean of the maps (N,96,96) of the networks whose probabilities are averaged."""
         pieces = images.split(PIECE)  # all at once need gigabytes
-        return torch.cat([compute_maps(network, modules, piece, contribution) for piece in pieces])
+        return torch.stack(
+            [
+                torch.cat([compute_maps(part, modules, piece, contribution) for piece in pieces])
+                for part, modules in zip(parts, maps, strict=True)
+            ]
+        ).mean(0)
 
     noise = torch.randn(len(images), 1, 12, 12, generator=torch.Generator().manual_seed(0))
     ways: dict[str, Callable[[], Tensor]] = {
@@ -118,7 +125,7 @@ def main() -> None:
         "Grad-CAM, 12x12": lambda: explain(fine, grad_cam),
         "HiResCAM, last map (6x6)": lambda: explain(coarse, compute_hires_cam),
         "HiResCAM, 12x12": lambda: explain(fine, compute_hires_cam),
-        "HiResCAM, 6x6 and 12x12": lambda: explain(fine + coarse, compute_hires_cam),
+        "HiResCAM, 6x6 and 12x12": lambda: explain(both, compute_hires_cam),
         "occlusion, 169 passes": lambda: occlusion(network, images, blurred),
     }
     print(f"{options.count} patches called tumour, {options.count} called normal: mean (standard error)")

@@ -1,6 +1,6 @@
 """Make the network that comes with `histo`: `python -m benchmarks.packaged TRAIN_ZIP ... --valid VALID_ZIP`.
 
-Trains `histonet-wide` on all patches of the zips of PCam's training slides, without validation, for a fixed number of
+Trains `histonet-pair` on all patches of the zips of PCam's training slides, without validation, for a fixed number of
 epochs. `VALID_ZIP` has patches of other slides; the temperature and the threshold are chosen on them. Writes the
 checkpoint and its model card into histocli/models/weights/. Each zip has folder/ID.jpg and a CSV with the columns
 id,label.
@@ -39,11 +39,12 @@ The network that comes with `histo`. **Research use only: it is not a medical de
 - Network: `{arch}`, {parameters:,} parameters, stored in 16 bits.
 - Trained on {patches:,} patches of PatchCamelyon's training slides (CC0), {tumour:,} of them with tumour in the central
   32x32 pixels; JPEG, quality 75. All of these were used: {epochs} epochs, batches of {batch}, seed {seed},
-  `--rotate right`, the settings of `histo train`, on {device}. SHA-1 of the sorted patch ids: `{sha1}`.
+  and else the settings of `histo train`, on {device}.
+  SHA-1 of the sorted patch ids: `{sha1}`.
 - {valid:,} patches of other slides (PatchCamelyon's validation slides) chose the temperature ({temperature:.3f}), the
-  threshold ({threshold:.3f}, Youden's J), and one of three seeds. So the figures below are a little too good.
+  threshold ({threshold:.3f}, Youden's J), and the architecture. So the figures below are a little too good.
 - Command: `python -m benchmarks.packaged pcam_train_1.zip pcam_train_2.zip pcam_train_3.zip --valid pcam_valid.zip`.
-  A GPU does not give the same bits again, so the weights differ from run to run.
+  A GPU, or another kind of processor, does not give the same bits again.
 
 | {valid:,} patches of other slides | one view | eight views (`--tta`) |
 | --- | --- | --- |

@@ -12,7 +12,7 @@ epochs of each group, the smallest group had 264 steps, and the benchmark measur
 The probabilities of each training are kept beside FILE, in a folder FILE.probs: the same command goes on where an
 interrupted one stopped. Delete the folder after a change of the network or of the training.
 
-On a GPU eight of the recipes take some eight minutes for one seed, on two CPU cores about two days (estimated).
+On a GPU the recipes take some ten minutes for one seed, on two CPU cores more than two days (estimated).
 """
 
 import argparse
@@ -86,6 +86,7 @@ CANDIDATES = {
     "histonet, weight decay 0.2": Candidate(options={"weight_decay": 0.2}),
     "histonet, average over 20%": Candidate(options={"ema_span": 0.2}),
     "histonet-wide": Candidate(partial(create_network, "histonet-wide")),
+    "histonet-pair": Candidate(partial(create_network, "histonet-pair")),
     "C8 filters": Candidate(SteerableNet),
     "plain network, AdamW": Candidate(PlainNet, lr=1e-3, options={"muon": False}),
 }

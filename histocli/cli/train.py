@@ -73,7 +73,7 @@ def train(
         Weights,
         typer.Option(
             help="Weights to start from. pretrained, or imagenet: those that were published for --arch. "
-            "histonet-pcam: those of the trained network that comes with histo, a histonet-wide.",
+            f"histonet-pcam: those of the trained network that comes with histo, a {PACKAGED_ARCH}.",
             rich_help_panel=MODEL,
         ),
     ] = TrainConfig.weights,

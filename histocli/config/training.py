@@ -10,7 +10,7 @@ from histocli.errors import UsageError
 BATCH_SIZE = 128  # patches per training step
 GPU_BATCH_SIZE = 512  # a GPU takes longer for four steps of 128; the AUC is the same (benchmarks/gpu.md)
 GPU_BATCH_PATCHES = 30_000  # training patches from which the larger batch was measured: fewer would be few steps
-PACKAGED_ARCH = "histonet-wide"  # the architecture of the trained network that comes with histo
+PACKAGED_ARCH = "histonet-pair"  # the architecture of the trained network that comes with histo
 LEARNING_RATE = 3e-3  # the rate at BATCH_SIZE; it grows with the square root of the batch size
 MAX_LORA = 256  # the largest rank; with much more the adapters are as large as the layers
 _FINE_TUNING = 0.1  # factor of the learning rate for weights that were trained on patches of lymph nodes
