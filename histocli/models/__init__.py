@@ -50,11 +50,15 @@ class Classifier(nn.Module):
         return self.network
 
     def split_members(self) -> "list[Classifier]":
-        """Return the networks whose probabilities this one averages, with their preprocessing and the same weights."""
-        if not isinstance(self.network, PatchNetwork):
+        """Return the networks whose probabilities this one averages, with their preprocessing and the same weights.
+
+        A model that is one network returns itself.
+        """
+        members = self.network.list_members() if isinstance(self.network, PatchNetwork) else []
+        if len(members) < 2:
             return [self]
         parts = []
-        for member in self.network.list_members():
+        for member in members:
             part = Classifier(member, self.arch, side=member.side).train(self.training)
             part.mean, part.std = self.mean, self.std
             parts.append(part)
