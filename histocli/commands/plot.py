@@ -5,12 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histocli.commands.plot_balance import plan_balance
 from histocli.commands.plot_sheets import plan_error_sheets, plan_samples
 from histocli.config import SUBSET, PlotConfig
 from histocli.errors import ExplanationError, HistoError, UsageError
 from histocli.inference.score_table import find_clusters, read_scores
 from histocli.plots import Kind, MissingInputError, Plot, shorten
-from histocli.reports.balance import BalanceReport, read_balance_report
 from histocli.reports.evaluation import EvaluationReport, find_newest_name, read_evaluations
 from histocli.reports.run import EpochRecord, read_history, read_run
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError, read_resolutions
@@ -120,7 +120,7 @@ def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Seq
     """
     run = runs[0] if runs else None
     if kind is Kind.BALANCE:
-        return _plan_balance(workspace, run, data)
+        return plan_balance(workspace, run, data)
     if kind is Kind.SAMPLES:
         return plan_samples(workspace, run, data)
     if run is None:
@@ -256,46 +256,3 @@ def _read_history(workspace: Workspace, run: str) -> list[EpochRecord]:
     if not history:
         raise MissingInputError(f"the run {run!r} has not finished an epoch", f"histo train --resume --name {run}")
     return history
-
-
-def _plan_balance(workspace: Workspace, run: str | None, data: Sequence[str]) -> list[Plot]:
-    """Return a plot of the run's subset, or of the subsets that `data` names or that are drawn from `data`."""
-    from histocli.plots.style import COLUMN
-
-    reports = {path: read_balance_report(path) for path in workspace.list_balance_reports()}
-    if data:
-        reports = {path: report for path, report in reports.items() if {report.name, report.data} & set(data)}
-    elif run is not None:
-        reports = {path: report for path, report in reports.items() if _is_subset_of(workspace, run, path, report)}
-    if not reports:
-        which = f"that {run} was trained on" if run and workspace.list_balance_reports() else "yet"
-        which = f"of {', '.join(data)}" if data else which
-        raise MissingInputError(
-            f"there is no balanced subset {which}", "histo balance draws one; --data NAME chooses it"
-        )
-    return [
-        Plot(
-            f"{report.data}-{Kind.BALANCE}" if path == workspace.balance_path(SUBSET) else path.stem,
-            COLUMN,
-            4.4 if report.slides else 2.4,
-            partial(_draw_balance, report=report),
-        )
-        for path, report in reports.items()
-    ]
-
-
-def _is_subset_of(workspace: Workspace, run: str, path: Path, report: BalanceReport) -> bool:
-    """Return whether a run was trained on this subset, as it is now."""
-    folder = workspace.run_dir(run)
-    if not (folder / "config.json").is_file():
-        return False
-    record = read_run(folder)
-    digests = record.manifest_sha256, report.manifest_sha256
-    is_same = not all(digests) or digests[0] == digests[1]
-    return path == workspace.balance_path(str(record.options.get("data", SUBSET))) and is_same
-
-
-def _draw_balance(figure: "Figure", report: BalanceReport) -> None:
-    from histocli.plots.subset import draw_balance
-
-    draw_balance(figure, report)

@@ -1,0 +1,62 @@
+"""The plots of balanced subsets, `histo plot --kind balance`."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histocli.config import SUBSET
+from histocli.plots import Kind, MissingInputError, Plot
+from histocli.reports.balance import BalanceReport, read_balance_report
+from histocli.reports.run import read_run
+from histocli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plan_balance(workspace: Workspace, run: str | None, data: Sequence[str]) -> list[Plot]:
+    """Return a plot of the run's subset, or of the subsets that `data` names or that are drawn from `data`.
+
+    Raises:
+        MissingInputError: there is no such subset.
+    """
+    from histocli.plots.style import COLUMN
+
+    reports = {path: read_balance_report(path) for path in workspace.list_balance_reports()}
+    if data:
+        reports = {path: report for path, report in reports.items() if {report.name, report.data} & set(data)}
+    elif run is not None:
+        reports = {path: report for path, report in reports.items() if _is_subset_of(workspace, run, path, report)}
+    if not reports:
+        which = f"that {run} was trained on" if run and workspace.list_balance_reports() else "yet"
+        which = f"of {', '.join(data)}" if data else which
+        raise MissingInputError(
+            f"there is no balanced subset {which}", "histo balance draws one; --data NAME chooses it"
+        )
+    return [
+        Plot(
+            f"{report.data}-{Kind.BALANCE}" if path == workspace.balance_path(SUBSET) else path.stem,
+            COLUMN,
+            4.4 if report.slides else 2.4,
+            partial(_draw_balance, report=report),
+        )
+        for path, report in reports.items()
+    ]
+
+
+def _is_subset_of(workspace: Workspace, run: str, path: Path, report: BalanceReport) -> bool:
+    """Return whether a run was trained on this subset, as it is now."""
+    folder = workspace.run_dir(run)
+    if not (folder / "config.json").is_file():
+        return False
+    record = read_run(folder)
+    digests = record.manifest_sha256, report.manifest_sha256
+    is_same = not all(digests) or digests[0] == digests[1]
+    return path == workspace.balance_path(str(record.options.get("data", SUBSET))) and is_same
+
+
+def _draw_balance(figure: "Figure", report: BalanceReport) -> None:
+    from histocli.plots.subset import draw_balance
+
+    draw_balance(figure, report)
