@@ -59,7 +59,11 @@ def explain(networks: Sequence[Network], pixels: Pixels) -> Maps:
 
 
 def _list_modules(network: Network) -> list[nn.Module]:
-    """Return the network, or those whose probabilities it averages: each of them has its own maps."""
+    """Return the network, or those whose probabilities it averages: each of them has its own maps.
+
+    Raises:
+        ExplanationError: PyTorch does not run the network.
+    """
     if not isinstance(network, nn.Module):
         raise ExplanationError(
             "an ONNX file cannot be explained, because it has no gradients", "give the checkpoint that it was made from"

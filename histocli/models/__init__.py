@@ -55,14 +55,10 @@ class Classifier(nn.Module):
         A model that is one network returns itself.
         """
         members = self.network.list_members() if isinstance(self.network, PatchNetwork) else []
-        if len(members) < 2:
-            return [self]
-        parts = []
-        for member in members:
-            part = Classifier(member, self.arch, side=member.side).train(self.training)
+        parts = [Classifier(member, self.arch, side=member.side).train(self.training) for member in members]
+        for part in parts:
             part.mean, part.std = self.mean, self.std
-            parts.append(part)
-        return parts
+        return parts or [self]
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Resize and normalise images for the network."""

@@ -12,5 +12,5 @@ class PatchNetwork(nn.Module):
     side: int | None = None
 
     def list_members(self) -> "list[PatchNetwork]":
-        """Return the networks whose probabilities this network averages: only itself, if it averages none."""
-        return [self]
+        """Return the networks whose probabilities this network averages: none, if it is a single network."""
+        return []

@@ -143,7 +143,10 @@ class Trainer:
 
     @cached_property
     def members(self) -> list[Member]:
-        """The networks that are trained. Wrapping connects the processes, so it happens at the first step."""
+        """The networks that are trained, each wrapped for several processes.
+
+        Wrapping connects the processes, so it happens at the first step.
+        """
         parts = self.model.split_members() if isinstance(self.model, Classifier) else [self.model]
         return [self._prepare_member(part) for part in parts]
 
