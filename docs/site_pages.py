@@ -20,6 +20,7 @@ PAGES = {
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks/accuracy.md": "accuracy.md",
     "benchmarks/gpu.md": "gpu.md",
+    "histocli/models/weights/histonet-pcam.md": "histonet-pcam.md",
 }
 _LINK = re.compile(r"\]\((?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 

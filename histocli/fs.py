@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import IO
@@ -51,7 +52,12 @@ def make_folder(path: Path) -> None:
 
 def measure_folder(folder: Path) -> int:
     """Return the bytes of all files in a folder and its subfolders."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # a temporary file that was renamed meanwhile
+                size += Path(parent, name).lstat().st_size
+    return size
 
 
 def check_replaceable(path: Path) -> None:

@@ -68,7 +68,8 @@ def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
 def is_held(path: Path) -> bool:
     """Return whether a process holds the lock file `path`."""
     try:
-        descriptor = open_to_lock(path)
+        # The lock of another user can only be read. Where it can be written, write access is asked for: NFS needs it.
+        descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 import histocli as histo
+from histocli.api_options import make_config
+from histocli.config import PACKAGED_ARCH, TrainConfig, TuneConfig
 from histocli.errors import HistoError, UsageError
 from histocli.workspace import Workspace
 from tests.cli import REPOSITORY, write_images
@@ -200,6 +202,12 @@ def test_unknown_options_and_values_are_refused(ran):
         histo.train(ran.root, device="tpu")
     with pytest.raises(HistoError, match="there is no data set 'nothing'"):
         histo.balance(Workspace(ran.root), data="nothing")
+
+
+def test_the_weights_that_come_with_histo_choose_the_architecture():
+    assert make_config(TrainConfig, None, {"weights": "histonet-pcam"}).arch == PACKAGED_ARCH
+    assert make_config(TuneConfig, None, {"weights": "histonet-pcam"}).arch == (PACKAGED_ARCH,)
+    assert make_config(TrainConfig, None, {"weights": "histonet-pcam", "arch": "resnet18"}).arch == "resnet18"
 
 
 def test_a_run_is_resumed_with_its_own_options(ran):

@@ -20,6 +20,7 @@ PAGES = sorted(
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
         *(ROOT / "docs").glob("*.md"),
         *(ROOT / "benchmarks").glob("*.md"),
+        *(ROOT / "histocli" / "models" / "weights").glob("*.md"),
     ]
 )
 PAGE_NAMES = [str(page.relative_to(ROOT)) for page in PAGES]

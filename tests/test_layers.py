@@ -1,6 +1,7 @@
 """The imports go down from package to package, as CONTRIBUTING.md describes."""
 
 import ast
+from importlib import import_module
 
 import pytest
 
@@ -49,6 +50,12 @@ def test_imports_go_down(package):
 
 def test_every_package_has_its_place():
     assert {path.relative_to(REPOSITORY / "histocli").parts[0] for path in MODULES} == {*PACKAGES, "config"}
+
+
+def test_every_exported_name_exists():
+    for package in ["histocli", *(f"histocli.{name}" for name in [*PACKAGES, "config"])]:
+        module = import_module(package)
+        assert [name for name in getattr(module, "__all__", ()) if not hasattr(module, name)] == [], package
 
 
 def test_only_cli_and_console_import_typer_and_rich():

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from histocli.atomic import read_json, write_atomically, write_json, write_text
 from histocli.errors import HistoError, UsageError
+from histocli.fs import measure_folder
 from histocli.workspace import Workspace, check_name
 
 
@@ -111,6 +113,21 @@ def test_a_complete_file_appears_in_a_new_folder(tmp_path):
         temporary.write_text("whole")
     assert path.read_text() == "whole"
     assert files_in(path.parent) == ["x.txt"]
+
+
+def test_a_file_that_is_renamed_while_a_folder_is_measured_is_left_out(tmp_path, monkeypatch):
+    for name in ("a", "sub/b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"123")
+    real = Path.lstat
+
+    def rename_first(path):
+        if path.name == "a":
+            path.rename(tmp_path / "c")
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", rename_first)
+    assert measure_folder(tmp_path) == 3
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, HistoError])

@@ -208,13 +208,8 @@ def _evaluate_maps(
     from histocli.cli.slides import run_evaluate_slides
     from histocli.metrics.thresholds import parse_threshold
 
-    taken = ("maps", "annotations", "labels", "threshold", "choose_on", "json")
-    for parameter in ctx.command.params:
-        if parameter.name and parameter.name not in taken and options.is_given(ctx, parameter.name):
-            raise UsageError(
-                f"{parameter.opts[0]} is for patches, and --maps evaluates finished maps",
-                f"leave {parameter.opts[0]} out",
-            )
+    if flag := _find_other_option(ctx, ("maps", "annotations", "labels", "threshold", "choose_on", "json")):
+        raise UsageError(f"{flag} is for patches, and --maps evaluates finished maps", f"leave {flag} out")
     value = (
         parse_threshold(threshold) if options.is_given(ctx, "threshold") and threshold != EvalConfig.threshold else None
     )
@@ -223,12 +218,17 @@ def _evaluate_maps(
     run_evaluate_slides(ctx.obj, SlideEvalConfig(maps, labels, annotations, value, choose_on), json)
 
 
+def _find_other_option(ctx: typer.Context, taken: tuple[str, ...]) -> str:
+    """Return the flag of an option on the command line that is not one of `taken`; "" if there is none."""
+    others = [parameter for parameter in ctx.command.params if parameter.name and parameter.name not in taken]
+    return next((option.opts[0] for option in others if option.name and options.is_given(ctx, option.name)), "")
+
+
 def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) -> None:
     """Show an evaluation that was written before."""
     state: State = ctx.obj
-    for option in ("ckpt", "data", "labels", "split", "tta", "uncalibrated", "prevalence", "resize", "mpp", "compare"):
-        if options.is_given(ctx, option):
-            raise UsageError(f"--{option} cannot be combined with --scores", "leave one of them out")
+    if flag := _find_other_option(ctx, ("scores", "threshold", "json")):
+        raise UsageError(f"{flag} cannot be combined with --scores", "leave one of them out")
     from histocli.cli.render import show_evaluation
     from histocli.commands.evaluate import evaluate_scores
 

@@ -76,20 +76,21 @@ def _warn_of_one_class(reporter: Reporter, evaluation: EvaluationReport, workspa
 
 def _make_longer_command(workspace: Workspace, run: str) -> str:
     """Return the command that trains a run, or all folds or seeds, for more epochs; "" if the run is not here."""
-    from histocli.training.repeats import count_members, find_repeats_name, is_member
+    from histocli.training.repeats import count_members, find_repeats_name
 
     try:
-        options = read_run(workspace.run_dir(run)).options
+        record = read_run(workspace.run_dir(run))
     except HistoError:
         return ""
-    if "epochs" not in options:
+    epochs = record.options.get("epochs")
+    if not isinstance(epochs, int):
         return ""
     which = f"--resume --name {run}"
-    if is_member(run, str(options.get("data")), int(str(options.get("seed", 0)))):
-        name = find_repeats_name(run)
+    if record.is_repeat:
         kind, count = count_members(workspace, run)
-        which = f"--{kind} {count} --name {name} --resume"
-    return f"histo train {which} --epochs {4 * int(str(options['epochs']))}"
+        if count > 1:  # 1 if the others were removed; --folds and --seeds need at least 2
+            which = f"--{kind} {count} --name {find_repeats_name(run)} --resume"
+    return f"histo train {which} --epochs {4 * epochs}"
 
 
 def _show_caveats(reporter: Reporter, evaluation: EvaluationReport) -> None:

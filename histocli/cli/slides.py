@@ -42,6 +42,10 @@ class SlideBars(SlideListener):
         """Print it."""
         self.reporter.note(message)
 
+    def on_warning(self, message: str) -> None:
+        """Print it as a warning."""
+        self.reporter.warn(message)
+
     def on_slide_start(self, slide: SlideFile, number: int, total: int) -> None:
         """Show the bar of the next slide."""
         self.number, self.total = number, total

@@ -12,7 +12,7 @@ from histocli.architectures import ARCHITECTURES, ENCODERS
 from histocli.cli import options
 from histocli.cli.app import State, command, find_arguments
 from histocli.cli.options import COMPUTE, DATA, MODEL, TRAINING
-from histocli.config import PACKAGED_ARCH, TrainConfig
+from histocli.config import CHECKPOINT, PACKAGED_ARCH, TrainConfig
 from histocli.console import format_cell
 from histocli.enums import Augment, Rotate, Track, Weights
 from histocli.schema import Json
@@ -276,7 +276,8 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
             f"at the threshold every validation patch is predicted as {result.called}: the best epoch has trained for "
             f"only {steps}; train longer: {longer}"
         )
-    state.reporter.print_done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", "histo eval --ckpt best.pt")
+    ckpt = CHECKPOINT if result.is_published else result.run
+    state.reporter.print_done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", f"histo eval --ckpt {ckpt}")
     return {"run": result.run, "run_dir": str(result.run_dir), **asdict(best)}
 
 

@@ -222,7 +222,7 @@ def _compute_report(
     def estimate(metric: Callable[[list[EvaluatedSlide]], float | None]) -> Estimate:
         values = [metric([slides[i] for i in draw]) for draw in draws.tolist()]
         known = [value for value in values if value is not None]
-        if len(slides) < 2 or len(known) < _MIN_DEFINED_SHARE * _RESAMPLES:
+        if len(known) < _MIN_DEFINED_SHARE * _RESAMPLES or min(known) == max(known):  # its error is not known
             return Estimate(metric(slides))
         low, high = np.percentile(known, [2.5, 97.5]).tolist()
         return Estimate(metric(slides), (low, high))
@@ -231,7 +231,7 @@ def _compute_report(
     recall = {}
     for size, (found, count) in count_found_lesions(_collect_matches(slides), threshold).items():
         recall[size] = Recall(found, count, estimate(partial(_compute_recall, threshold=threshold, size=size)))
-    failed = read_failed_slides(config.slides)
+    failed = [record.slide for record in read_failed_slides(config.slides)]
     return SlideEvaluation(
         folder=str(config.slides.resolve()),
         truth=str((config.annotations or config.labels or Path()).resolve()),

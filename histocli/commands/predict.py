@@ -14,6 +14,7 @@ from histocli.commands.predict_job import (
     Counts,
     Job,
     Prediction,
+    check_done,
     check_predict_options,
     describe_rows,
     is_streamed,
@@ -75,6 +76,7 @@ def predict(
     lock = out.with_name(f".{shorten_name(out.name)}.lock")
     with ExitStack() as stack:  # only one process of the job can hold the lock
         ranks.on_rank0(lambda: stack.enter_context(hold(lock, str(config.out))))
+        ranks.on_rank0(lambda: check_done(job))  # another job may have written it before this one held the lock
         return _write_parts(job, _compute_fingerprint(workspace, job), ranks)
 
 
@@ -150,8 +152,7 @@ def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction
             writer.append(parts.part_path(number))
             counts.add(parts.read_counts(number, Counts))
     parts.remove()
-    if job.done is not None:
-        write_record(parts.target, describe_rows(job.config, job.predictor))
+    write_record(parts.target, describe_rows(job.config, job.predictor))  # for a later call with --skip-done
     _report_unreadable(counts, listener)
     return job.finish(counts)
 
@@ -169,7 +170,7 @@ def _compute_fingerprint(workspace: Workspace, job: Job) -> str:
     )
     values = {
         "histo": histocli.__version__,
-        "inputs": hash_inputs(job.inputs, job.config.inputs, workspace, job.lines),
+        "inputs": hash_inputs(job.inputs, job.config.inputs, workspace, job.lines, job.config.split),
         "total": job.inputs.total,
         "done": job.done.digest if job.done else None,
         "size": job.chunk_size,

@@ -245,13 +245,30 @@ def open_job(
     done = None
     if config.skip_done:
         assert config.out is not None
-        made_with = describe_rows(config, predictor)
-        done = read_done(config.out, config.output_format, list(list_column_types(config)), made_with)
+        done = _read_done(config, predictor)
+        if done.ids and not done.is_recorded:
+            listener.on_warning(
+                f"--skip-done: it is not known which checkpoint and options {config.out} was made with; its rows are "
+                "kept, and new rows are added"
+            )
         patches = select_new_patches(inputs.patches, done, config.out)
         inputs = inputs._replace(patches=patches, total=len(patches))
     size = predictor.choose_chunk_size(config.batch_size)
     meter = predictor.make_likeness_meter(inputs.total)
     return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, done, listener, meter)
+
+
+def check_done(job: Job) -> None:
+    """Raise `HistoError` if the file has other rows than when `--skip-done` read it."""
+    if job.done is not None and _read_done(job.config, job.predictor).ids != job.done.ids:
+        raise HistoError(f"{job.config.out} was changed by another process", "run the command again")
+
+
+def _read_done(config: PredictConfig, predictor: CheckpointPredictor) -> Done:
+    """Return the ids in the file to write; raise `HistoError` if it does not fit the options."""
+    assert config.out is not None
+    columns = list(list_column_types(config))
+    return read_done(resolve_link(config.out), config.output_format, columns, describe_rows(config, predictor))
 
 
 def _list_network_files(workspace: Workspace, predictor: CheckpointPredictor) -> list[Path]:

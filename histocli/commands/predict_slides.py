@@ -32,6 +32,7 @@ from histocli.slides.records import (
     TABLE,
     FinishedSlide,
     SlideRecord,
+    read_failed_slides,
     read_finished,
     write_finished,
     write_table,
@@ -113,7 +114,7 @@ def predict_slides(
         for others in ranks.all_gather(new_records):
             new_records |= others
         records = [new_records[number] if found is None else found for number, found in enumerate(finished_records)]
-        ranks.on_rank0(lambda: write_table(out, _add_earlier_slides(out, records)))
+        ranks.on_rank0(lambda: write_table(out, _add_earlier_slides(out, records, listener)))
     return SlidePrediction(records, len(slides) - len(todo))
 
 
@@ -184,15 +185,26 @@ def _find_mask(config: PredictConfig, slide: SlideFile) -> Path | None:
     return find_tissue_mask(slide, config.mask)
 
 
-def _add_earlier_slides(out: Path, records: list[SlideRecord]) -> list[SlideRecord]:
-    """Return the records with those of other slides that earlier calls wrote to the same folder."""
-    names = {record.slide for record in records}
-    earlier = []
+def _add_earlier_slides(out: Path, records: list[SlideRecord], listener: SlideListener) -> list[SlideRecord]:
+    """Return the records with those of other slides that earlier calls wrote to the same folder, or could not score.
+
+    A damaged file of an earlier call is named in a warning, and left out.
+    """
+    earlier: dict[str, SlideRecord] = {}
+    try:
+        earlier |= {record.slide: record for record in read_failed_slides(out)}
+    except HistoError as error:
+        listener.on_warning(f"{error}: the new {TABLE} leaves out the slides that failed before")
     for path in sorted(out.rglob(FILE)):
-        finished = read_finished(path.parent)
-        if finished is not None and finished.record.slide not in names:
-            earlier.append(finished.record)
-    return records + earlier
+        try:
+            finished = read_finished(path.parent)
+        except HistoError as error:
+            listener.on_warning(f"{error}: the new {TABLE} leaves out this slide")
+            continue
+        if finished is not None:
+            earlier[finished.record.slide] = finished.record
+    names = {record.slide for record in records}
+    return records + [record for name, record in earlier.items() if name not in names]
 
 
 def _find_finished(job: _Job, slide: SlideFile) -> SlideRecord | None:

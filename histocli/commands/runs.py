@@ -111,7 +111,8 @@ def describe_default(workspace: Workspace, runs: Sequence[RunSummary]) -> str:
     path = workspace.checkpoints_dir / CHECKPOINT
     for run in runs:
         if run.is_default:
-            return f"--ckpt {CHECKPOINT} is epoch {run.best_epoch} of {run.run}"
+            epoch = load_checkpoint(path).epoch if run.best_epoch is None else run.best_epoch
+            return f"--ckpt {CHECKPOINT} is epoch {epoch} of {run.run}"
     if not path.is_file():
         finished = next((run.run for run in runs if run.state == FINISHED), None)
         reason = f"there is no {CHECKPOINT}: folds and seeds are not copied to it"

@@ -1,22 +1,21 @@
 """`histo train`: train a network on the balanced subset, validating after each epoch."""
 
-import gc
 import time
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
 from histocli.compute.device import compute_settings, make_deterministic
-from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, make_memory_error, release_gpu_memory
+from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, make_memory_error, release_memory
 from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.errors import UsageError
 from histocli.inference.forward import compute_log_odds
 from histocli.models.checkpoint import publish_checkpoints
 from histocli.pages.model_card import write_card
+from histocli.reports.run import read_run
 from histocli.signals import catch_signals
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.listeners import Listener
@@ -29,7 +28,6 @@ from histocli.training.provenance import (
     make_name_taken_error,
     reserve_name,
 )
-from histocli.training.repeats import is_member
 from histocli.training.resume import apply_given_options, extend_config, load_run_config
 from histocli.training.run import Run
 from histocli.workspace import Workspace
@@ -40,7 +38,7 @@ class TrainReport(NamedTuple):
 
     `signal` is the number of a signal that came too late to stop the run. `epochs` is that of the run. `called` is
     "tumour" or "normal" if the best epoch calls all validation patches so, as a network does that was trained for few
-    steps; else it is "".
+    steps; else it is "". `is_published` is whether best.pt and last.pt were copied to `checkpoints/`.
     """
 
     run: str
@@ -51,6 +49,7 @@ class TrainReport(NamedTuple):
     signal: int | None
     epochs: int = 0
     called: str = ""
+    is_published: bool = False
 
 
 def train(
@@ -75,23 +74,25 @@ def train(
     agents = gather_torchrun_agents(ranks)
     restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
     run_config, name, resume = config.run, restarted or config.name, config.resume or restarted is not None
+    is_repeat = False
     if resume:
-        name, stored = ranks.on_rank0(lambda: load_run_config(workspace, restarted or config.name))
-        if "epochs" in given and config.epochs > stored.epochs:
-            stored = ranks.on_rank0(partial(extend_config, workspace, name, stored, config.epochs))
-        run_config = apply_given_options(stored, config, given)
+        stored = ranks.on_rank0(lambda: load_run_config(workspace, restarted or config.name))
+        name, run_config = stored.name, stored.config
+        is_repeat = ranks.on_rank0(lambda: read_run(workspace.run_dir(stored.name)).is_repeat)
+        if "epochs" in given and config.epochs > run_config.epochs:
+            run_config = ranks.on_rank0(lambda: extend_config(stored, config.epochs))
+        run_config = apply_given_options(run_config, config, given)
     else:
         check_run_name(config.name)
         run_config = complete_config(run_config, given)
     check_run_options(run_config, given)
-    should_publish = not (resume and name and is_member(name, run_config.data, run_config.seed))
     return train_run(
         workspace,
         run_config,
         name,
         resume=resume,
         can_halve_batch=config.can_halve_batch,
-        should_publish=should_publish,
+        is_repeat=is_repeat,
         listener=listener or Listener(),
         ranks=ranks,
     )
@@ -105,14 +106,15 @@ def train_run(
     *,
     resume: bool,
     can_halve_batch: bool,
-    should_publish: bool,
+    is_repeat: bool,
     listener: Listener,
     ranks: Ranks,
 ) -> TrainReport:
     """Train a new run, or with `resume` continue the run `name`.
 
     `name` is None if `histo` chooses the name of a new run. With `can_halve_batch`, the batch size is halved until a
-    step fits the memory. With `should_publish`, the checkpoints are copied to `checkpoints/` at the end.
+    step fits the memory. `is_repeat` says that the run is a fold of a cross-validation or one of several seeds; the
+    checkpoints of all other runs are copied to `checkpoints/` at the end.
     """
     start = time.monotonic()
     with ExitStack() as stack:
@@ -131,20 +133,21 @@ def train_run(
         stack.enter_context(explain_out_of_memory(run.train_loader.batch_size))
         with catch_signals() as stop:
             if not resume:
-                run.create(ranks.on_rank0(lambda: stack.enter_context(reserve_name(workspace, name, config.arch))))
+                new_name = ranks.on_rank0(lambda: stack.enter_context(reserve_name(workspace, name, config.arch)))
+                run.create(new_name, is_repeat=is_repeat)
             resumed_at = run.trainer.step
             if is_training := not run.is_finished:
                 listener.on_start(run, resumed_at)
                 run.fit(listener, stop)
-        if should_publish:
-            ranks.on_rank0(lambda: publish_checkpoints(workspace, run.dir))
+        is_published = not is_repeat and ranks.on_rank0(lambda: publish_checkpoints(workspace, run.dir))
         ranks.on_rank0(lambda: write_card(workspace, run.name))
         if is_training:
             listener.on_end(run)
     assert run.best is not None
     seconds, steps = time.monotonic() - start, run.trainer.step - resumed_at
+    called = _find_single_class(run)
     return TrainReport(
-        run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, _find_single_class(run)
+        run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, called, is_published
     )
 
 
@@ -173,18 +176,21 @@ def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> 
                 raise make_memory_error(size) from error
             fits = False
         del run
-        gc.collect()  # the trial run is part of reference cycles, and keeps a copy of the patches on a GPU
-        release_gpu_memory()
+        release_memory()
         if fits:
             return config
         config = replace(config, batch_size=size // 2)
 
 
 def _try_step(run: Run) -> None:
-    """Train and validate one batch, to see whether the memory is enough; the run cannot be used afterwards."""
-    if not run.config.freeze:
-        batch = next(iter(run.train_loader.train_batches(0)))
-        for _ in range(WARM_UP + 1 if run.trainer.graph else 1):  # the graph needs memory too
-            run.trainer.train_step(batch, run.train_loader.loss_weight)
-    compute_log_odds(run.model, next(iter(run.val_loader.eval_batches())).images, run.compute)
-    release_gpu_memory()
+    """Train one batch, to see whether the memory is enough; the run cannot be used afterwards.
+
+    Validation halves its own batch where it must. The features of a frozen backbone are computed in whole batches, of
+    which those for validation are the largest.
+    """
+    if run.config.freeze:
+        compute_log_odds(run.model, next(iter(run.val_loader.eval_batches())).images, run.compute)
+        return
+    batch = next(iter(run.train_loader.train_batches(0)))
+    for _ in range(WARM_UP + 1 if run.trainer.graph else 1):  # the graph needs memory too
+        run.trainer.train_step(batch, run.train_loader.loss_weight)

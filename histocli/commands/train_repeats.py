@@ -7,6 +7,7 @@ from functools import partial
 
 from histocli.commands.train import TrainReport, train_run
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
+from histocli.compute.memory import release_memory
 from histocli.config import RunConfig, TrainConfig
 from histocli.data.manifest import hash_file
 from histocli.errors import HistoError, UsageError
@@ -88,12 +89,12 @@ def _train_members(
         if is_started and ranks.on_rank0(partial(_is_complete, workspace, member)):
             continue
         try:
-            with listen() as listener:
-                report = _train_member(workspace, member, is_started, can_halve_batch, listener, ranks)
+            report = _train_member(workspace, member, is_started, can_halve_batch, listen, ranks)
         except Stopped as stopped:
             if not str(stopped):  # nothing is saved yet
                 raise
             raise Stopped(stopped.exit_code - 128, resume_command) from stopped
+        release_memory()
         (number,) = ranks.all_max(report.signal or 0)
         if number and member is not repeats.members[-1]:
             raise Stopped(number, resume_command)
@@ -116,7 +117,7 @@ def _make_run_config(
     run_config = config.run
     kind = "folds" if config.folds else "seeds"
     if resumed and (first := ranks.on_rank0(lambda: find_first_run(workspace, resumed, kind))):
-        stored = ranks.on_rank0(lambda: load_run_config(workspace, first))[1]
+        stored = ranks.on_rank0(lambda: load_run_config(workspace, first)).config
         if config.folds:
             stored = replace(stored, data=config.data)  # each fold has its own manifest
         if "epochs" in given and config.epochs > stored.epochs:
@@ -131,26 +132,32 @@ def _make_run_config(
 
 
 def _train_member(
-    workspace: Workspace, member: PlannedRun, is_started: bool, can_halve_batch: bool, listener: Listener, ranks: Ranks
+    workspace: Workspace,
+    member: PlannedRun,
+    is_started: bool,
+    can_halve_batch: bool,
+    listen: Callable[[], AbstractContextManager[Listener]],
+    ranks: Ranks,
 ) -> TrainReport:
     """Train the run of one fold or seed, or continue it with the options that it was started with."""
     member_config = member.config
     if is_started:
-        member_config = load_run_config(workspace, member.name)[1]
+        stored = load_run_config(workspace, member.name)
+        member_config = stored.config
         if member_config.epochs < member.config.epochs:
-            extend = partial(extend_config, workspace, member.name, member_config, member.config.epochs)
-            member_config = ranks.on_rank0(extend)
+            member_config = ranks.on_rank0(lambda: extend_config(stored, member.config.epochs))
         member_config = replace(member_config, device=member.config.device)
-    return train_run(
-        workspace,
-        member_config,
-        member.name,
-        resume=is_started,
-        can_halve_batch=can_halve_batch,
-        should_publish=False,
-        listener=listener,
-        ranks=ranks,
-    )
+    with listen() as listener:
+        return train_run(
+            workspace,
+            member_config,
+            member.name,
+            resume=is_started,
+            can_halve_batch=can_halve_batch,
+            is_repeat=True,
+            listener=listener,
+            ranks=ranks,
+        )
 
 
 def _check_manifest(workspace: Workspace, data: str, first: str) -> None:
@@ -163,8 +170,8 @@ def _check_manifest(workspace: Workspace, data: str, first: str) -> None:
 def _check_finished(workspace: Workspace, repeats: Repeats, epochs: int) -> None:
     """Raise `UsageError` if one of the runs has not all its epochs, so that the runs cannot be extended to `epochs`."""
     for member in repeats.members:
-        if not _is_finished(workspace, member):
-            trained = count_epochs(workspace, member.name)
+        trained = count_epochs(workspace, member.name)
+        if trained < member.config.epochs:
             raise UsageError(
                 f"--epochs {epochs}: {member.name} has {member.config.epochs}, of which {trained} are trained",
                 f"finish the runs first: {_format_resume_command(repeats)}",
@@ -177,9 +184,4 @@ def _format_resume_command(repeats: Repeats) -> str:
 
 def _is_complete(workspace: Workspace, member: PlannedRun) -> bool:
     """Return whether a run has all its epochs and its model card, which is written after them."""
-    return _is_finished(workspace, member) and has_card(workspace, member.name)
-
-
-def _is_finished(workspace: Workspace, member: PlannedRun) -> bool:
-    """Return whether a run has all its epochs."""
-    return count_epochs(workspace, member.name) >= member.config.epochs
+    return has_card(workspace, member.name) and count_epochs(workspace, member.name) >= member.config.epochs

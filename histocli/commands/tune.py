@@ -1,13 +1,12 @@
 """`histo tune`: search the options of `histo train` by cross-validation within the training and validation patches."""
 
-import gc
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from histocli.compute.device import compute_settings
-from histocli.compute.memory import is_out_of_memory, make_memory_error, release_gpu_memory
+from histocli.compute.memory import is_out_of_memory, make_memory_error, release_memory
 from histocli.compute.rendezvous import is_distributed
 from histocli.config import BATCH_SIZE, RunConfig, TuneConfig
 from histocli.errors import HistoError, UsageError
@@ -138,7 +137,7 @@ def _train_trial(study: Study, trial: ClaimedTrial, listener: TuneListener, stop
             trial.prune(str(error))
             return
         finally:
-            _release_memory()
+            release_memory()
         trial.record_fold(auc, time.monotonic() - start)
         _remove_run(study.workspace, name)
         if len(trial.auc) < study.config.folds:
@@ -183,17 +182,12 @@ def _start_or_resume_fold(
         run.resume()
     else:
         run = Run(workspace, config)
-        run.create(name)
+        run.create(name, is_repeat=True)
     listener.on_start(run, run.trainer.step)
     run.fit(listener, stop)
     assert run.best is not None
     assert run.best.val_auc is not None  # each fold has both classes
     return run.best.val_auc
-
-
-def _release_memory() -> None:
-    gc.collect()  # a run is part of reference cycles, and may keep a copy of the patches on a GPU
-    release_gpu_memory()
 
 
 def _raise_if_stopped(stop: StopRequest, config: TuneConfig) -> None:

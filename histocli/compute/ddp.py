@@ -48,16 +48,14 @@ class Ranks:
         """Call `function` on every process; return its result if no process failed, else raise one error for all."""
         return function()
 
-    def check_equal(self, value: T, what: str) -> T:
+    def check_equal(self, value: T, what: str, hint: str = "do not change the files while a job starts") -> T:
         """Return `value` if it is the same on every process; `what` names it in the error.
 
         Raises:
             HistoError: the values differ.
         """
         if any(other != value for other in self.all_gather(value)):
-            raise HistoError(
-                f"the processes of this job read different {what}", "do not change the files while a job starts"
-            )
+            raise HistoError(f"the processes of this job have different {what}", hint)
         return value
 
     def all_max(self, *values: int) -> tuple[int, ...]:
@@ -127,10 +125,10 @@ class ProcessGroup(Ranks):
             self._stop(error if error and is_first else SystemExit(EXIT_FAILURE))
         return cast(T, result)
 
-    def check_equal(self, value: T, what: str) -> T:
+    def check_equal(self, value: T, what: str, hint: str = "do not change the files while a job starts") -> T:
         """Return `value` if it is the same on every process, or raise a HistoError on all of them."""
         try:
-            return super().check_equal(value, what)
+            return super().check_equal(value, what, hint)
         except HistoError as error:
             self._stop(error)
 
@@ -157,8 +155,11 @@ class ProcessGroup(Ranks):
     def wrap_model(self, model: "nn.Module") -> "nn.Module":
         """Return the model as `DistributedDataParallel`; each process keeps its own batch norm statistics.
 
-        The graph is static, so that a network may have weights that it does not use.
+        The graph is static, so that a network may have weights that it does not use. One process has no gradients to
+        exchange: it gets the model as it is.
         """
+        if self.size == 1:
+            return model
         from torch.nn.parallel import DistributedDataParallel
 
         wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, static_graph=True)

@@ -57,17 +57,18 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     )
     if problem:
         reason = "the GPU cannot be used"
-    place = select_local_gpu() if kind == "cuda" and is_distributed() else torch.device(kind)
     name = torch.cuda.get_device_name() if kind == "cuda" else format_count(count_threads(), "thread")
     chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
     if kind == "cuda" and chosen is Precision.FP32:
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default: 10 bits of mantissa in convolutions
     name = "Apple GPU" if kind == "mps" else name
+    is_one_of_several = kind == "cuda" and is_distributed()
+    place = torch.device("cuda", torch.cuda.current_device()) if is_one_of_several else torch.device(kind)
     return Compute(place, chosen, f"{kind} ({name}; {reason}), {chosen} ({why})", problem or "")
 
 
-def select_local_gpu() -> torch.device:
-    """Select the GPU of this process, one of several on this machine, and return it.
+def select_local_gpu() -> None:
+    """Select the GPU of this process, one of several on this machine.
 
     Raises:
         HistoError: the machine has fewer GPUs than processes.
@@ -81,11 +82,13 @@ def select_local_gpu() -> torch.device:
             f"torchrun --nproc-per-node {count}, or --device cpu",
         )
     torch.cuda.set_device(number)
-    return torch.device("cuda", number)
 
 
 def _find_gpu_problem() -> str | None:
-    """Return why the NVIDIA GPU of this machine cannot be used; None if it can be used, or if the machine has none."""
+    """Return why the GPU of this process cannot be used; None if it can be used, or if the machine has none.
+
+    In a job of several processes, this selects the GPU of the process.
+    """
     if not torch.cuda.is_available():
         if not GPU_FILE.exists():
             return None
@@ -96,20 +99,30 @@ def _find_gpu_problem() -> str | None:
         except RuntimeError as error:
             return read_first_line(error)
         return "PyTorch does not find it"
-    major, minor = torch.cuda.get_device_capability()
-    builds = [arch.partition("_")[::2] for arch in torch.cuda.get_arch_list()]
-    if not any(_can_run(kind, int(number.rstrip("af")), 10 * major + minor) for kind, number in builds):
-        built_for = ", ".join(f"{int(n.rstrip('af')) / 10:.1f}" for kind, n in builds if kind == "sm")
-        name = torch.cuda.get_device_name()
-        return (
-            f"{name} has compute capability {major}.{minor}, and this PyTorch is built for {built_for}; "
-            "install an older PyTorch, or its build for an older CUDA"
-        )
     try:
+        if is_distributed():
+            # Before anything is computed: else each process would compute on GPU 0 first, and take memory there.
+            select_local_gpu()
+        # PyTorch for AMD's GPUs, which has no `torch.version.cuda`, names architectures otherwise, such as gfx90a.
+        if torch.version.cuda and (problem := _find_architecture_problem()):
+            return problem
         torch.zeros(1, device="cuda")
     except RuntimeError as error:  # another process holds all of its memory, or the GPU for itself
         return f"{read_first_line(error)}; nvidia-smi shows which processes use the GPU"
     return None
+
+
+def _find_architecture_problem() -> str | None:
+    """Return why this PyTorch has no code for the current NVIDIA GPU; None if it has."""
+    major, minor = torch.cuda.get_device_capability()
+    builds = [arch.partition("_")[::2] for arch in torch.cuda.get_arch_list()]
+    if any(_can_run(kind, int(number.rstrip("af")), 10 * major + minor) for kind, number in builds):
+        return None
+    built_for = ", ".join(f"{int(n.rstrip('af')) / 10:.1f}" for kind, n in builds if kind == "sm")
+    return (
+        f"{torch.cuda.get_device_name()} has compute capability {major}.{minor}, and this PyTorch is built for "
+        f"{built_for}; install an older PyTorch, or its build for an older CUDA"
+    )
 
 
 def _can_run(kind: str, built_for: int, capability: int) -> bool:

@@ -1,6 +1,7 @@
 """Memory: keep what is freed for the next step, and turn errors of full memory into clear messages."""
 
 import ctypes
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,8 +57,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return known and any(phrase in str(error) for phrase in _PHRASES)
 
 
-def release_gpu_memory() -> None:
-    """Free the GPU memory that PyTorch keeps for later use."""
+def release_memory() -> None:
+    """Free the memory of what is not used any more, and the GPU memory that PyTorch keeps for later use.
+
+    Call this between two runs: a run is part of reference cycles, and may keep a copy of the patches on a GPU.
+    """
+    gc.collect()
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
         sys.modules["torch"].cuda.empty_cache()
 

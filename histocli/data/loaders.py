@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import SubsetRandomSampler
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
-from histocli.images.stream import map_on_pool
+from histocli.images.stream import count_workers, map_on_pool
 from histocli.patch import Pixels
-from histocli.threads import count_threads
 
 _BLOCK = 4096  # patches copied to a GPU at a time while the whole subset is uploaded
 BATCHES_AHEAD = 3  # batches that the background thread reads ahead
@@ -167,10 +166,9 @@ class PatchLoader:
         """Return a copy of all rows on the device; they are copied in blocks, so that the host needs little memory."""
         images = torch.empty((len(self), *self.store.shape[1:]), dtype=torch.uint8, device=self.device)
         starts = range(0, len(self), _BLOCK)
-        with ThreadPoolExecutor(count_threads(), "histo-upload") as pool:
-            blocks = map_on_pool(
-                pool, lambda start: self.store[self.rows[start : start + _BLOCK]], starts, count_threads()
-            )
+        workers = count_workers()  # not all threads of the machine, because each holds a block of 113 MB
+        with ThreadPoolExecutor(workers, "histo-upload") as pool:
+            blocks = map_on_pool(pool, lambda start: self.store[self.rows[start : start + _BLOCK]], starts, workers)
             for start, block in zip(starts, blocks, strict=True):
                 images[start : start + _BLOCK] = torch.from_numpy(block)
         return images

@@ -181,7 +181,7 @@ class _ZipMember:
         with self.lock, self.archive.open(self.member) as file:
             return check_size(file.read(limits.MAX_FILE_BYTES + 1))
 
-    def head(self, size: int) -> bytes:
+    def read_head(self, size: int) -> bytes:
         """Read the first bytes."""
         with self.lock, self.archive.open(self.member) as file:
             return file.read(size)

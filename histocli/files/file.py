@@ -129,7 +129,7 @@ def _is_image_file(file: File) -> bool:
         return file.name.rpartition("/")[2].lower() not in _FOLDER_ICONS
     if _OTHER_SUFFIX.fullmatch(suffix):
         return False
-    read_head = getattr(file.read, "head", None)
+    read_head = getattr(file.read, "read_head", None)
     try:
         head: bytes = read_head(HEAD_BYTES) if read_head else file.read()[:HEAD_BYTES]
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):

@@ -39,9 +39,9 @@ def open_array(path: Path) -> "np.memmap | Hdf5Array":
     name = path.name.lower()
     if name.endswith(_GZIPPED_HDF5):
         with unpack_gzip(path) as unpacked:  # the block removes its name, but the file stays open until it is read
-            return _open_h5(Path(unpacked.name))
+            return _open_h5(Path(unpacked.name), path)
     if name.endswith(_HDF5):
-        return _open_h5(path)
+        return _open_h5(path, path)
     array: np.memmap = _check_array(map_array(path), path)
     return array
 
@@ -108,12 +108,12 @@ def _infer_array_ranges(array: "np.ndarray | Hdf5Array", path: Path) -> Ranges:
     return ranges
 
 
-def _open_h5(path: Path) -> Hdf5Array:
-    """Open the array of an HDF5 file, and check its shape and how it is stored."""
+def _open_h5(unpacked: Path, path: Path) -> Hdf5Array:
+    """Open the array of an HDF5 file, and check its shape and how it is stored; messages name `path`."""
     import h5py
 
     with convert_damage_errors(path):
-        file = h5py.File(path, "r")
+        file = h5py.File(unpacked, "r")
     try:
         array: Hdf5Array = _check_array(find_array(file, path, "x", is_name_optional=True), path)
         array.check_storage()

@@ -86,20 +86,25 @@ def select_new_patches(patches: Iterable[Patch], done: Done, out: Path) -> list[
     Raises:
         HistoError: a patch has another kind of id in the file, for example because stems are no longer unique.
     """
-    new = []
-    paths = {PurePosixPath(key).stem: key for key in done.ids if "/" in key}
-    for patch in patches:
-        if patch.id in done.ids:
-            continue
-        name, stem = PurePosixPath(patch.path).name, PurePosixPath(patch.path).stem
-        other = (paths.get(stem) or name) if patch.id == stem else stem
-        if other and (other in done.ids):
+    patches = list(patches)
+    in_file, listed = done.ids, {patch.id for patch in patches}
+    by_stem = {PurePosixPath(key).stem: key for key in in_file if "/" in key}
+    became_paths = not by_stem and any("/" in key for key in listed)
+    became_stems = bool(by_stem) and not any("/" in key for key in listed)
+    new = [patch for patch in patches if patch.id not in in_file]
+    for patch in new:
+        path = PurePosixPath(patch.path)
+        others = [patch.id.removesuffix(path.suffix) if patch.id.endswith(path.suffix) else patch.id + path.suffix]
+        if became_paths:
+            others.append(path.stem)
+        if became_stems and path.stem in by_stem:
+            others.append(by_stem[path.stem])
+        if other := next((key for key in others if key != patch.id and key in in_file), None):
             raise HistoError(
                 f"--skip-done: {out} has the id {other!r}, and the image would now get another kind of id: "
                 f"{patch.id!r}",
                 "the ids are stems while all stems differ, else paths; start a new --out with --id path",
             )
-        new.append(patch)
     return new
 
 

@@ -101,10 +101,16 @@ def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
     return inputs._replace(patches=(patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches))
 
 
-def hash_inputs(inputs: Inputs, names: Sequence[str], workspace: Workspace, lines: list[bytes] | None = None) -> str:
+def hash_inputs(
+    inputs: Inputs,
+    names: Sequence[str],
+    workspace: Workspace,
+    lines: list[bytes] | None = None,
+    split: SplitName | None = None,
+) -> str:
     """Return a SHA-256 of a folder's file names, a data set's manifest, and a file's size and time.
 
-    `inputs` are what `open_inputs` returned for the same `names` and `lines`.
+    `inputs` are what `open_inputs` returned for the same `names`, `lines` and `split`.
     """
     digest = sha256()
     for name in names:
@@ -112,6 +118,8 @@ def hash_inputs(inputs: Inputs, names: Sequence[str], workspace: Workspace, line
         digest.update(f"{path.absolute()}\n".encode("utf-8", "surrogateescape"))
         if name == STDIN:
             digest.update(b"".join(lines or []))
+        elif split:  # only data sets have splits: a path of the same name was not opened
+            digest.update(hash_file(workspace.manifest_path(name)).encode())
         elif path.is_dir():
             digest.update("\n".join(file.name for file in inputs.files[name]).encode())
         elif path.is_file():

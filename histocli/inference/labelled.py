@@ -202,8 +202,9 @@ def score_folder(
     labelled = _iterate_labelled(source, split)
     size = predictor.choose_chunk_size(config.batch_size)
     share = (patch for i, patch in enumerate(labelled) if i // size % ranks.size == ranks.rank)
-    listener.on_total(None if source.total is None else math.ceil(source.total / ranks.size))
-    meter = predictor.make_likeness_meter(source.total)
+    total = source.count_labelled(split)
+    listener.on_total(math.ceil(total / ranks.size))
+    meter = predictor.make_likeness_meter(total)
     with closing(predictor.predict_patches(share, size, listener)) as chunks:
         scored = [_make_folder_chunk(chunk, meter.measure(chunk.pixels)) for chunk in chunks]
     # The processes take the chunks in turns, so this is the order of the files.

@@ -24,6 +24,7 @@ T = TypeVar("T")
 _MAX_PARTS = 1024  # the largest number of parts of one file
 _CHUNKS_PER_PART = 32  # 2,048 patches on a CPU, 32,768 on a GPU; fewer if the file is small
 _MIN_PARTS = 64  # a file with enough chunks has at least this many, so that several processes have work
+_ANY_FINGERPRINT = "[0-9a-f]" * 16  # a glob pattern: `*` would also match the parts of another file, `NAME.csv`
 _BLOCK = 1 << 20  # bytes that are read at a time
 
 
@@ -51,7 +52,7 @@ class Parts:
     def _prepare(self) -> list[int]:
         """Remove the parts of other jobs, and return the numbers of the unfinished parts of this one."""
         try:
-            for other in self.target.parent.glob(f".{escape(shorten_name(self.target.name))}.*.parts"):
+            for other in self.target.parent.glob(f".{escape(shorten_name(self.target.name))}.{_ANY_FINGERPRINT}.parts"):
                 if other != self.folder:
                     shutil.rmtree(other)
             make_folder(self.folder)

@@ -87,9 +87,9 @@ def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> None:
     """Use small files next to the images for labels, slides, hospitals and splits that no table has."""
     result = tables.result
     found = read_sidecars(tables.names, others, tables.options.classes)
-    result.used.update(found.files)
     if not found.labels:
         return
+    result.used.update(found.files)
     result.labels = found.labels | result.labels
     result.notes.append(f"labels from {len(found.labels):,} .cls or .json files next to the images")
     for what, found_values, values in (

@@ -53,15 +53,18 @@ def _read_json(file: File, image: str, classes: Mapping[str, int], found: Sideca
         values = json.loads(read_bytes(file).decode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
         raise HistoError(f"{file.name} is not JSON: {error}", "correct or remove it") from error
-    key = next((key for key in _LABEL_KEYS if isinstance(values, dict) and key in values), None)
-    if key is None:
+    keys = [key for key in _LABEL_KEYS if isinstance(values, dict) and key in values]
+    if not keys:
         return
-    found.labels.setdefault(image, _parse_label(file.name, str(values[key]), classes))
+    texts = {name: "" if value is None else str(value) for name, value in values.items()}
+    key = next((key for key in keys if texts[key]), keys[0])
+    if texts[key]:
+        found.labels.setdefault(image, _parse_label(file.name, texts[key], classes))
     found.files.add(file.name)
-    table = PatchTable(file.name, {name: [str(value)] for name, value in values.items()}, [1])
+    table = PatchTable(file.name, {name: [text] for name, text in texts.items()}, [1])
     for role, known in (("slide", found.slides), ("hospital", found.hospitals)):
-        if column := table.find(role):
-            known[image] = table.columns[column][0]
+        if (column := table.find(role)) and texts[column]:
+            known[image] = texts[column]
     column, splits = read_split_column(table, None)
     if splits and splits[0]:
         found.splits[image] = splits[0]

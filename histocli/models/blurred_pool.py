@@ -49,7 +49,7 @@ class BlurredMaxPool(nn.Module):
             return pool_with_pytorch(maps, self.kernel)
         # To load and to compile the kernels takes a second or two, which scoring alone would not gain back.
         if maps.is_cuda and (maps.requires_grad or _TRITON_POOL in sys.modules):
-            kernels = find_triton_kernels()
+            kernels = find_triton_kernels(maps.dtype)
             if kernels is not None and kernels.can_pool(maps):
                 on_gpu: Tensor = kernels.TritonBlurredMaxPool.apply(maps)
                 return on_gpu
@@ -69,10 +69,11 @@ def pool_with_pytorch(maps: Tensor, kernel: Tensor) -> Tensor:
 
 
 @cache
-def find_triton_kernels() -> ModuleType | None:
-    """Return the module of the kernels for NVIDIA GPUs; None where they cannot be compiled.
+def find_triton_kernels(dtype: torch.dtype) -> ModuleType | None:
+    """Return the module of the kernels for NVIDIA GPUs; None where they cannot be compiled for maps of this type.
 
-    Triton comes with PyTorch for CUDA on Linux. It needs a C compiler, and a GPU of 2018 or later.
+    Triton comes with PyTorch for CUDA on Linux. It needs a C compiler, a GPU of 2018 or later, and for bf16 a GPU with
+    bf16 units.
     """
     if torch.version.cuda is None or not is_installed("triton"):
         return None
@@ -80,7 +81,7 @@ def find_triton_kernels() -> ModuleType | None:
         from histocli.models import triton_pool
 
         with torch.inference_mode(False), torch.enable_grad():
-            maps = torch.zeros(1, 8, 2, 2, device="cuda", dtype=torch.float16, requires_grad=True)
+            maps = torch.zeros(1, 8, 2, 2, device="cuda", dtype=dtype, requires_grad=True)
             triton_pool.TritonBlurredMaxPool.apply(maps).sum().backward()
     except Exception as error:  # noqa: BLE001 - Triton raises errors of many kinds, also those of a C compiler
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]

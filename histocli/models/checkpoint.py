@@ -216,16 +216,20 @@ def _find_validation_problem(validation: dict[str, torch.Tensor]) -> str:
     return ""
 
 
-def publish_checkpoints(workspace: Workspace, run_dir: Path) -> None:
-    """Copy a finished run's checkpoints to `checkpoints/`, unless those there are of a run that finished later."""
+def publish_checkpoints(workspace: Workspace, run_dir: Path) -> bool:
+    """Copy a finished run's checkpoints to `checkpoints/`, unless those there are of a run that finished later.
+
+    Returns whether they were copied.
+    """
     target = workspace.checkpoints_dir
     with hold(target / ".lock", "the workspace's checkpoints", wait=True):
         last, published = run_dir / "last.pt", target / "last.pt"
         if published.is_file() and published.stat().st_mtime_ns > last.stat().st_mtime_ns:
-            return
+            return False
         for name in ("best.pt", "last.pt"):
             with write_atomically(target / name, (run_dir / name).stat().st_size) as temporary:
                 shutil.copy2(run_dir / name, temporary)  # copy2 keeps the time, which is the end of training
+    return True
 
 
 def find_checkpoint(workspace: Workspace, name: str) -> Path:

@@ -1,7 +1,7 @@
 """The records of a training run: `config.json`, and `history.jsonl` with a row for each epoch."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from histocli.atomic import read_json
@@ -37,7 +37,10 @@ class Shots:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """How a run was trained: its options, data, device and versions, and the leakage audit of its subset."""
+    """How a run was trained: its options, data, device and versions, and the leakage audit of its subset.
+
+    `is_repeat` is whether the run is a fold of a cross-validation or one of several seeds.
+    """
 
     run: str
     data: str
@@ -51,6 +54,7 @@ class RunRecord:
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
+    is_repeat: bool = False
 
     def __post_init__(self) -> None:
         """Check the number of epochs, which other commands compute with."""
@@ -83,7 +87,17 @@ def read_run(run_dir: Path) -> RunRecord:
     value = read_json(path)
     if isinstance(value, dict) and not value.get("audit"):  # a run without an audit has an empty one
         value["audit"] = None
-    return from_json(RunRecord, value, str(path))
+    record = from_json(RunRecord, value, str(path))
+    return record if "is_repeat" in value else replace(record, is_repeat=_has_name_of_repeat(record))
+
+
+def _has_name_of_repeat(record: RunRecord) -> bool:
+    """Return whether the name of a run of an older version is that of a fold or of one of several seeds.
+
+    A fold has the name of its subset.
+    """
+    options = record.options
+    return options.get("data") == record.run or record.run.endswith(f"-seed{options.get('seed', 0)}")
 
 
 def read_history(path: Path) -> list[EpochRecord]:
@@ -93,7 +107,7 @@ def read_history(path: Path) -> list[EpochRecord]:
         FileNotFoundError: the file does not exist.
         HistoError: it cannot be read, or a field is missing or has a wrong type or value.
     """
-    hint = "histo train --resume writes it again"
+    hint = f"histo train --resume --name {path.parent.name} writes it again"
     if path.exists() and not path.is_file():  # reading a pipe could block for ever
         raise HistoError(f"{path} is not a file", hint)
     rows = []

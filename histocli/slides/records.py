@@ -160,8 +160,8 @@ def _parse_probability(text: str, path: Path) -> float:
     return value
 
 
-def read_failed_slides(out: Path) -> list[str]:
-    """Return the slides of slides.csv that could not be scored, of which there is no map.
+def read_failed_slides(out: Path) -> list[SlideRecord]:
+    """Return the records of slides.csv of the slides that could not be scored, of which there is no map.
 
     Raises:
         HistoError: the table is damaged.
@@ -169,8 +169,9 @@ def read_failed_slides(out: Path) -> list[str]:
     path = out / TABLE
     if not path.is_file():
         return []
-    columns = _read_table(path, ("slide", "status"))
-    return [slide for slide, status in zip(columns["slide"], columns["status"], strict=True) if status == FAILED]
+    columns = _read_table(path, ("slide", "status", "error"))
+    rows = zip(columns["slide"], columns["status"], columns["error"], strict=True)
+    return [SlideRecord(slide, FAILED, error=error) for slide, status, error in rows if status == FAILED]
 
 
 def _read_table(path: Path, required: tuple[str, ...]) -> dict[str, list[str]]:

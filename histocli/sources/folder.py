@@ -9,7 +9,7 @@ from typing import Annotated
 
 from histocli.class_names import describe_counts, find_label, find_splits_of_folders, parse_classes
 from histocli.config import PATCH_MPP
-from histocli.enums import Resize
+from histocli.enums import Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive, remove_archive_suffix
 from histocli.files.file import File, describe_others, find_images
@@ -129,6 +129,11 @@ class FolderSource:
     def split_names(self) -> list[str]:
         """The splits of the folders: some of train, valid and test, or none."""
         return sorted(set(self._splits.values()))
+
+    def count_labelled(self, split: SplitName) -> int:
+        """Return how many images of a split have a label."""
+        labelled = self._found.labels
+        return sum(split is SplitName.ALL or self._splits.get(name) == split.value for name in labelled)
 
     def read_patches(self) -> Iterator[Patch]:
         """Yield all images, in the order of the locations, and sorted by name in each location."""

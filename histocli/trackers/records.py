@@ -20,7 +20,7 @@ from histocli.schema import Count, from_json, to_json
 from histocli.threads import count_threads
 from histocli.trackers.base import TrackedRun, Value
 from histocli.training.progress import Epoch
-from histocli.training.repeats import find_repeats_name, is_member
+from histocli.training.repeats import find_repeats_name
 from histocli.workspace import Workspace
 
 _STATE = "trackers.json"
@@ -79,8 +79,7 @@ def make_run_tags(folder: Path) -> dict[str, str]:
 def make_tracked_run(workspace: Workspace, folder: Path, id: str) -> TrackedRun:
     """Return the run in a folder as trackers see it; `id` is the tracker's own id of it, or ""."""
     config = read_run_config(folder)
-    is_repeat = is_member(folder.name, str(config["data"]), int(config["seed"]))
-    group = find_repeats_name(folder.name) if is_repeat else ""
+    group = find_repeats_name(folder.name) if read_run(folder).is_repeat else ""
     return TrackedRun(folder.name, group, folder, workspace.root, config, make_run_tags(folder), id)
 
 

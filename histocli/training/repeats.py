@@ -95,11 +95,6 @@ def count_members(workspace: Workspace, run: str) -> tuple[str, int]:
     return f"{kind}s", sum(pattern.fullmatch(other) is not None for other in workspace.list_runs())
 
 
-def is_member(run: str, data: str, seed: int) -> bool:
-    """Return whether a run is a fold of a cross-validation or one of several seeds, by its name and options."""
-    return data == run or run.endswith(f"-seed{seed}")
-
-
 def _find_unused_name(workspace: Workspace, arch: str) -> str:
     """Return the first of `<arch>-1`, `<arch>-2`, ... that no run's name begins with."""
     stem, number, runs = make_name_stem(arch), 1, workspace.list_runs()

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import fields, replace
+from typing import NamedTuple
 
 from histocli.config import RunConfig, TrainConfig
 from histocli.errors import HistoError, UsageError
@@ -10,8 +11,16 @@ from histocli.schema import from_json
 from histocli.workspace import Workspace
 
 
-def load_run_config(workspace: Workspace, name: str | None) -> tuple[str, RunConfig]:
-    """Return the name and the options of the run to resume: `name`, or the newest run.
+class StoredRun(NamedTuple):
+    """A run as its last.pt has it: its name, its options, and how many epochs it has trained and validated."""
+
+    name: str
+    config: RunConfig
+    epochs_trained: int
+
+
+def load_run_config(workspace: Workspace, name: str | None) -> StoredRun:
+    """Return the run to resume: `name`, or the newest run.
 
     Raises:
         HistoError: there is no such run.
@@ -31,25 +40,25 @@ def load_run_config(workspace: Workspace, name: str | None) -> tuple[str, RunCon
         )
     run = name or runs[-1]
     last = workspace.run_dir(run) / "last.pt"
-    saved = load_checkpoint(last).config
-    if unknown := saved.keys() - {field.name for field in fields(RunConfig)}:
+    checkpoint = load_checkpoint(last)
+    if unknown := checkpoint.config.keys() - {field.name for field in fields(RunConfig)}:
         raise HistoError(f"{last} has options that this version does not know: {min(unknown)}", "start a new run")
-    return run, from_json(RunConfig, saved, f"{last}, config", "start a new run")
+    config = from_json(RunConfig, checkpoint.config, f"{last}, config", "start a new run")
+    return StoredRun(run, config, checkpoint.epoch)
 
 
-def extend_config(workspace: Workspace, name: str, stored: RunConfig, epochs: int) -> RunConfig:
+def extend_config(run: StoredRun, epochs: int) -> RunConfig:
     """Return the options of a finished run with more epochs, which get a learning-rate cycle of their own.
 
     Raises:
         UsageError: the run is not finished.
     """
-    trained = count_epochs(workspace, name)
-    if trained < stored.epochs:
+    if run.epochs_trained < run.config.epochs:
         raise UsageError(
-            f"--epochs {epochs}: the run has {stored.epochs}, of which {trained} are trained",
-            f"finish it first: histo train --resume --name {name}",
+            f"--epochs {epochs}: the run has {run.config.epochs}, of which {run.epochs_trained} are trained",
+            f"finish it first: histo train --resume --name {run.name}",
         )
-    return replace(stored, epochs=epochs, extended_after=stored.epochs)
+    return replace(run.config, epochs=epochs, extended_after=run.config.epochs)
 
 
 def apply_given_options(stored: RunConfig, config: TrainConfig, given: Collection[str]) -> RunConfig:
@@ -69,6 +78,12 @@ def apply_given_options(stored: RunConfig, config: TrainConfig, given: Collectio
 
 
 def count_epochs(workspace: Workspace, run: str) -> int:
-    """Return the number of epochs that a run has trained and validated."""
-    history = workspace.run_dir(run) / "history.jsonl"
+    """Return the number of epochs that a run has trained and validated.
+
+    It is that of last.pt; if this was removed, the number of lines of the history.
+    """
+    folder = workspace.run_dir(run)
+    if (last := folder / "last.pt").is_file():
+        return load_checkpoint(last).epoch
+    history = folder / "history.jsonl"
     return history.read_bytes().count(b"\n") if history.is_file() else 0

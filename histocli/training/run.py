@@ -21,6 +21,7 @@ from histocli.signals import Stopped, StopRequest
 from histocli.training import run_folder
 from histocli.training.appearance import TrainingAppearance
 from histocli.training.calibrate import calibrate, check_rule, count_predicted_tumour, make_default_calibration
+from histocli.training.cuda_graph import WARM_UP
 from histocli.training.lora import add_lora
 from histocli.training.probe import extract_features, open_cache
 from histocli.training.progress import Epoch, EpochListener, EpochStats, Progress, measure_validation, rank_epoch
@@ -132,8 +133,9 @@ class Run:
 
         def on_step(step: int) -> bool:
             listener.on_step(self._make_progress())
-            if self.ranks.is_rank0:  # who writes the checkpoints
-                # After the first step: before it, compilers and libraries need the interpreter, and a GPU waits.
+            # Only process 0 writes the checkpoints. In the first steps, before a GPU has a CUDA graph to replay, it
+            # waits for what Python does.
+            if self.ranks.is_rank0 and step > WARM_UP:
                 self.appearance.start()
             is_due = self.ranks.is_rank0 and time.monotonic() - self._last_save > _SAVE_INTERVAL
             if is_due:
@@ -153,7 +155,7 @@ class Run:
 
     def _validate(self, stats: EpochStats, stop: StopRequest) -> Epoch:
         """Score the validation patches with the EMA of the weights, and calibrate on them."""
-        predictor = Predictor([CalibratedNetwork(self.trainer.ema_model)], self.compute)
+        predictor = Predictor([CalibratedNetwork(self.trainer.ema_model)], self.compute, can_halve_batch=True)
         probs = predictor.predict_packed(self.val_loader, lambda done: self._stop_single_process(stop)).probs
         self.calibration = calibrate(
             self.labels, probs, self.config.threshold, on_other_slides=self.is_validated_on_other_slides
@@ -184,21 +186,23 @@ class Run:
         if any(self.ranks.all_max(stop.signal or 0)):
             raise self._make_stopped_error(stop)
 
-    def create(self, name: str) -> None:
+    def create(self, name: str, *, is_repeat: bool) -> None:
         """Create the run's folder with its manifest, config.json, an empty history and a last.pt to resume from.
 
-        The folder appears with all of its files at once. No other run has the name.
+        The folder appears with all of its files at once. No other run has the name. `is_repeat` says whether the run
+        is a fold of a cross-validation or one of several seeds.
 
         Raises:
             HistoError: the folder cannot be written.
         """
         self.name = name
         self.ranks.check_equal(self.manifest_sha256, "manifests")
+        self._check_same_device()
         state, agents = collect_training_state(self), gather_torchrun_agents(self.ranks)
 
         def write() -> None:
             with create_folder_atomically(self.dir) as folder:
-                run_folder.write_run_record(self, folder)
+                run_folder.write_run_record(self, folder, is_repeat=is_repeat)
                 write_job(folder, agents)
                 write_checkpoints(self, folder, state, is_best=False)
 
@@ -208,6 +212,7 @@ class Run:
         """Continue from `last.pt`."""
         self.ranks.on_all_ranks(self._load)
         self.ranks.check_equal((self.manifest_sha256, self.trainer.step), "manifests or checkpoints")
+        self._check_same_device()
         agents = gather_torchrun_agents(self.ranks)
         if self.epochs_before != self.config.epochs:
             self._save()  # so that the run continues to its new number of epochs, even if it is killed now
@@ -218,6 +223,12 @@ class Run:
             write_job(self.dir, agents)
 
         self.ranks.on_rank0(write)
+
+    def _check_same_device(self) -> None:
+        """Raise `HistoError` if a process has another kind of device or precision: it would wait without end."""
+        kind = self.compute.device.type, self.compute.precision
+        hint = "nvidia-smi shows whether another program uses a GPU; --device and --precision name one for all"
+        self.ranks.check_equal(kind, "devices or precisions", hint)
 
     def _load(self) -> None:
         """Load `last.pt` into the trainer and this object."""

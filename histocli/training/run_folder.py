@@ -37,7 +37,7 @@ class DescribedRun(Protocol):
     compute: Compute
 
 
-def write_run_record(run: DescribedRun, folder: Path) -> None:
+def write_run_record(run: DescribedRun, folder: Path, *, is_repeat: bool) -> None:
     """Write the manifest and config.json of a new run."""
     with write_atomically(folder / "manifest.csv") as copy:  # an exact copy, because its SHA-256 is stored
         shutil.copyfile(run.manifest, copy)
@@ -54,6 +54,7 @@ def write_run_record(run: DescribedRun, folder: Path) -> None:
         device=run.compute.reason,
         versions=find_versions(),
         git_commit=find_git_commit(),
+        is_repeat=is_repeat,
     )
     write_json(folder / "config.json", to_json(record))
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from histocli.architectures import ARCHITECTURES
 from histocli.compute.ddp import Ranks
 from histocli.compute.device import Compute
 from histocli.config import BATCH_SIZE, RunConfig, choose_batch_size
@@ -21,7 +22,7 @@ from histocli.training.few_shot import draw_shots
 from histocli.training.knn import KnnTrainer
 from histocli.training.trainer import Recipe, Trainer
 
-_GPU_VAL_BATCH = 1024  # the smallest validation batch on a GPU; with smaller ones it waits for the host
+_GPU_VAL_BATCH = 1024  # the smallest validation batch of histo's networks on a GPU; with less it waits for the host
 _MIN_NORM_BATCH = 32  # the fewest patches for batch norm's statistics: Wu and He, "Group normalization", 2018
 
 
@@ -49,12 +50,21 @@ def make_loaders(subset: Subset, config: RunConfig, device: torch.device, ranks:
     size, fewest = config.batch_size or choose_batch_size(device.type, len(train.rows)), 2 * ranks.size
     if ranks.size > 1 and min(size, len(train.rows)) < fewest:
         raise UsageError(f"--batch-size {size}: {ranks.size} processes need at least {fewest} patches per step")
-    val_size = max(2 * size, _GPU_VAL_BATCH) if device.type == "cuda" else 2 * size
+    val_size = choose_validation_batch(config.arch, device.type, size)
     return Loaders(
         PatchLoader(train.store, train.rows, train.labels, size, device, ranks=ranks),
         PatchLoader(val.store, val.rows, val.labels, val_size, device, ranks=ranks),
         shots,
     )
+
+
+def choose_validation_batch(arch: str, device: str, batch_size: int) -> int:
+    """Return the patches that a network validates at a time on a kind of device, for the size of its training batch.
+
+    A network that is not histo's may be so large that the memory of a GPU is full with many patches.
+    """
+    is_small = arch in ARCHITECTURES
+    return max(2 * batch_size, _GPU_VAL_BATCH) if device == "cuda" and is_small else 2 * batch_size
 
 
 def make_model(config: RunConfig, device: torch.device, ranks: Ranks, run_dir: Path | None) -> Classifier:

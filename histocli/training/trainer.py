@@ -130,7 +130,7 @@ class Trainer:
         return (
             self.recipe.cuda_graph
             and self.compute.device.type == "cuda"
-            and self.ranks is SINGLE_PROCESS  # a graph cannot hold the exchange of gradients
+            and self.ranks.size == 1  # a graph cannot hold the exchange of gradients
             and not self.recipe.compile
             and not torch.are_deterministic_algorithms_enabled()
             and getattr(model, "arch", "").partition("/")[0] not in ("", "timm", *ENCODERS)

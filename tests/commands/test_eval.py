@@ -264,6 +264,12 @@ def test_scores_at_another_threshold_are_in_the_same_file_as_an_evaluation_at_it
     assert [path.name for path in histo.root.glob("metrics/*-at-*.json")] == ["first-synthetic-val-at-0.3.json"]
 
 
+@pytest.mark.parametrize("option", [("--slides", "x.csv"), ("--device", "cpu"), ("--raw",), ("--tta",)])
+def test_options_that_scores_of_a_file_do_not_use_are_refused(histo, option):
+    error, _ = histo.fails("eval", "--scores", "first-synthetic-val.csv", *option, code=2)
+    assert error == f"{option[0]} cannot be combined with --scores"
+
+
 @pytest.mark.parametrize("name", ["nothing", "./no/such/folder"])
 def test_data_that_is_neither_a_path_nor_a_name_is_an_error(histo, name):
     error, hint = histo.fails(*EVAL, "--data", name)
@@ -716,6 +722,17 @@ def test_a_folder_is_compared_with_the_appearance_of_the_training_patches(histo,
     assert (made["measured"], made["focus"] < -60) == (60, True)
     assert "the patches look unlike the training patches" in result.stderr
     assert report(histo)["likeness"] is None
+
+
+def test_the_sample_that_is_compared_is_of_the_labelled_patches_of_the_split(histo, tmp_path):
+    """With the stride for all 640 images, only 30 patches were measured, and too few give no warning."""
+    folder = tmp_path / "images"
+    write_images(histo, folder / "test" / "tumor", 60)
+    (image,) = write_images(histo, folder / "train" / "normal", 1)
+    for i in range(579):
+        (folder / "train" / "normal" / f"{i}.png").hardlink_to(image)
+    evaluation = report(histo, "--data", folder, "--split", "test")
+    assert (evaluation["n"], evaluation["likeness"]["measured"]) == (60, 60)
 
 
 def test_the_code_that_fits_another_temperature_runs_and_fits_the_one_of_the_run(histo, tmp_path, monkeypatch):

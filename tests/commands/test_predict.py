@@ -203,7 +203,7 @@ def test_the_output_file_is_complete_or_unchanged(histo, images, tmp_path):
     assert out.read_text() == before
     histo(*PREDICT, images, "--out", out, "--errors", "fail", code=1)  # other options: the finished parts are removed
     assert out.read_text() == before
-    assert [path.name for path in out.parent.iterdir()] == ["preds.csv"]
+    assert {path.name for path in out.parent.iterdir()} == {"preds.csv", ".preds.csv.made-with.json"}
     error, _ = histo.fails(*PREDICT, images, "--out", out.parent, code=2)
     assert f"--out {out.parent} is a folder" in error
 
@@ -555,7 +555,7 @@ def test_flags_in_jsonl_are_those_of_the_csv(histo, images):
         assert {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} == other
 
 
-def test_the_test_split_of_kaggle_gives_the_ids_of_the_sample_submission(histo, shared_data, tmp_path):
+def test_the_test_split_of_kaggle_gives_the_ids_of_the_sample_submission(histo, shared_data, tmp_path, monkeypatch):
     archive = shared_data / "kaggle_layout.zip"
     histo("download", "--from", archive)
     result = histo(*PREDICT, "kaggle")
@@ -566,6 +566,10 @@ def test_the_test_split_of_kaggle_gives_the_ids_of_the_sample_submission(histo, 
         wanted = opened.read(name).decode()
     assert found.splitlines()[0] == wanted.splitlines()[0] == "id,label"
     assert sorted(row["id"] for row in table(found)) == sorted(row["id"] for row in table(wanted))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kaggle").mkdir()  # an unzipped archive often has this name
+    histo(*PREDICT, "kaggle", "--split", "test", "--out", "x.csv")
+    assert (tmp_path / "x.csv").read_text() == found
     error, hint = histo.fails(*PREDICT, "kaggle", "--split", "valid")
     assert error == "kaggle has no patches in its split 'valid'"
     assert hint == "its splits: test, train"
@@ -873,6 +877,45 @@ def test_skip_done_refuses_what_does_not_fit_the_file(histo, images, tmp_path):
     before = out.read_text()
     out.write_text(before[:-5])
     assert "its last line is incomplete" in histo(*line, code=1).stderr
+
+
+def test_skip_done_knows_what_a_file_was_made_with_that_was_written_without_it(histo, images, tmp_path):
+    line = [*PREDICT, images, "--out", tmp_path / "x.csv"]
+    histo(*line, "--tta")
+    assert "made with another --tta" in histo(*line, "--skip-done", code=1).stderr
+    histo(*line)  # replaces the rows, and so the record
+    assert "made with another --tta" in histo(*line, "--skip-done", "--tta", code=1).stderr
+    link = tmp_path / "link.csv"
+    link.symlink_to(tmp_path / "x.csv")
+    assert "made with another --tta" in histo(*PREDICT, images, "--out", link, "--skip-done", "--tta", code=1).stderr
+    (tmp_path / ".x.csv.made-with.json").unlink()
+    assert "it is not known which checkpoint and options" in histo(*line, "--skip-done").stderr
+
+
+def test_skip_done_tells_ids_with_folders_from_stems(histo, images, tmp_path):
+    line, out = [*PREDICT, images, "--skip-done", "--out", tmp_path / "x.csv"], tmp_path / "x.csv"
+    image = (images / "patch-00.png").read_bytes()
+    for path in sorted(images.iterdir()):
+        path.unlink()
+    for name in ("a.png", "b.png", "deep/a.png"):
+        (images / name).parent.mkdir(exist_ok=True)
+        (images / name).write_bytes(image)
+    histo(*line)
+    (images / "other").mkdir()
+    (images / "other" / "a.png").write_bytes(image)
+    histo(*line)
+    assert [row["id"] for row in table(out.read_text())] == ["a", "b", "deep/a", "other/a"]
+    (images / "other" / "a.jpg").write_bytes(image)  # the ids would now have suffixes
+    assert "another kind of id" in histo(*line, code=1).stderr
+
+
+def test_a_job_leaves_the_parts_of_another_file_alone(histo, images, tmp_path):
+    parts = tmp_path / f".x.csv.{'0a' * 8}.parts"
+    parts.mkdir()
+    histo(*PREDICT, images, "--out", tmp_path / "x", "--format", "csv")
+    assert parts.is_dir()
+    histo(*PREDICT, images, "--out", tmp_path / "x.csv")
+    assert not parts.exists()
 
 
 def test_prevalence_changes_the_odds_by_one_factor_and_no_class(histo, images):

@@ -145,6 +145,7 @@ def test_resuming_repeats_skips_finished_runs(folds):
     expected = load_run_checkpoint(folds, "cv-fold3").model
     shutil.rmtree(runs / "cv-fold3")
     (folds.root / "metrics" / "cv-folds.json").unlink()
+    (runs / "cv-fold2" / "last.pt").unlink()  # as a user does who needs the space
     error, _ = folds.fails("train", "--folds", 4, "--name", "cv", "--resume", code=2)
     assert error == "--folds 4: cv was started with --folds 3"
     folds("train", "--folds", 3, "--resume", "--device", "cpu")  # without --name, the newest folds
@@ -190,6 +191,7 @@ def test_finished_folds_are_extended_together(folds):
     assert error == "--epochs 2: cv-fold3 has 1, of which 0 are trained"
     assert hint == "finish the runs first: histo train --folds 3 --name cv --resume"
     shutil.move(folds.root / "moved", runs / "cv-fold3")
+    (runs / "cv-fold2" / "history.jsonl").write_text("")  # as if it was killed after writing last.pt
     for epochs in (2, 3):
         result = folds(*extend, "--epochs", epochs)
         assert result.stderr.count(f"extended from {epochs - 1} to {epochs} epochs") == 3

@@ -53,6 +53,8 @@ def test_a_damaged_run_is_listed_with_the_reason(histo):
     result = histo("runs")
     assert "damaged" in result.stdout
     assert "warning: first: cannot read" in result.stderr
+    best = load_checkpoint(histo.root / "runs" / "first" / "best.pt")
+    assert f"--ckpt best.pt is epoch {best.epoch} of first" in result.stderr
 
 
 def test_an_empty_workspace_has_no_runs_and_no_data(empty):

@@ -195,10 +195,14 @@ def test_an_extended_run_that_was_interrupted_ends_as_if_it_had_run_through(hist
 
 
 def test_a_run_that_is_not_finished_is_not_extended(histo):
-    path = histo.root / "runs" / "first" / "history.jsonl"
-    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    """An extra line break in the history was counted as an epoch."""
+    folder = histo.root / "runs" / "first"
+    last = torch.load(folder / "last.pt", weights_only=True)
+    torch.save(last | {"config": last["config"] | {"epochs": 3}}, folder / "last.pt")
+    with (folder / "history.jsonl").open("a") as file:
+        file.write("\n")
     error, hint = histo.fails("train", "--resume", "--epochs", 5, code=2)
-    assert error == "--epochs 5: the run has 2, of which 1 are trained"
+    assert error == "--epochs 5: the run has 3, of which 2 are trained"
     assert hint == "finish it first: histo train --resume --name first"
 
 
@@ -306,7 +310,8 @@ def test_the_checkpoints_of_the_workspace_are_of_the_newest_finished_run(histo):
         assert newest(histo) == ["first", "first"]
     histo("train", "--resume", "--name", "stopped")
     assert newest(histo) == ["stopped", "stopped"]
-    histo("train", "--resume", "--name", "first")  # finished long ago
+    told = histo("train", "--resume", "--name", "first").stderr  # finished long ago
+    assert "next: histo eval --ckpt first\n" in told
     assert newest(histo) == ["stopped", "stopped"]
 
 
@@ -314,8 +319,29 @@ def test_folds_and_seeds_do_not_replace_the_checkpoints_of_the_workspace(histo):
     histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--name", "s")
     histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv")
     assert newest(histo) == ["first", "first"]
-    histo("train", "--resume", "--name", "cv-fold2")
+    for run in ("s-seed1", "cv-fold2"):
+        assert f"next: histo eval --ckpt {run}\n" in histo("train", "--resume", "--name", run).stderr
     assert newest(histo) == ["first", "first"]
+
+
+def test_a_single_run_with_a_name_like_one_of_several_seeds_is_not_one_of_them(histo):
+    """Its checkpoints were not copied if it was resumed, and the command to train longer was `--seeds 1`."""
+    resume = ("train", "--resume", "--name", "s-seed1")
+    histo(*TRAIN, "--epochs", 1, "--seed", 1, "--name", "s-seed1")
+    shutil.rmtree(histo.root / "checkpoints")  # as if the process had been killed before it copied them
+    assert "next: histo eval --ckpt best.pt\n" in histo(*resume).stderr
+    assert newest(histo) == ["s-seed1", "s-seed1"]
+    told = histo("eval", "--ckpt", "s-seed1", "--threshold", 0, "--device", "cpu").stderr
+    assert "train longer: histo train --resume --name s-seed1 --epochs 4\n" in told
+    path = histo.root / "runs" / "s-seed1" / "config.json"
+    record = json.loads(path.read_text())
+    assert record.pop("is_repeat") is False
+    path.write_text(json.dumps(record))  # as older versions wrote it: the name decides
+    shutil.rmtree(histo.root / "checkpoints")
+    assert "next: histo eval --ckpt s-seed1\n" in histo(*resume).stderr
+    assert not (histo.root / "checkpoints").exists()
+    told = histo("eval", "--ckpt", "s-seed1", "--threshold", 0, "--device", "cpu").stderr
+    assert "train longer: histo train --resume --name s-seed1 --epochs 4\n" in told
 
 
 def test_without_a_finished_run_the_error_names_a_checkpoint_to_use(histo):

@@ -1,9 +1,11 @@
-"""Trains a small network without batch norm for some steps, and writes its losses and weights: `FILE`.
+"""Trains a network without batch norm for some steps, and writes its losses and weights: `FILE [ARCH]`.
 
-Alone or under torchrun, whose processes share every batch.
+Alone or under torchrun, whose processes share every batch. Without ARCH, the network is a small one. In that of ARCH,
+batch norm is replaced, because its statistics are those of a process's share.
 """
 
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,27 @@ from histocli.compute.device import choose_compute, compute_settings
 from histocli.data.loaders import PatchLoader
 from histocli.enums import Augment, Device, Precision
 from histocli.inference.predictor import CalibratedNetwork, Predictor
+from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 
 PATCHES, BATCH, STEPS = 23, 7, 3  # 7 patches do not go evenly into 2 or 3 shares
 
 
+def make_network(arch):
+    """Return the network of an architecture with group norm instead of batch norm, or a small network for ""."""
+    if not arch:
+        return nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 23 * 23, 2))
+    model = create_model(arch)
+    for module in list(model.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, nn.BatchNorm2d):
+                setattr(module, name, nn.GroupNorm(1, part.num_features))
+    return model
+
+
 @compute_settings()
-def main(path):
-    """Train, and write the result on rank 0."""
+def main(path, arch=""):
+    """Train, and write the result on rank 0; all processes must have the same weights."""
     compute = choose_compute(Device.CPU, Precision.FP32)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (PATCHES, 96, 96, 3), np.uint8)
@@ -30,18 +45,18 @@ def main(path):
     with connect_processes() as ranks:
         batches = PatchLoader(pixels, np.arange(PATCHES), labels, BATCH, compute.device, ranks=ranks)
         torch.manual_seed(1)
-        model = nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 23 * 23, 2))
-        trainer = Trainer(model, Recipe(1e-3, 2 * STEPS, 0, augment=Augment.NONE), compute, ranks)
+        trainer = Trainer(make_network(arch), Recipe(1e-3, 2 * STEPS, 0, augment=Augment.NONE), compute, ranks)
         losses = [trainer.train_epoch(batches), trainer.train_epoch(batches)]
         predictor = Predictor([CalibratedNetwork(trainer.ema_model)], compute)
         probs = torch.from_numpy(predictor.predict_packed(batches).probs)
+        weights = torch.cat([p.detach().flatten() for p in trainer.ema_model.parameters()])
+        ranks.check_equal(sha256(weights.numpy()).hexdigest(), "weights")
         if ranks.is_rank0:
-            weights = torch.cat([p.detach().flatten() for p in trainer.ema_model.parameters()])
             torch.save({"losses": losses, "weights": weights, "probs": probs, "processes": ranks.size}, path)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
     # A thread of the group's that still frees a tensor while Python ends aborts the process.
     threads = [comm.read_text() for comm in Path("/proc/self/task").glob("*/comm")]
     assert not any("gloo" in name for name in threads), threads

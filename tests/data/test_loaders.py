@@ -1,6 +1,7 @@
 """Store + rows -> batches."""
 
 import threading
+import time
 from itertools import chain
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from histocli.data import loaders
 from histocli.data.loaders import BATCHES_AHEAD, PatchLoader, prefetch
 
 CPU = torch.device("cpu")
@@ -98,6 +100,22 @@ def test_resident_and_streamed_batches_are_the_same():
         for a, b in zip(way(streamed), way(resident), strict=True):
             assert torch.equal(a.images, b.images)
             assert torch.equal(a.labels, b.labels)
+
+
+def test_a_machine_with_many_cores_holds_few_blocks_in_memory(monkeypatch):
+    monkeypatch.setattr(loaders, "_BLOCK", 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    readers = set()
+
+    class Store(np.ndarray):
+        def __getitem__(self, rows):
+            readers.add(threading.get_ident())
+            time.sleep(0.001)
+            return super().__getitem__(rows)
+
+    data = PatchLoader(STORE.view(Store), np.arange(64), np.arange(64) % 2, 16, CPU, is_resident=True)
+    assert torch.equal(data.resident_images, torch.from_numpy(STORE))
+    assert 1 < len(readers) <= 8
 
 
 def test_a_subset_smaller_than_a_batch_is_one_batch():

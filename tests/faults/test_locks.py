@@ -1,5 +1,6 @@
 """Two `histo` processes in one workspace: only one writes, the other gets an error, and readers do not wait."""
 
+import errno
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from histocli.atomic import write_atomically
 from histocli.errors import HistoError
-from histocli.locks import HeldError, hold
+from histocli.locks import HeldError, hold, is_held
 from histocli.models.checkpoint import load_checkpoint
 from histocli.temporary import make_temporary, remove_strays
 from tests.faults.conftest import TINY
@@ -165,6 +166,23 @@ def test_a_waiting_process_gets_the_lock_when_it_is_released(tmp_path):
     assert order[::2] == order[1::2]
     assert sorted(order[::2]) == list(range(8))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_may_only_be_read_is_seen(tmp_path, monkeypatch):
+    """Such is the lock of another user; root may write every file, so permissions alone do not show this."""
+    real = os.open
+
+    def open_for_reading(path, flags, *rest, **options):
+        if flags & (os.O_RDWR | os.O_WRONLY):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, flags, *rest, **options)
+
+    (tmp_path / "stale").write_text("process 1 on a machine")
+    with hold(tmp_path / "lock", "it"):
+        monkeypatch.setattr(os, "open", open_for_reading)
+        monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+        assert is_held(tmp_path / "lock")
+        assert not is_held(tmp_path / "stale")
 
 
 def test_only_temporary_files_of_ended_processes_are_removed(tmp_path):

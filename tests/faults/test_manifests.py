@@ -154,8 +154,11 @@ def test_numeric_ids_are_not_changed(root, tmp_path):
 
 def test_edited_labels_are_used(root, table):
     path, rows = table
-    written(path, at(rows, 6, "label", str(1 - int(rows[5][1]))))
-    histo(root, *BALANCE)
+    key, label = rows[5][0], str(1 - int(rows[5][1]))
+    written(path, at(rows, 6, "label", label))
+    histo(root, "balance", "--n", "max", "--val-fraction", 0.25)
+    with (root / "manifests" / "balanced.csv").open(newline="") as file:
+        assert {row["id"]: row["label"] for row in csv.DictReader(file)}.get(key) == label
 
 
 @pytest.mark.parametrize(

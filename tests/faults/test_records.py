@@ -22,10 +22,12 @@ EPOCH = b'{"epoch": 1, "train_loss": 1, "val_loss": 1, "val_auc": 1, "val_accura
 
 @pytest.mark.parametrize("line", [b"\xff\xfe", b"[" * 100_000, b"3", b'{"epoch": NaN}', b'"x'], ids=lambda x: x[:9])
 def test_a_damaged_line_of_a_history_is_named(tmp_path, line):
-    path = tmp_path / "history.jsonl"
+    path = tmp_path / "first" / "history.jsonl"
+    path.parent.mkdir()
     path.write_bytes(EPOCH + line + b"\n")
-    with pytest.raises(HistoError, match=r"history\.jsonl, line 2"):
+    with pytest.raises(HistoError, match=r"history\.jsonl, line 2") as caught:
         read_history(path)
+    assert caught.value.hint == "histo train --resume --name first writes it again"
 
 
 @pytest.mark.parametrize("epochs", ["x", -1, 2.5, True])

@@ -59,6 +59,17 @@ def test_images_are_recognised_by_their_suffix():
     assert File("train/ab.c.tif", bytes).stem == "ab.c"
 
 
+def test_to_find_images_only_the_first_bytes_of_files_are_read(tmp_path, monkeypatch):
+    def refuse(self):
+        raise AssertionError("the whole file is read")
+
+    tree = {"image": b"\x89PNG\r\n" + bytes(99), "text": bytes(99)}
+    for path in (write_folder(tmp_path / "folder", tree), write_zip(tmp_path / "archive.zip", tree)):
+        files = list_files(path)
+        monkeypatch.setattr(type(files[0].read), "__call__", refuse)
+        assert [file.name for file in find_images(files).images] == ["image"]
+
+
 def test_links_loops_pipes_and_sockets_do_not_hang(tmp_path):
     folder = write_folder(tmp_path / "folder", {"a.png": b"1", "sub/b.png": b"2"})
     os.mkfifo(folder / "pipe.png")

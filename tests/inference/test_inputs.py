@@ -1,7 +1,9 @@
 """Inputs to score, as a stream of patches."""
 
+import gzip
 import io
 import os
+import re
 import sys
 import tarfile
 
@@ -228,6 +230,13 @@ def test_truncated_arrays_and_arrays_of_objects_are_refused(tmp_path, workspace)
     for name in ("x.npy", "x.h5", "objects.npy"):
         with pytest.raises(HistoError, match=f"cannot read .*{name}"):
             open_inputs([str(tmp_path / name)], workspace, Resize.CROP)
+
+
+def test_errors_of_an_array_in_gzip_name_the_file_that_was_given(tmp_path, workspace):
+    path = tmp_path / "x.h5.gz"
+    path.write_bytes(gzip.compress(b"text" * 100))
+    with pytest.raises(HistoError, match=f"cannot read {re.escape(str(path))}: it is truncated or damaged"):
+        open_inputs([str(path)], workspace, Resize.CROP)
 
 
 def test_a_damaged_chunk_of_an_array_is_an_error(tmp_path, workspace):

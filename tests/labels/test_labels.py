@@ -258,6 +258,18 @@ def test_a_json_file_beside_the_image_may_have_its_slide_hospital_and_split(tmp_
     assert "keys of .json files that are not used: 'stain'" in source.report.notes
 
 
+def test_null_in_a_json_file_is_no_value(tmp_path):
+    texts = (
+        '{"cls": null, "label": 1, "slide": null, "hospital": null, "split": null}',
+        '{"label": null, "slide": "s"}',
+    )
+    files = {f"s{i}.json": text for i, text in enumerate(texts)}
+    source = open_folder(tmp_path / "x", ("s0.tif", "s1.tif"), files)
+    found = [(patch.label, patch.slide, patch.hospital, patch.split) for patch in source.read_patches()]
+    assert found == [(1, "", "", ""), (None, "s", "", "")]
+    assert source.report.counts["without a label"] == 1
+
+
 def test_a_split_in_a_json_file_that_is_not_a_split_is_an_error(tmp_path):
     with pytest.raises(HistoError, match="'fold3' is not a split"):
         open_folder(tmp_path / "x", ("s.tif",), {"s.json": '{"label": 1, "split": "fold3"}'})

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from histocli.slides.records import FinishedSlide, SlideRecord, write_finished
 from histocli.slides.synthetic import draw_slide, plan_synthetic_slide, write_annotation
 from tests.cli import Histo, template
 
@@ -99,6 +100,19 @@ def test_labels_give_the_auc_alone(histo, slides, tmp_path):
     assert report["froc"]["value"] is None
     highest = {name: scores["maximum"] for name, scores in report["scores"].items()}
     assert report["auc"]["maximum"]["value"] == float(highest["tumor_001"] > highest["normal_002"])
+
+
+@pytest.mark.parametrize(("lowest", "has_interval"), [(0.9, False), (0.05, True)])
+def test_an_auc_that_is_the_same_in_every_resample_has_no_interval(histo, tmp_path, lowest, has_interval):
+    for i, probability in enumerate((lowest, 0.9, 0.9, 0.1, 0.1, 0.1)):
+        folder = tmp_path / "maps" / f"s{i}"
+        folder.mkdir(parents=True)
+        (folder / "scores.csv").write_text(f"x,y,probability\n0,0,{probability}\n")
+        record = SlideRecord(folder.name, "scored", squares=1)
+        write_finished(folder, FinishedSlide(f"{folder.name}.tif", "", 0.5, 96, 96, 96, record))
+    (tmp_path / "labels.csv").write_text("id,label\ns0,1\ns1,1\ns2,1\ns3,0\ns4,0\ns5,0\n")
+    result = histo("eval", "--maps", tmp_path / "maps", "--labels", tmp_path / "labels.csv", "--json")
+    assert (json.loads(result.stdout)["auc"]["maximum"]["interval"] is not None) == has_interval
 
 
 def test_wrong_use_is_refused(histo, tmp_path):

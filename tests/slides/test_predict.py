@@ -208,6 +208,23 @@ def test_a_finished_slide_is_not_scored_again(histo, slides, tmp_path):
     assert "1 of 2 slides were finished before" in predict(histo, slides, "--out", out, "--threshold", 0.9).stderr
 
 
+def test_the_table_keeps_the_slides_of_earlier_calls(histo, slides, tmp_path):
+    out = tmp_path / "out"
+    (slides / "broken.svs").write_bytes((slides / "first.tif").read_bytes()[:900])
+    predict(histo, slides, "--out", out, code=4)
+    before = {record["slide"]: record for record in read_table(out / "slides.csv")}
+    predict(histo, slides / "first.tif", "--out", out)
+    assert {record["slide"]: record for record in read_table(out / "slides.csv")} == before
+    (out / "second" / "slide.json").write_text("{")
+    result = predict(histo, slides / "first.tif", "--out", out)
+    assert "second/slide.json" in result.stderr
+    assert "the new slides.csv leaves out this slide" in result.stderr
+    assert {record["slide"] for record in read_table(out / "slides.csv")} == {"first", "broken"}
+    (out / "slides.csv").write_text("a,b\n1,2\n")
+    result = predict(histo, slides / "first.tif", "--out", out)
+    assert "leaves out the slides that failed before" in result.stderr
+
+
 def test_the_folder_of_another_slide_is_not_overwritten(histo, slides, tmp_path):
     predict(histo, slides / "first.tif", "--out", tmp_path / "out")
     other = tmp_path / "other" / "first.tif"

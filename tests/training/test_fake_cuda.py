@@ -6,6 +6,7 @@ autograd engine needs a real device, so the backward pass is replaced by gradien
 """
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from histocli.architectures import ARCHITECTURES
+from histocli.compute.ddp import ProcessGroup
 from histocli.compute.device import Compute
 from histocli.data import transforms
 from histocli.data.loaders import Batch
@@ -24,7 +27,7 @@ from histocli.training.trainer import Recipe, Trainer
 # Copying a model reads the addresses of its tensors, and fake tensors have none.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
 
-ARCHS = ("histonet", "histonet-pair", "p4m-densenet", "resnet18")
+ARCHS = (*ARCHITECTURES, "resnet18")
 _models: dict[str, nn.Module] = {}
 
 
@@ -54,7 +57,7 @@ def fake_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: True)
     monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: None)
-    monkeypatch.setattr(blurred_pool, "find_triton_kernels", lambda: None)  # they need real memory
+    monkeypatch.setattr(blurred_pool, "find_triton_kernels", lambda dtype: None)  # they need real memory
     monkeypatch.setattr(nn.Module, "to", lambda self, *args, **kwargs: self)  # the weights are on the GPU already
     torch._C._ensureCUDADeviceGuardSet()
     transforms._stain_matrices.cache_clear()
@@ -143,6 +146,42 @@ def test_inference_stays_on_the_gpu(arch, precision):
     assert odds.device.type == "cuda"
     assert not watch.copies
     assert not watch.on_cpu
+
+
+@pytest.mark.parametrize(("size", "has_graph"), [(1, True), (2, False)])
+@pytest.mark.usefixtures("fake_cuda")
+def test_one_process_trains_by_a_cuda_graph_also_under_torchrun(size, has_graph):
+    trainer = Trainer(on_gpu(_models["histonet"]), Recipe(1e-3, 100, 0), compute(Precision.BF16), ProcessGroup(0, size))
+    assert (trainer.graph is not None) is has_graph
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(2, 16, 96, 96), (1, 24, 48, 48), (3, 320, 6, 6)])
+@pytest.mark.usefixtures("fake_cuda")
+def test_pooling_by_triton_keeps_shapes_types_and_layout(monkeypatch, shape, memory_format, dtype):
+    pytest.importorskip("triton")
+    from histocli.models import triton_pool
+
+    launched = []
+    monkeypatch.setattr(triton_pool, "_launch", lambda kernel, *tensors, **sizes: launched.append((tensors, sizes)))
+    images, channels, height, width = shape
+    maps = torch.empty(shape, dtype=dtype, device="cuda").to(memory_format=memory_format)
+    saved = SimpleNamespace(save_for_backward=lambda *tensors: setattr(saved, "saved_tensors", tensors))
+    assert triton_pool.can_pool(maps)
+    pooled = triton_pool.TritonBlurredMaxPool.forward(saved, maps)
+    gradient = triton_pool.TritonBlurredMaxPool.backward(saved, torch.empty_like(pooled, memory_format=memory_format))
+    assert pooled.shape == (images, channels, height // 2, width // 2)
+    assert gradient.shape == maps.shape
+    for tensor in (pooled, gradient):
+        assert (tensor.dtype, tensor.device.type) == (dtype, "cuda")
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+    for tensors, sizes in launched:
+        assert sizes == {"height": height, "width": width, "channels": channels}
+        inputs, output = tensors[:-1], tensors[-1]
+        assert output.is_contiguous()
+        assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in inputs)
+    assert [len(tensors) for tensors, _ in launched] == [2, 3]
 
 
 @pytest.mark.usefixtures("fake_cuda")

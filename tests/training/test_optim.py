@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from histocli.training.muon import orthogonalize
+from histocli.training.muon import orthogonalize, stack_matrices
 from histocli.training.optim import CLIP_NORM, MOMENTUM, MUON_LR, FlatOptimizer
 from histocli.training.schedule import OptimConfig, compute_one_cycle, make_step_table
 
@@ -143,6 +143,24 @@ def test_padding_a_matrix_changes_nothing(dtype):
     assert (together[:16, :27] - alone).float().abs().max() < (1e-5 if dtype is torch.float32 else 0.02)
     assert not together[16:].any()
     assert not together[:, 27:].any()
+
+
+def test_small_matrices_are_padded_on_a_gpu_in_16_bits_only():
+    """And with the same results. The name of a device is enough: the matrices themselves are on the CPU."""
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(shape)) for shape in ((16, 8, 3, 3), (64, 32, 3, 3), (32, 64, 1, 1))]
+    names = (torch.float32, "cpu"), (torch.float64, "cpu"), (torch.float32, "cuda"), (torch.float64, "cuda")
+    momentum, results, counts = torch.randn(sum(p.numel() for p in params)), [], []
+    for dtype, name in names:
+        stacks = stack_matrices(params, dtype, torch.device(name))
+        counts.append(len(stacks))
+        weights = torch.zeros_like(momentum)
+        for stack in stacks:
+            stack.update(momentum, weights, torch.tensor(0.1))
+        results.append(weights)
+    assert counts == [3, 3, 3, 1]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-4, atol=1e-6)
 
 
 def update_of(weight, gradient, **changes):

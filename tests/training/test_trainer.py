@@ -350,6 +350,53 @@ def test_code_built_for_an_older_gpu_runs_on_a_newer_one(monkeypatch, tmp_path, 
     assert device._find_gpu_problem() is None
 
 
+def record_calls(monkeypatch, set_device=lambda number: None):
+    """Replace functions of PyTorch that use a GPU; return a list that gets their names and numbers."""
+    calls = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: (calls.append(f"use {number}"), set_device(number)))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: calls.append("describe") or (9, 0))
+    monkeypatch.setattr(device.torch, "zeros", lambda *args, **kwargs: calls.append("compute"))
+    return calls
+
+
+@pytest.fixture
+def second_of_two(monkeypatch, tmp_path):
+    """Let this be the second process of a job, on a machine with two GPUs."""
+    FakeGpu(monkeypatch, tmp_path)
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+
+
+@pytest.mark.usefixtures("second_of_two")
+def test_a_process_of_a_job_selects_its_gpu_before_it_computes(monkeypatch):
+    calls = record_calls(monkeypatch)
+    assert choose_compute(Device.AUTO, Precision.BF16).device == torch.device("cuda", 1)
+    assert calls == ["use 1", "describe", "compute"]
+    calls.clear()
+    assert choose_compute(Device.CPU).device == CPU
+    assert calls == []
+
+
+@pytest.mark.usefixtures("second_of_two")
+def test_a_gpu_of_a_job_that_another_program_has_for_itself_is_explained(monkeypatch):
+    record_calls(monkeypatch, FakeGpu._raise("CUDA error: all CUDA-capable devices are busy or unavailable"))
+    chosen = choose_compute(Device.AUTO)
+    assert chosen.device == CPU
+    assert "devices are busy or unavailable; nvidia-smi shows which processes use the GPU" in chosen.warning
+
+
+def test_a_gpu_of_amd_is_used_whatever_its_architecture_is_called(monkeypatch, tmp_path):
+    FakeGpu(monkeypatch, tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["gfx90a", "gfx942"])
+    calls = record_calls(monkeypatch)
+    assert choose_compute(Device.CUDA, Precision.BF16).device == torch.device("cuda")
+    assert calls == ["compute"]
+
+
 def test_the_network_is_one_graph_for_torch_compile():
     """A break in the graph would compile it in pieces, which is slower than not to compile it."""
     compiled = torch.compile(create_model("histonet"), backend="eager", fullgraph=True)
