@@ -18,7 +18,7 @@ import torch
 from benchmarks import memory, prediction, tables, training
 from benchmarks.data import BenchmarkData
 from benchmarks.pairs import PAIRS, Row, record
-from histocli.compute.device import compute_settings, count_threads
+from histocli.compute.device import apply_compute_settings, count_threads
 from histocli.training.provenance import find_git_commit, find_versions
 
 HERE = Path(__file__).parent
@@ -72,7 +72,7 @@ def table(results: dict[str, object]) -> str:
     return "\n".join([heading, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
 
 
-@compute_settings()
+@apply_compute_settings()
 def main() -> None:
     """Run the benchmarks, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.packaged import load_zip
 from histocli.compute.cores import map_pieces
-from histocli.compute.device import compute_settings
+from histocli.compute.device import apply_compute_settings
 from histocli.inference.explain import compute_hires_cam, compute_maps, find_feature_maps
 from histocli.models import Classifier, packaged
 from histocli.models.checkpoint import load_checkpoint
@@ -89,7 +89,7 @@ def sample(network: Classifier, pixels: np.ndarray, count: int, skip: int) -> tu
     return pixels[rows], torch.from_numpy(np.where(is_tumour[rows], 1.0, -1.0)).float()
 
 
-@compute_settings()
+@apply_compute_settings()
 def main() -> None:
     """Measure each way, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

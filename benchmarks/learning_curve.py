@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.shift import CANDIDATES, load_data, make_parser, measure_scores, score, train
-from histocli.compute.device import choose_compute, compute_settings
+from histocli.compute.device import apply_compute_settings, choose_compute
 from histocli.enums import Precision
 
 RUNS = (
@@ -68,7 +68,7 @@ def estimate_auc(lines: list[dict[str, Any]], views: str) -> tuple[float, float,
     return auc, low, high
 
 
-@compute_settings()
+@apply_compute_settings()
 def main() -> None:
     """Train on each part, for each seed, and print the table."""
     options = make_parser(__doc__.splitlines()[0], seeds=3).parse_args()

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 
-from histocli.compute.device import choose_compute, compute_settings
+from histocli.compute.device import apply_compute_settings, choose_compute
 from histocli.data.loaders import PatchLoader
 from histocli.data.quality import Reference
 from histocli.enums import Device, Precision
@@ -163,7 +163,7 @@ def _cell(value: float | None, interval: Interval | None) -> str:
     return f"{value:.4f} ({interval[0]:.4f} to {interval[1]:.4f})" if interval else f"{value:.4f}"
 
 
-@compute_settings()
+@apply_compute_settings()
 def main() -> None:
     """Train, and write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

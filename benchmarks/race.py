@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmarks.data import Histo
 from benchmarks.training import BATCH, plain_loader
-from histocli.compute.device import choose_compute, compute_settings
+from histocli.compute.device import apply_compute_settings, choose_compute
 from histocli.config import LEARNING_RATE
 from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
@@ -81,7 +81,7 @@ def seconds(name: str, epochs: Epochs, score: Callable[[nn.Module], float], goal
             return spent
 
 
-@compute_settings()
+@apply_compute_settings()
 def main() -> None:
     """Run both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

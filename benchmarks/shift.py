@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from benchmarks.packaged import load_zip
 from benchmarks.steerable import SteerableNet
 from histocli.atomic import write_atomically
-from histocli.compute.device import Compute, choose_compute, compute_settings
+from histocli.compute.device import Compute, apply_compute_settings, choose_compute
 from histocli.data.appearance import find_appearance_groups, measure
 from histocli.data.loaders import PatchLoader
 from histocli.enums import Device, Precision, Rotate
@@ -178,7 +178,7 @@ def load_data(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.n
     return pixels, labels, *load_zip(options.valid)[:2]
 
 
-@compute_settings()
+@apply_compute_settings()
 def main() -> None:
     """Measure the recipes."""
     parser = make_parser(__doc__.splitlines()[0], seeds=1)

@@ -119,10 +119,10 @@ class Predictor:
         """
         import numpy as np
 
-        from histocli.compute.device import compute_settings
+        from histocli.compute.device import apply_compute_settings
 
         _check_patches(patches)
-        with compute_settings():
+        with apply_compute_settings():
             for first in range(0, len(patches), self._batch_size):
                 # PyTorch warns of arrays that cannot be written, such as those of numpy.load(mmap_mode="r").
                 batch = np.require(patches[first : first + self._batch_size], requirements=["C", "W"])
@@ -130,13 +130,13 @@ class Predictor:
 
     def _predict_files(self, inputs: list[str], resize: Resize) -> "Iterator[ScoredChunk]":
         """Yield the scores of each chunk of the patches in `inputs`; warn of unreadable files and changed images."""
-        from histocli.compute.device import compute_settings
+        from histocli.compute.device import apply_compute_settings
         from histocli.inference.inputs import open_inputs
 
         listener, seen = WarningListener(), set[str]()
         size = self._predictor.choose_chunk_size(self._batch_size)
         patches = open_inputs(inputs, self._workspace, resize).patches
-        with compute_settings(), closing(self._predictor.predict_patches(patches, size, listener)) as chunks:
+        with apply_compute_settings(), closing(self._predictor.predict_patches(patches, size, listener)) as chunks:
             for chunk in chunks:
                 for what in chunk.remarks.keys() - seen:
                     listener.on_remark(what, chunk.remarks[what].example)

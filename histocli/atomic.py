@@ -84,6 +84,7 @@ def read_json(path: Path) -> Any:
             raise HistoError(f"{path} has {size >> 20:,} MiB: histo writes no such JSON file")
         return json.loads(path.read_text(encoding="utf-8"), parse_float=parse_finite, parse_constant=parse_finite)
     except FileNotFoundError:
-        raise HistoError(f"there is no file {path}{': its link leads nowhere' if path.is_symlink() else ''}") from None
+        why = ": it is a link to a file that does not exist" if path.is_symlink() else ""
+        raise HistoError(f"there is no file {path}{why}") from None
     except (ValueError, OSError, RecursionError) as error:
         raise HistoError(f"cannot read {path}: {error}") from error

@@ -54,7 +54,7 @@ class Reporter:
         self.is_rank0 = rank == 0
         self.quiet = quiet or not self.is_rank0
         self.verbose = verbose and self.is_rank0
-        self.prefix = "" if self.is_rank0 else f"process {rank}: "
+        self.prefix = "" if self.is_rank0 else f"rank {rank}: "
         self.console = Console(file=cast(IO[str], Stderr()), highlight=False, soft_wrap=True, emoji=False)
         self._show_stage: Callable[[str], None] = lambda stage: None
 

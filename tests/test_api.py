@@ -213,7 +213,7 @@ def test_the_weights_that_come_with_histo_choose_the_architecture():
 def test_a_run_is_resumed_with_its_own_options(ran):
     report = histo.train(ran.root, resume=True, name="first")
     assert (report.steps, report.best.epoch) == (0, 2)
-    with pytest.raises(UsageError, match="--seed 5: the run has 0"):
+    with pytest.raises(UsageError, match="--seed 5: the run was started with 0"):
         histo.train(ran.root, resume=True, name="first", seed=5)
 
 

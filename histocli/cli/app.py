@@ -16,7 +16,7 @@ import histocli
 from histocli import __version__
 from histocli.cli.failures import print_failure
 from histocli.cli.suggestions import explain_switch, suggest, suggest_command
-from histocli.compute.rendezvous import rank
+from histocli.compute.rendezvous import read_rank
 from histocli.console import Reporter
 from histocli.errors import EXIT_FAILURE, HistoError, UsageError
 from histocli.signals import Stopped
@@ -248,7 +248,7 @@ def root(
     ] = False,
 ) -> None:
     """Read the options before the command's name."""
-    ctx.obj = State(workspace, Reporter(quiet=quiet, verbose=verbose, rank=rank()))
+    ctx.obj = State(workspace, Reporter(quiet=quiet, verbose=verbose, rank=read_rank()))
 
 
 def _find_workspace(ctx: Any) -> Workspace:

@@ -62,8 +62,8 @@ def balance(
         bool,
         typer.Option(
             "--drop-leaks",
-            help="Leave out of train what shares pixels or a slide with patches for evaluation: a data set or a split "
-            "whose name has the word test or valid.",
+            help="Leave out of train what shares pixels or a slide with patches for evaluation, those of a data set "
+            "or split with the word test or valid in its name.",
         ),
     ] = BalanceConfig.drop_leaks,
     seed: options.Seed = BalanceConfig.seed,

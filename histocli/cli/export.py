@@ -45,6 +45,6 @@ def export(
 
     report = run_export(state.workspace, ExportConfig(ckpt=ckpt, out=out, format=format))
     state.reporter.note(
-        f"its probabilities of {report.patches} differ from those of {ckpt} by at most {report.difference:.1g}"
+        f"the exported probabilities of {report.patches} differ from those of {ckpt} by at most {report.difference:.1g}"
     )
     state.reporter.print_done(f"wrote {report.path}")

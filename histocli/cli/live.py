@@ -69,9 +69,12 @@ class LiveTraining(Listener):
         self.progress.update(self.task, description=f"features {done:,}/{total:,}")
 
     def on_features_end(self, features: Features) -> None:
-        """Print how many patches had features in the workspace already."""
+        """Print how many patches had features in the cache, and how many were damaged there."""
         total = len(features.train) + len(features.val)
-        self.reporter.note(f"features: {features.cached:,} of {total:,} patches were in {features.folder}")
+        others = "; the others were computed" if features.cached < total else ""
+        self.reporter.note(
+            f"features: {features.cached:,} of {total:,} patches were cached in {features.folder}{others}"
+        )
         if features.damaged:
             self.reporter.warn(f"{features.damaged:,} features in {features.folder} were damaged and computed again")
         self._show_header()

@@ -165,8 +165,8 @@ AllowLeak = Annotated[
     bool,
     typer.Option(
         "--allow-leak",
-        help="Train even if the training patches share pixels or a slide with patches for evaluation: a data set or a "
-        "split whose name has the word test or valid.",
+        help="Train even if the training patches share pixels or a slide with patches for evaluation, those of a data "
+        "set or split with the word test or valid in its name.",
         rich_help_panel=DATA,
     ),
 ]

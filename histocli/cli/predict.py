@@ -174,7 +174,7 @@ def predict(
 ) -> None:
     """Write the probability of tumour of each patch as CSV: id,label.
 
-    Of whole slides, write a heat map, a table of scores and a GeoJSON file for QuPath, in a folder for each slide.
+    For whole slides, write a heat map, a table of scores and a GeoJSON file for QuPath, in a folder for each slide.
     """
     state: State = ctx.obj
     paths, unmatched = expand_patterns(inputs)

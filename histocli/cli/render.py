@@ -227,7 +227,7 @@ def format_trial(trial: TrialReport, folds: int) -> list[str]:
     ]
 
 
-TRIAL_COLUMNS = ("trial", "AUC", "error", "folds", "lr", "batch", "epochs", "augment", "arch")
+TRIAL_COLUMNS = ("trial", "AUC", "SE", "folds", "lr", "batch", "epochs", "augment", "arch")
 
 
 def show_tuning(reporter: Reporter, tuning: TuneReport) -> None:
@@ -254,4 +254,6 @@ def show_tuning(reporter: Reporter, tuning: TuneReport) -> None:
             f"defaults (standard error {above.standard_error:.4f}){chance}"
         )
     if best:
-        reporter.note("the AUC of the best of several trials is too good: measure its network on other slides")
+        reporter.note(
+            "the AUC of the best of several trials is too good: train with its options, and evaluate on other slides"
+        )

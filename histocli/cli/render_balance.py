@@ -50,15 +50,15 @@ def _show_split_leaks(reporter: Reporter, balance: BalanceReport) -> None:
     consequence = "one slide may have patches in train and in validation, which makes validation metrics too good"
     if balance.split == Split.FOLDERS:
         reporter.note("train and validation are the folders' own; --val-fraction is not used")
-        if balance.leaks:
+        if balance.can_leak:
             why = "slides have patches in both" if balance.slides else f"slides are not known, and {consequence}"
             reporter.warn(f"the folders' own split may leak: {why}")
-    elif balance.leaks and balance.split == Split.OVERLAP:
+    elif balance.can_leak and balance.split == Split.OVERLAP:
         reporter.warn(
-            "no two of these patches share pixels, or their file format hides it, so the split is random and leaks: "
+            "no two of these patches share pixels, or lossy compression hides it, so the split is random and leaks: "
             f"{consequence}; histo download --slides CSV adds the slides"
         )
-    elif balance.leaks:
+    elif balance.can_leak:
         reporter.warn(f"a random split leaks: {consequence}; --split slide and --split overlap avoid this")
     elif balance.split == Split.SLIDE and balance.audit and balance.audit.overlaps is None:
         reporter.note("it was not checked whether overlapping patches are of one slide: --audit does it")
@@ -70,7 +70,7 @@ def _show_split_leaks(reporter: Reporter, balance: BalanceReport) -> None:
     elif balance.split == Group.HOSPITAL and balance.hospitals:
         names = "; ".join(f"{part}: {', '.join(hospitals)}" for part, hospitals in balance.hospitals.items())
         reporter.note(
-            f"no hospital is in both splits, so the share of validation is only about --val-fraction: {names}"
+            f"no hospital is in both splits ({names}), so the validation share can differ from --val-fraction"
         )
     elif balance.appearance:
         groups = "; ".join(

@@ -35,7 +35,9 @@ def runs(
     if action is RunAction.RM:
         removed = remove_runs(state.workspace, names or [])
         if removed.has_default:
-            state.reporter.note("checkpoints/best.pt, which --ckpt best.pt uses, is a copy from it and stays")
+            state.reporter.note(
+                "checkpoints/best.pt, which --ckpt best.pt uses, is a copy of a removed run's checkpoint, and stays"
+            )
         state.reporter.print_done(f"removed {', '.join(removed.runs)}: {format_bytes(removed.bytes)}")
         return
     runs = list_runs(state.workspace, sort)

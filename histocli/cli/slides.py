@@ -150,7 +150,9 @@ def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> No
         for name, auc in report.auc.items()
     ]
     if report.chosen is None:
-        state.reporter.note("no AUC was chosen: report the one you decided on before, or choose with --choose-on")
+        state.reporter.note(
+            "no score was chosen: report the AUC of the score that you fixed in advance, or give --choose-on"
+        )
     else:
         there = ", ".join(f"{name} {format_cell(value)}" for name, value in report.chosen.auc.items())
         state.reporter.note(f"chosen on {report.chosen.slides:,} training slides: {report.chosen.name} (AUC: {there})")

@@ -269,12 +269,12 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
     state.reporter.note(
         f"best epoch {best.epoch}: validation AUC {format_cell(best.val_auc)}, accuracy {best.val_accuracy:.4f}"
     )
-    if result.called:
+    if result.single_class:
         steps = format_count(best.step, "step")
         longer = f"histo train --resume --name {result.run} --epochs {4 * result.epochs}"
         state.reporter.warn(
-            f"at the threshold every validation patch is predicted as {result.called}: the best epoch has trained for "
-            f"only {steps}; train longer: {longer}"
+            f"at the threshold every validation patch is predicted as {result.single_class}: the best epoch has "
+            f"trained for only {steps}; train longer: {longer}"
         )
     ckpt = CHECKPOINT if result.is_published else result.run
     state.reporter.print_done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", f"histo eval --ckpt {ckpt}")

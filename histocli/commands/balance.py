@@ -78,7 +78,7 @@ def balance(
         n=len(subset),
         seed=config.seed,
         split=unit.value,
-        leaks=_has_leak(unit, subset, n_overlapping),
+        can_leak=_can_leak(unit, subset, n_overlapping),
         sharing_pixels=n_overlapping,
         val_fraction=config.val_fraction,
         dropped=dropped,
@@ -172,7 +172,7 @@ def _make_missing_class_error(data: str, available: PatchCounts, dropped: Droppe
     )
 
 
-def _has_leak(unit: Split | Group, subset: "pd.DataFrame", n_overlapping: int | None) -> bool:
+def _can_leak(unit: Split | Group, subset: "pd.DataFrame", n_overlapping: int | None) -> bool:
     """Return whether one slide may have patches in train and in validation."""
     if unit is Split.FOLDERS:
         train, val = (set(subset.loc[subset["split"] == name, "slide"]) for name in ("train", "val"))

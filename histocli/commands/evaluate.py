@@ -8,14 +8,14 @@ from typing import NamedTuple
 from histocli.atomic import read_json
 from histocli.class_names import parse_classes
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
-from histocli.compute.device import compute_settings
+from histocli.compute.device import apply_compute_settings
 from histocli.config import FOLDER_OPTIONS, EvalConfig
 from histocli.data.manifest import hash_file
 from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, LoadedCheckpoint, load_from_config
-from histocli.inference.labelled import Scored, score_folder, score_packed
+from histocli.inference.labelled import ScoredPatches, score_folder, score_packed
 from histocli.inference.score_table import measure_groups, measure_scores, read_scores, write_scores
 from histocli.labels.slide_names import SlidePattern
 from histocli.listeners import SILENT, CommandListener
@@ -36,7 +36,7 @@ class Evaluation(NamedTuple):
     report: EvaluationReport
 
 
-@compute_settings()
+@apply_compute_settings()
 def evaluate(
     workspace: Workspace,
     config: EvalConfig,
@@ -83,7 +83,7 @@ def _measure_and_write(
     workspace: Workspace,
     config: EvalConfig,
     predictor: CheckpointPredictor,
-    scored: Scored,
+    scored: ScoredPatches,
     threshold: float,
     listener: CommandListener,
 ) -> Evaluation:
@@ -108,7 +108,7 @@ def _measure_and_write(
 def _make_report(
     config: EvalConfig,
     predictor: CheckpointPredictor,
-    scored: Scored,
+    scored: ScoredPatches,
     threshold: float,
     folder: str | None,
     scores_file: str,
@@ -145,7 +145,7 @@ def _make_report(
 
 
 def _make_metrics_path(
-    workspace: Workspace, config: EvalConfig, predictor: CheckpointPredictor, scored: Scored, is_best: bool
+    workspace: Workspace, config: EvalConfig, predictor: CheckpointPredictor, scored: ScoredPatches, is_best: bool
 ) -> Path:
     """Return the path of an evaluation; its name has the checkpoints, the data, and changed options."""
     unusual = {
@@ -169,7 +169,7 @@ def _format_threshold(threshold: str) -> str:
     return f"at-{threshold.replace('=', '-') if value is None else repr(value)}"
 
 
-def _choose_path(path: Path, run: str, scored: Scored, folder: str | None) -> Path:
+def _choose_path(path: Path, run: str, scored: ScoredPatches, folder: str | None) -> Path:
     """Return `path`; add a hash to its name if the file is an evaluation of other data, such as another folder."""
     if not path.is_file():
         return path

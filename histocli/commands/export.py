@@ -8,7 +8,7 @@ import torch
 
 import histocli
 from histocli.atomic import create_folder_atomically
-from histocli.compute.device import choose_compute, compute_settings
+from histocli.compute.device import apply_compute_settings, choose_compute
 from histocli.config import ExportConfig
 from histocli.data.manifest import hash_file
 from histocli.data.store import open_store
@@ -39,7 +39,7 @@ class Export(NamedTuple):
     patches: str
 
 
-@compute_settings()
+@apply_compute_settings()
 def export(workspace: Workspace, config: ExportConfig) -> Export:
     """Write a checkpoint as a network that takes float RGB images (N,3,96,96) in [0, 1].
 

@@ -21,7 +21,7 @@ from histocli.commands.predict_job import (
     open_job,
 )
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
-from histocli.compute.device import compute_settings
+from histocli.compute.device import apply_compute_settings
 from histocli.config import PredictConfig
 from histocli.errors import HistoError
 from histocli.files.outputs import write_output
@@ -39,7 +39,7 @@ from histocli.signals import Stopped
 from histocli.workspace import Workspace
 
 
-@compute_settings()
+@apply_compute_settings()
 def predict(
     workspace: Workspace,
     config: PredictConfig,

@@ -18,7 +18,7 @@ from histocli.images.remarks import Remark, Remarks
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_from_config
 from histocli.inference.columns import ScoredRows, has_class, list_column_types, make_table
-from histocli.inference.done import Done, MadeWith, read_done, select_new_patches
+from histocli.inference.done import PredictedIds, RowOptions, read_done, select_new_patches
 from histocli.inference.failed import write_failed
 from histocli.inference.inputs import STDIN, Inputs, open_inputs
 from histocli.inference.path_list import MAX_LISTED, read_stdin_lines
@@ -105,7 +105,7 @@ class Job(NamedTuple):
     lines: list[bytes] | None  # the paths that were read from stdin
     chunk_size: int
     pool: DecodingProcesses | None
-    done: Done | None  # the patches that the file has already
+    done: PredictedIds | None  # the patches that the file has already
     listener: CommandListener
     likeness_meter: LikenessMeter
 
@@ -264,7 +264,7 @@ def check_done(job: Job) -> None:
         raise HistoError(f"{job.config.out} was changed by another process", "run the command again")
 
 
-def _read_done(config: PredictConfig, predictor: CheckpointPredictor) -> Done:
+def _read_done(config: PredictConfig, predictor: CheckpointPredictor) -> PredictedIds:
     """Return the ids in the file to write; raise `HistoError` if it does not fit the options."""
     assert config.out is not None
     columns = list(list_column_types(config))
@@ -280,9 +280,9 @@ def _list_network_files(workspace: Workspace, predictor: CheckpointPredictor) ->
     ]
 
 
-def describe_rows(config: PredictConfig, predictor: CheckpointPredictor) -> MadeWith:
+def describe_rows(config: PredictConfig, predictor: CheckpointPredictor) -> RowOptions:
     """Return what the rows of a file depend on, besides the patches."""
-    return MadeWith(
+    return RowOptions(
         checkpoints=[member.sha256 for member in predictor.members],
         tta=config.tta,
         uncalibrated=config.uncalibrated,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import histocli
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
-from histocli.compute.device import compute_settings
+from histocli.compute.device import apply_compute_settings
 from histocli.config import PredictConfig
 from histocli.data.manifest import hash_file
 from histocli.enums import OnError
@@ -71,7 +71,7 @@ class _Job(NamedTuple):
     resolutions: GivenResolutions
 
 
-@compute_settings()
+@apply_compute_settings()
 def predict_slides(
     workspace: Workspace,
     config: PredictConfig,
@@ -132,7 +132,7 @@ def _predict_or_record_failure(job: _Job, slide: SlideFile, listener: SlideListe
 def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> SlideRecord:
     """Score one slide and write its folder; `slide.json` is removed first and written last."""
     folder = job.out / slide.name
-    made_of = _fingerprint(job, slide)
+    made_of = _compute_fingerprint(job, slide)
     with _open(slide.path) as opened:
         mpp, remark = job.resolutions.find(opened, slide)
         mask = _find_mask(job.config, slide)
@@ -146,7 +146,7 @@ def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> Slid
     flags = [*plan.flags, *([remark] if remark else [])]
     status = SCORED if total else NO_TISSUE
     record = SlideRecord(slide.name, status, mpp[0], total, plan.tissue_mm2, *measures, "; ".join(flags))
-    if _fingerprint(job, slide) != made_of:
+    if _compute_fingerprint(job, slide) != made_of:
         raise HistoError(f"{slide.path} was changed while it was read", "start again when the file is complete")
     (folder / FILE).unlink(missing_ok=True)
     _write_folder(folder, slide.name, plan, scores, job.threshold)
@@ -224,13 +224,13 @@ def _find_finished(job: _Job, slide: SlideFile) -> SlideRecord | None:
             f"{job.out / slide.name} has the scores of another slide, {finished.path}", "give another folder: --out DIR"
         )
     try:
-        is_current = finished.made_of == _fingerprint(job, slide)
+        is_current = finished.made_of == _compute_fingerprint(job, slide)
     except HistoError:
         return None  # it or its mask is missing: the slide is then recorded as failed, and the others are scored
     return finished.record if is_current else None
 
 
-def _fingerprint(job: _Job, slide: SlideFile) -> str:
+def _compute_fingerprint(job: _Job, slide: SlideFile) -> str:
     """Return a SHA-256 of everything that a slide's files depend on.
 
     Raises:

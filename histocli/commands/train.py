@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
-from histocli.compute.device import compute_settings, make_deterministic
+from histocli.compute.device import apply_compute_settings, make_deterministic
 from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, make_memory_error, release_memory
 from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.errors import UsageError
@@ -36,9 +36,9 @@ from histocli.workspace import Workspace
 class TrainReport(NamedTuple):
     """The result of a training run: its name and folder, its best epoch, and the seconds and steps of this call.
 
-    `signal` is the number of a signal that came too late to stop the run. `epochs` is that of the run. `called` is
-    "tumour" or "normal" if the best epoch calls all validation patches so, as a network does that was trained for few
-    steps; else it is "". `is_published` is whether best.pt and last.pt were copied to `checkpoints/`.
+    `signal` is the number of a signal that came too late to stop the run. `epochs` is that of the run. `single_class`
+    is "tumour" or "normal" if the best epoch predicts this class for all validation patches, as a network does that was
+    trained for few steps; else it is "". `is_published` is whether best.pt and last.pt were copied to `checkpoints/`.
     """
 
     run: str
@@ -48,7 +48,7 @@ class TrainReport(NamedTuple):
     steps: int
     signal: int | None
     epochs: int = 0
-    called: str = ""
+    single_class: str = ""
     is_published: bool = False
 
 
@@ -98,7 +98,7 @@ def train(
     )
 
 
-@compute_settings()
+@apply_compute_settings()
 def train_run(
     workspace: Workspace,
     config: RunConfig,
@@ -145,17 +145,17 @@ def train_run(
             listener.on_end(run)
     assert run.best is not None
     seconds, steps = time.monotonic() - start, run.trainer.step - resumed_at
-    called = _find_single_class(run)
+    single_class = _find_single_class(run)
     return TrainReport(
-        run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, called, is_published
+        run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, single_class, is_published
     )
 
 
 def _find_single_class(run: Run) -> str:
     """Return the class that the best epoch predicts for all validation patches, if these have both classes; else ""."""
-    if len(set(run.labels.tolist())) < 2 or run.best_predicted_tumour not in (0, len(run.labels)):
+    if len(set(run.labels.tolist())) < 2 or run.best_n_predicted_tumour not in (0, len(run.labels)):
         return ""
-    return "tumour" if run.best_predicted_tumour else "normal"
+    return "tumour" if run.best_n_predicted_tumour else "normal"
 
 
 def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> RunConfig:

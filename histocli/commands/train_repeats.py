@@ -164,7 +164,7 @@ def _check_manifest(workspace: Workspace, data: str, first: str) -> None:
     """Raise an error if the subset has changed since the first of several seeds was started."""
     manifest, copy = workspace.manifest_path(data), workspace.run_dir(first) / "manifest.csv"
     if not manifest.is_file() or hash_file(manifest) != hash_file(copy):
-        raise HistoError(f"{manifest} has changed since {first} was started", f"cp {copy} {manifest}")
+        raise HistoError(f"{manifest} has changed since {first} was started", f"restore it: cp {copy} {manifest}")
 
 
 def _check_finished(workspace: Workspace, repeats: Repeats, epochs: int) -> None:
@@ -173,7 +173,8 @@ def _check_finished(workspace: Workspace, repeats: Repeats, epochs: int) -> None
         trained = count_epochs(workspace, member.name)
         if trained < member.config.epochs:
             raise UsageError(
-                f"--epochs {epochs}: {member.name} has {member.config.epochs}, of which {trained} are trained",
+                f"--epochs {epochs}: only finished runs can be extended; {member.name} has trained {trained} of "
+                f"{member.config.epochs} epochs",
                 f"finish the runs first: {_format_resume_command(repeats)}",
             )
 

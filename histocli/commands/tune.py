@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from histocli.compute.device import compute_settings
+from histocli.compute.device import apply_compute_settings
 from histocli.compute.memory import is_out_of_memory, make_memory_error, release_memory
 from histocli.compute.rendezvous import is_distributed
 from histocli.config import BATCH_SIZE, RunConfig, TuneConfig
@@ -74,7 +74,7 @@ def tune(
     start, ended, listener = time.monotonic(), 0, listener or TuneListener()
     config = replace(config, arch=tuple(map(find_short_name, config.arch)))
     config.check()
-    with catch_signals() as stop, compute_settings():
+    with catch_signals() as stop, apply_compute_settings():
         study = open_study(workspace, config, given)
         path = workspace.metrics_dir / f"{config.name}-study.json"
         listener.on_study(study, study.list_trials())

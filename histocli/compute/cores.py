@@ -66,4 +66,4 @@ def map_pieces(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 def _set_thread_count(count: int) -> None:
     """Let the calling thread compute with `count` threads, even if other threads set another number later."""
     torch.set_num_threads(count)
-    torch.get_num_threads()  # a thread reads the number of the process once, at its first call: let that be now
+    torch.get_num_threads()  # a thread reads the number of the process once, at its first call, so call it now

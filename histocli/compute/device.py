@@ -50,15 +50,11 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
         raise HistoError("--device mps: no Apple GPU was found", "--device auto uses what the machine has")
     cuda = cuda and not problem
     kind = device.value if device is not Device.AUTO else "cuda" if cuda else "mps" if mps else "cpu"
-    reason = (
-        "chosen by --device"
-        if device is not Device.AUTO
-        else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
-    )
+    reason = "given" if device is not Device.AUTO else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
     if problem:
         reason = "the GPU cannot be used"
     name = torch.cuda.get_device_name() if kind == "cuda" else format_count(count_threads(), "thread")
-    chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
+    chosen, why = (precision, "given") if precision is not Precision.AUTO else _fastest_precision(kind)
     if kind == "cuda" and chosen is Precision.FP32:
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default: 10 bits of mantissa in convolutions
     name = "Apple GPU" if kind == "mps" else name
@@ -78,7 +74,7 @@ def select_local_gpu() -> None:
         number = 0
     if number >= count:
         raise HistoError(
-            f"process {number + 1} on {socket.gethostname()} has no GPU: the machine has {count}",
+            f"local rank {number} on {socket.gethostname()} has no GPU: the machine has {count}",
             f"torchrun --nproc-per-node {count}, or --device cpu",
         )
     torch.cuda.set_device(number)
@@ -136,7 +132,7 @@ def _can_run(kind: str, built_for: int, capability: int) -> bool:
 
 
 @contextmanager
-def compute_settings() -> Iterator[None]:
+def apply_compute_settings() -> Iterator[None]:
     """Use `count_threads` threads and keep freed memory in this block; afterwards restore both settings."""
     before = torch.get_num_threads()
     torch.set_num_threads(count_threads())

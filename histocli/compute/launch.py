@@ -60,6 +60,6 @@ def launch(arguments: list[str], processes: int) -> None:
             if failure.exitcode < 0:
                 name = signal.Signals(-failure.exitcode).name
                 raise HistoError(
-                    f"process {rank} of {processes} was killed by {name}", "--resume continues the run"
+                    f"rank {rank} of {processes} processes was killed by {name}", "--resume continues the run"
                 ) from error
             raise SystemExit(failure.exitcode) from error

@@ -38,7 +38,7 @@ def is_distributed() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
-def rank() -> int:
+def read_rank() -> int:
     """Return the rank of this process in its job; 0 for a single process.
 
     Raises:
@@ -201,7 +201,7 @@ def agree_on_prefix(store: "Store", rank: int, size: int, timeout: timedelta = _
 def _sleep_until(deadline: float, missing: int) -> None:
     """Wait a moment, which Ctrl-C can interrupt; raise `RuntimeError` after the deadline."""
     if time.monotonic() > deadline:
-        raise RuntimeError(f"process {missing} has not connected")
+        raise RuntimeError(f"rank {missing} has not connected")
     time.sleep(_POLL_INTERVAL)
 
 

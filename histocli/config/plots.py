@@ -47,9 +47,14 @@ class PlotConfig:
         if self.files and self.run and is_mapped:
             raise UsageError(f"--run {self.run[0]} names evaluations, and tables were given", "leave one of them out")
         if self.ckpt and not (self.files or self.ids):
-            raise UsageError("--ckpt needs the patches to explain", "give files, or --ids ID; --run names evaluations")
+            raise UsageError(
+                "--ckpt needs the patches to explain",
+                "give files, or --ids ID; --run alone explains the patches of its evaluations",
+            )
         if self.ckpt and self.run:
-            raise UsageError("--ckpt and --run exclude each other", "a run is also a value of --ckpt")
+            raise UsageError(
+                "--ckpt and --run exclude each other", "leave --run out: --ckpt takes the name of a run too"
+            )
         if not 20 <= self.dpi <= 2400:
             raise UsageError(f"--dpi {self.dpi}: a number from 20 to 2400 is needed", "200 is the default")
         if self.width is not None and not 2 <= self.width <= 40:

@@ -93,7 +93,7 @@ def open_subset(workspace: Workspace, manifest_path: Path, read: ReadManifest = 
     name = str(names[0])
     rows = frame["index"].to_numpy(np.int64)
     store, packed = open_packed(workspace, name, read=read)
-    hint = "histo balance writes it again; histo eval --data NAME evaluates a run from before"
+    hint = "histo balance draws a new subset; histo eval --data NAME evaluates runs of the old one"
     if rows.max(initial=-1) >= len(store) or not has_same_patches(frame, packed.iloc[rows]):
         raise HistoError(f"{manifest_path} does not match the packed data set {name}", hint)
     if changed := int((frame["label"].to_numpy() != packed["label"].to_numpy()[rows]).sum()):

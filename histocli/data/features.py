@@ -39,7 +39,7 @@ class FeatureLoader(PatchLoader):
             yield Batch(self.features[index], self.labels[index])
 
 
-class Computed(NamedTuple):
+class ComputedFeatures(NamedTuple):
     """The features of patches, the number of those that were on the disk, and of those that were damaged there."""
 
     loader: FeatureLoader
@@ -52,7 +52,7 @@ def compute_features(
     backbone: Callable[[Tensor], Tensor],
     cache: FeatureCache,
     on_patches: Callable[[int], None] = lambda count: None,
-) -> Computed:
+) -> ComputedFeatures:
     """Compute the features of the patches that the cache lacks, add them to it, and read all from it.
 
     Each process of a job computes its share. Other jobs may fill the same cache at the same time: each
@@ -72,7 +72,7 @@ def compute_features(
     on_patches(cached)
     ranks.on_all_ranks(lambda: _compute_missing(patches, missing, digests, backbone, cache, on_patches))
     cache.refresh()
-    return Computed(FeatureLoader(patches, torch.from_numpy(cache.read(digests))), cached, damaged)
+    return ComputedFeatures(FeatureLoader(patches, torch.from_numpy(cache.read(digests))), cached, damaged)
 
 
 @torch.no_grad()

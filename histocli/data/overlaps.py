@@ -206,15 +206,13 @@ def _pop_bins(bins: list[list[Array]]) -> Iterator[Array]:
 def _propose(keys: Array, bits: int) -> Array:
     """Return each pair of patches with an equal anchor, and its shift, once, in the form that `_decode_pairs` reads."""
     keys.sort()
-    hashes, find_segments = keys >> np.uint64(bits), keys & np.uint64((1 << bits) - 1)
+    hashes, places = keys >> np.uint64(bits), keys & np.uint64((1 << bits) - 1)
     first = np.arange(len(keys))
     codes = [np.empty(0, np.uint64)]
     for distance in range(1, _MAX_PAIRS_PER_ANCHOR + 1):
         first = first[first < len(keys) - distance]
         first = first[hashes[first] == hashes[first + distance]]
-        codes.append(
-            _encode_pairs(find_segments[first].astype(np.int64), find_segments[first + distance].astype(np.int64))
-        )
+        codes.append(_encode_pairs(places[first].astype(np.int64), places[first + distance].astype(np.int64)))
         if not len(first):
             break
     return _sort_unique(np.concatenate(codes))

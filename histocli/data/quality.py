@@ -56,9 +56,9 @@ class Distance(NamedTuple):
     Attributes:
         colour: the Mahalanobis distance.
         focus: in standard deviations, negative where a patch is less sharp.
-        blank: whether a patch has less contrast than all but a thousandth of the training patches.
-        unfocused: whether it has less focus than all but a thousandth of them.
-        unusual_stain: whether its colour is further away than that of all but a thousandth of them.
+        is_blank: whether a patch has less contrast than all but a thousandth of the training patches.
+        is_unfocused: whether it has less focus than all but a thousandth of them.
+        has_unusual_stain: whether its colour is further away than that of all but a thousandth of them.
     """
 
     colour: Floats

@@ -97,8 +97,10 @@ def _stain_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
 def apply_hed_jitter(images: Tensor) -> Tensor:
     """Scale and shift each image's stain concentrations in optical density.
 
-    Images (N,3,H,W) from 0 to 255 in, float32 in [0, 1] out. After Tellez et al., "Whole-slide mitosis detection in
-    H&E breast histology using PHH3 as a reference to train distilled stain-invariant convolutional networks", 2018.
+    Takes images (N,3,H,W) from 0 to 255; returns float32 in [0, 1].
+
+    After Tellez et al., "Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference to train
+    distilled stain-invariant convolutional networks", 2018.
     """
     n, device = len(images), images.device
     scale = 1 + STAIN_SCALE * torch.randn(n, 1, 3, device=device).clamp_(-2.5, 2.5)

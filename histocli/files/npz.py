@@ -136,7 +136,7 @@ def _list_patches(name: str, archive: zipfile.ZipFile, array: _Array) -> list[Fi
     size = height * width * 3 * array.dtype.itemsize
     if not 0 < height * width <= MAX_PIXELS:
         raise HistoError(
-            f"{name}: {array.key} holds patches of shape {array.shape}", f"1 to {MAX_PIXELS:,} pixels each"
+            f"{name}: {array.key} holds patches of shape {array.shape}", f"a patch has 1 to {MAX_PIXELS:,} pixels"
         )
     if array.start + rows * size != array.info.file_size or array.info.file_size > _MAX_RATIO * _find_size(archive):
         raise EOFError(f"{array.key} is not as large as its header says")

@@ -135,7 +135,7 @@ def _check_array(array: Any, path: Path) -> Any:
             hint = "a single image needs a first axis: array[None]"
         raise HistoError(f"{path} contains {array.dtype} {shape}", hint)
     if min(shape) < 1 or shape[1] * shape[2] > MAX_PIXELS:
-        raise HistoError(f"{path} contains patches of shape {shape}", f"1 to {MAX_PIXELS:,} pixels each")
+        raise HistoError(f"{path} contains patches of shape {shape}", f"a patch has 1 to {MAX_PIXELS:,} pixels")
     try:
         refuse_slide(Size(shape[2], shape[1]), 1)
     except ImageError as error:

@@ -21,7 +21,7 @@ _MAX_NAME_LENGTH = 200  # characters of the file's name in the name of its recor
 _OTHER_OUT_HINT = "give another --out, or omit --skip-done to score everything again"
 
 
-class Done(NamedTuple):
+class PredictedIds(NamedTuple):
     """The ids in a file of predictions, and whether a record has the options that the file was made with."""
 
     ids: frozenset[str]
@@ -34,7 +34,7 @@ class Done(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MadeWith:
+class RowOptions:
     """The checkpoints, by their SHA-256, and the options that the rows of a file of predictions depend on."""
 
     checkpoints: list[str]
@@ -47,7 +47,7 @@ class MadeWith:
     escape_formulas: bool = False
 
 
-def read_done(path: Path, format: Output, columns: list[str], made_with: MadeWith) -> Done:
+def read_done(path: Path, format: Output, columns: list[str], made_with: RowOptions) -> PredictedIds:
     """Return the ids in the file at `path`; none if there is no file.
 
     `made_with` is that of this run, and must be that of the file.
@@ -56,7 +56,7 @@ def read_done(path: Path, format: Output, columns: list[str], made_with: MadeWit
         HistoError: the file has other columns, was made with other checkpoints or options, or is damaged.
     """
     if not path.exists():
-        return Done(frozenset(), True)
+        return PredictedIds(frozenset(), True)
     record = _record_path(path)
     is_recorded = record.is_file()
     if is_recorded and (other := _find_differences(record, made_with)):
@@ -72,15 +72,15 @@ def read_done(path: Path, format: Output, columns: list[str], made_with: MadeWit
         )
     if made_with.escape_formulas:
         ids = [key[1:] if key == escape_formula(key[1:]) else key for key in ids]
-    return Done(frozenset(ids), is_recorded)
+    return PredictedIds(frozenset(ids), is_recorded)
 
 
-def write_record(path: Path, made_with: MadeWith) -> None:
+def write_record(path: Path, made_with: RowOptions) -> None:
     """Record the checkpoints and options that a file of predictions was made with, for the next `read_done`."""
     write_json(_record_path(path), to_json(made_with))
 
 
-def select_new_patches(patches: Iterable[Patch], done: Done, out: Path) -> list[Patch]:
+def select_new_patches(patches: Iterable[Patch], done: PredictedIds, out: Path) -> list[Patch]:
     """Select the patches that the file does not contain.
 
     Raises:
@@ -115,7 +115,7 @@ def _record_path(path: Path) -> Path:
     return path.with_name(f".{name}.made-with.json")
 
 
-def _find_differences(path: Path, made_with: MadeWith) -> list[str]:
+def _find_differences(path: Path, made_with: RowOptions) -> list[str]:
     """Return what differs from a record, such as `another --tta`.
 
     A flag that an earlier version did not record was not given.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from histocli.compute.device import compute_settings
+from histocli.compute.device import apply_compute_settings
 from histocli.data.transforms import make_d4_views, undo_d4_view
 from histocli.errors import ExplanationError
 from histocli.inference.forward import Network
@@ -47,7 +47,7 @@ def explain(networks: Sequence[Network], pixels: Pixels) -> Maps:
         ExplanationError: a network is not run by PyTorch, or has no feature map.
     """
     maps = np.zeros(pixels.shape[:3], np.float32)
-    with compute_settings():
+    with apply_compute_settings():
         parts = [part for network in networks for part in _list_modules(network)]
         explained = [(part, find_feature_maps(part)) for part in parts]
         for first in range(0, len(pixels), _BATCH):

@@ -54,7 +54,9 @@ def open_inputs(
     *,
     may_be_empty: bool = False,
 ) -> Inputs:
-    """Open paths, data set names, or `-` for a list of paths on stdin; ids and their order are always the same.
+    """Open paths, data set names, or `-` for a list of paths on stdin.
+
+    The same inputs give the same ids in the same order.
 
     A path is preferred to a data set of the same name, unless `split` is given, which only data sets have. The id of an
     image is its file's stem where stems are unique, else its relative path, which begins with the input's path if there

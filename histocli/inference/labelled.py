@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Scored(NamedTuple):
+class ScoredPatches(NamedTuple):
     """Scored patches and their origin.
 
     Attributes:
@@ -78,7 +78,7 @@ def score_packed(
     config: EvalConfig,
     listener: CommandListener,
     ranks: Ranks,
-) -> Scored:
+) -> ScoredPatches:
     """Score a packed data set by name, or the validation split of the checkpoints' own runs."""
     manifests = ManifestCache()
     checkpoints = [member.checkpoint for member in predictor.members]
@@ -99,7 +99,7 @@ def score_packed(
     _add_overlap_groups(workspace, subset, table)
     digests = read_pixel_digests(workspace, subset.data, subset.frame, manifests)
     table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
-    return Scored(
+    return ScoredPatches(
         data=config.data or subset.data,
         split=split.value,
         table=table,
@@ -187,7 +187,7 @@ def score_folder(
     config: EvalConfig,
     listener: CommandListener,
     ranks: Ranks,
-) -> Scored:
+) -> ScoredPatches:
     """Score a labelled folder or archive without packing it; the listener gets notes on what was found in it.
 
     Raises:
@@ -218,7 +218,7 @@ def score_folder(
     unreadable = sum(chunk.unreadable for chunk in gathered)
     counts = {**source.report.counts, "unreadable": unreadable}
     checkpoints = [member.checkpoint for member in predictor.members]
-    return Scored(
+    return ScoredPatches(
         data=make_data_name(location),
         split=split.value,
         table=table,

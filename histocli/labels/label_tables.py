@@ -8,7 +8,7 @@ from histocli.class_names import SplitError
 from histocli.errors import HistoError
 from histocli.files.file import File, make_file
 from histocli.labels.found import ContradictionError, Labels, format_examples
-from histocli.labels.matching import ImageIndex, Matched, check_unambiguous
+from histocli.labels.matching import ImageIndex, TableMatch, check_unambiguous
 from histocli.labels.patch_tables import PatchTable, TableOptions, check_ids, is_changed_by_spreadsheet, is_rounded
 from histocli.labels.splits import SplitFinder, find_split_of_table, read_split_column
 from histocli.labels.table_files import peek_columns, read_patch_table
@@ -185,7 +185,7 @@ class LabelTables:
             ):
                 self.result.notes.append(f"skipped a table next to the images: {error}")
 
-    def _match_ids(self, table: PatchTable, ids: Sequence[str], should_guess: bool = True) -> Matched:
+    def _match_ids(self, table: PatchTable, ids: Sequence[str], should_guess: bool = True) -> TableMatch:
         """Match ids; of several images of the same name, those in the folder or split of the table are meant."""
         return self.index.match(ids, table.name.rpartition("/")[0], find_split_of_table(table.name), should_guess)
 
@@ -204,13 +204,13 @@ class LabelTables:
             if image := next((i for i, row in rows[name].items() if rows[chosen].get(i, row) != row), None):
                 first, second = table.lines[rows[chosen][image]], table.lines[rows[name][image]]
                 raise HistoError(
-                    f"{table.name}: the image {image} is that of line {first} by the column {chosen}, and that of line "
-                    f"{second} by the column {name}",
+                    f"{table.name}: the column {chosen} gives line {first} for the image {image}, and the column "
+                    f"{name} gives line {second}",
                     f"choose the column: --id-column {chosen} or --id-column {name}",
                 )
         return table.columns[chosen]
 
-    def _match(self, table: PatchTable, ids: list[str], what: str) -> Matched:
+    def _match(self, table: PatchTable, ids: list[str], what: str) -> TableMatch:
         """Match the ids of a table with the images; raise `HistoError` if none match, or if ids were rounded."""
         matched = self._match_ids(table, ids)
         rounded = [row for row in matched.unmatched if is_rounded(ids[row])]
@@ -238,7 +238,7 @@ class LabelTables:
             self.result.unmatched[reason] = self.result.unmatched.get(reason, 0) + len(matched.unmatched)
         return matched
 
-    def _add_note(self, table: PatchTable, matched: Matched, what: str, ids: list[str]) -> None:
+    def _add_note(self, table: PatchTable, matched: TableMatch, what: str, ids: list[str]) -> None:
         """Add a note with the numbers of rows and images that match, and examples of rows that do not."""
         text = f"{what}: {len(matched.rows):,} of {len(table):,} rows match {len(matched.rows):,} of "
         text += f"{len(self.names):,} images"
@@ -248,14 +248,12 @@ class LabelTables:
         self.result.used.add(table.name)
         self.n_tables += 1
 
-    def _add_others(self, table: PatchTable, matched: Matched) -> None:
+    def _add_others(self, table: PatchTable, matched: TableMatch) -> None:
         """Add the slides, hospitals and splits of a table."""
         columns, result = self.options.columns, self.result
         unused = []
-        for role, values, given in (
-            ("slide", result.slides, columns.slide),
-            ("hospital", result.hospitals, columns.hospital),
-        ):
+        roles = (("slide", result.slides, columns.slide), ("hospital", result.hospitals, columns.hospital))
+        for role, values, given in roles:
             column = table.find(role, given)
             if column is None:
                 continue
@@ -278,7 +276,9 @@ class LabelTables:
         if unused := table.list_unused_columns(used) + unused:  # such as `grade`, which the user may need
             result.notes.append(f"columns of {table.title} that are not used: {format_examples(unused)}")
 
-    def _add_values(self, table: PatchTable, matched: Matched, role: str, column: str, values: dict[str, str]) -> None:
+    def _add_values(
+        self, table: PatchTable, matched: TableMatch, role: str, column: str, values: dict[str, str]
+    ) -> None:
         """Add a column of slides or hospitals (`role`) to the values that other tables gave.
 
         Raises:

@@ -14,7 +14,7 @@ _ADDRESS = re.compile(r"\w+://")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
-class Matched(NamedTuple):
+class TableMatch(NamedTuple):
     """The row of each image in a table, by the image's path; the other rows; and notes on guesses."""
 
     rows: dict[str, int]
@@ -37,7 +37,7 @@ class ImageIndex:
                 if self._first.setdefault(key, i) != i:
                     self._more.setdefault(key, []).append(i)
 
-    def match(self, ids: Sequence[str], folder: str = "", split: str = "", should_guess: bool = True) -> Matched:
+    def match(self, ids: Sequence[str], folder: str = "", split: str = "", should_guess: bool = True) -> TableMatch:
         """Match every id with an image; of several, with the one below the `folder` of the table, or in its `split`.
 
         If the folders of an id are not those of the image, only its file name is used: for absolute paths, and if no
@@ -45,7 +45,7 @@ class ImageIndex:
         one with quotation marks, or in another case, the only image of this name. All these are guesses, which are
         added to the notes.
         """
-        found = Matched({}, [], {}, [])
+        found = TableMatch({}, [], {}, [])
         by_name: dict[int, int] = {}
         for row in range(len(ids)):
             self._classify_row(row, ids, (folder, split), found, by_name)
@@ -65,7 +65,7 @@ class ImageIndex:
         good = {row for row, key in keys.items() if "/" not in key or _ADDRESS.match(key)}
         return {row: images[0] for row, images in found.items() if len(images) == 1 and row in good}
 
-    def _match_any_case(self, found: Matched, ids: Sequence[str]) -> dict[int, int]:
+    def _match_any_case(self, found: TableMatch, ids: Sequence[str]) -> dict[int, int]:
         """Return the image of each unmatched row whose id is the stem or path of exactly one image in another case."""
         if not found.unmatched:
             return {}
@@ -79,7 +79,7 @@ class ImageIndex:
         return {row: min(found_images) for row, found_images in fitting.items() if len(found_images) == 1}
 
     def _classify_row(
-        self, row: int, ids: Sequence[str], place: tuple[str, str], found: Matched, by_name: dict[int, int]
+        self, row: int, ids: Sequence[str], place: tuple[str, str], found: TableMatch, by_name: dict[int, int]
     ) -> None:
         """Add a row to the matched, ambiguous or unmatched ones; also to `by_name` if only its folders differ."""
         only = self._first.get(ids[row])
@@ -117,7 +117,7 @@ class ImageIndex:
     def _find_images(self, key: str) -> list[int]:
         return [self._first[key], *self._more.get(key, [])] if key in self._first else []
 
-    def _match_by_number(self, found: Matched, ids: Sequence[str]) -> dict[int, int]:
+    def _match_by_number(self, found: TableMatch, ids: Sequence[str]) -> dict[int, int]:
         """Return the image of each unmatched row whose id is the number of exactly one image, with leading zeros."""
         numbers = {row: number[1] for row in found.unmatched if (number := _NUMBER.fullmatch(ids[row]))}
         if not numbers:
@@ -129,7 +129,7 @@ class ImageIndex:
                 images.setdefault(int(stem), []).append(i)
         return {row: images[int(n)][0] for row, n in numbers.items() if len(images.get(int(n), [])) == 1}
 
-    def _add_guessed(self, found: Matched, rows: dict[int, int], ids: Sequence[str], how: str) -> None:
+    def _add_guessed(self, found: TableMatch, rows: dict[int, int], ids: Sequence[str], how: str) -> None:
         """Add guessed rows, if no other row has the same image."""
         times: dict[int, int] = {}
         for i in rows.values():
@@ -142,7 +142,7 @@ class ImageIndex:
             found.notes.append(f"{len(good):,} ids matched {how}: {ids[row]!r} with {name}")
 
 
-def check_unambiguous(table: str, what: str, matched: Matched, ids: Sequence[str]) -> None:
+def check_unambiguous(table: str, what: str, matched: TableMatch, ids: Sequence[str]) -> None:
     """Check that no id is that of two images, and no image has two ids.
 
     Raises:

@@ -23,7 +23,7 @@ from histocli.metrics.curves import (
     compute_histogram,
     compute_precision_recall,
     compute_roc,
-    rank,
+    rank_scores,
 )
 from histocli.metrics.delong import AucDifferenceError, AucError, compute_delong, compute_delong_difference
 from histocli.metrics.intervals import (
@@ -90,7 +90,7 @@ class Uncertainty:
         return self.delong.interval if self.has_delong_interval(name) and self.delong else self.intervals.get(name)
 
     def has_delong_interval(self, name: str) -> bool:
-        """Return whether `interval` is DeLong's."""
+        """Return whether `find_interval` returns DeLong's."""
         return name == "auc" and self.intervals.get(name) is None and self.delong is not None
 
 
@@ -127,7 +127,7 @@ def compute_auc(labels: npt.ArrayLike, probs: npt.ArrayLike) -> float | None:
         HistoError: the shapes differ, N is 0, a label is neither 0 nor 1, or a probability is NaN or
             outside 0 to 1.
     """
-    return compute_area(rank(*check_scores(labels, probs)))
+    return compute_area(rank_scores(*check_scores(labels, probs)))
 
 
 def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5) -> Measurement:
@@ -147,7 +147,7 @@ def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5
     y, p = check_scores(labels, probs)
     if not 0 <= threshold <= 1:
         raise HistoError(f"a threshold of {threshold} is not between 0 and 1", "give 0.5, for example")
-    ranking = rank(y, p)
+    ranking = rank_scores(y, p)
     metrics = compute_metric_values(SortedScores(y, p, threshold))
     n, positives = len(y), int(y.sum())
     return Measurement(

@@ -95,7 +95,7 @@ class Histogram:
             raise ValueError("has lists of lengths that do not match")
 
 
-def rank(labels: Ints, probs: Floats) -> Ranking:
+def rank_scores(labels: Ints, probs: Floats) -> Ranking:
     """Sort (N,) probabilities, and count the patches of each class at or above each distinct probability."""
     order = np.argsort(-probs)
     scores = probs[order]

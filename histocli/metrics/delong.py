@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histocli.metrics.curves import Floats, Ints, rank
+from histocli.metrics.curves import Floats, Ints, rank_scores
 from histocli.metrics.intervals import LEVEL, Clusters, Interval
 from histocli.schema import Fraction
 
@@ -106,7 +106,7 @@ def _compute_shares(labels: Ints, probs: Floats) -> Floats:
 
     That of a patch is the share of patches of the other class with which it forms a correctly ordered pair.
     """
-    ranking = rank(labels, probs)
+    ranking = rank_scores(labels, probs)
     tp, fp = np.append(0, ranking.tp), np.append(0, ranking.fp)
     of_tumour = 1 - (fp[1:] + fp[:-1]) / (2 * fp[-1])
     of_normal = (tp[1:] + tp[:-1]) / (2 * tp[-1])

@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from histocli.errors import HistoError, UsageError
-from histocli.metrics.curves import Floats, Ints, rank
+from histocli.metrics.curves import Floats, Ints, rank_scores
 
 RULES = "a number from 0 to 1, youden, sensitivity=0.95 or specificity=0.9"
 _RULE = re.compile(r"(youden)|(sensitivity|specificity)=(\d*\.?\d+)")
@@ -44,7 +44,7 @@ def choose_threshold(rule: str, labels: Ints, probs: Floats) -> float:
     if value is not None:
         return value
     name, _, target = rule.partition("=")
-    ranking = rank(labels, probs)
+    ranking = rank_scores(labels, probs)
     tp, fp = np.append(0, ranking.tp), np.append(0, ranking.fp)
     if not tp[-1] or not fp[-1]:
         raise HistoError(f"--threshold {rule} needs patches of both classes", "give a number, such as --threshold 0.5")

@@ -45,7 +45,7 @@ def export(module: Probability, format: ExportFormat, path: Path, facts: dict[st
     Raises:
         HistoError: PyTorch cannot trace the network.
     """
-    write, read = {ExportFormat.ONNX: (_to_onnx, _run_onnx), ExportFormat.PT2: (_to_pt2, _run_pt2)}[format]
+    write, read = {ExportFormat.ONNX: (_to_onnx, _load_onnx), ExportFormat.PT2: (_to_pt2, _load_pt2)}[format]
     try:  # torch.export's errors have no public name; their public base class, RuntimeError, would hide our bugs
         write(module, path, facts)
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
@@ -70,7 +70,7 @@ def _to_onnx(module: Probability, path: Path, facts: dict[str, str]) -> None:
     program.save(path, external_data=False)
 
 
-def _run_onnx(path: Path) -> Exported:
+def _load_onnx(path: Path) -> Exported:
     session = open_onnx_session(path, torch.get_num_threads())
     return lambda images: [np.asarray(output) for output in session.run(OUTPUTS, {INPUT: images})]
 
@@ -95,7 +95,7 @@ def _to_pt2(module: Probability, path: Path, facts: dict[str, str]) -> None:
     path.write_bytes(content.getbuffer())
 
 
-def _run_pt2(path: Path) -> Exported:
+def _load_pt2(path: Path) -> Exported:
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given buffer is not writable")  # PyTorch reads from it and never writes
         module = torch.export.load(file).module()

@@ -21,12 +21,12 @@ from histocli.models.timm_models import PREFIX
 # Of layers that are replaced after construction, such as those for ImageNet's classes.
 _EXTRA_PARAMETERS, _EXTRA_ELEMENTS = 100, 1 << 24
 _BUFFER_ELEMENTS = 1 << 26  # of buffers that a network computes, such as the masks of a Swin transformer
-BANK = HEAD + "bank"  # the name of the weights of a head of neighbours: a row for each training patch
+BANK = HEAD + "bank"  # the name of the weights of a k-NN head: a row for each training patch
 _MODULES_PER_PARAMETER = 20  # modules for each parameter; many have none
 
 
-class _LimitError(Exception):
-    """A network is larger than the weights that it is built for."""
+class _MismatchError(Exception):
+    """A network does not fit the weights that it is built for."""
 
 
 def build_for(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier:
@@ -46,7 +46,7 @@ def build_for(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier:
             _compare_weights(planned.state_dict(), weights)
         with _limit_size(weights):
             model = _rebuild(arch, weights)
-    except _LimitError as error:
+    except _MismatchError as error:
         raise HistoError(f"the weights do not fit {arch[:100]}: {error}") from error
     if "?" in arch:
         _try_forward(model)
@@ -65,14 +65,14 @@ def _try_forward(model: Classifier) -> None:
 
 
 def _rebuild(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier:
-    """Build the network, with a head of neighbours if the weights have one."""
+    """Build the network, with a k-NN head if the weights have one."""
     model, bank = rebuild_model(arch), weights.get(BANK)
     if bank is not None:
         network = model.network
         if not isinstance(network, HeadedNetwork):
-            raise _LimitError(f"the network has no {BANK}")
+            raise _MismatchError(f"the network has no {BANK}")
         if bank.ndim != 2 or not len(bank):
-            raise _LimitError(f"{BANK} has the shape {tuple(bank.shape)}")
+            raise _MismatchError(f"{BANK} has the shape {tuple(bank.shape)}")
         network.head = KnnHead(network.width, len(bank))
     return model
 
@@ -92,20 +92,22 @@ def _build_on_meta_device(arch: str, weights: Mapping[str, torch.Tensor]) -> Cla
 
 
 def _compare_weights(expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise `_LimitError` unless the weights have the names, shapes and types that the network expects."""
+    """Raise `_MismatchError` unless the weights have the names, shapes and types that the network expects."""
     for name, tensor in expected.items():
         if name not in weights:
-            raise _LimitError(f"{name} is missing")
+            raise _MismatchError(f"{name} is missing")
         found = weights[name]
         if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
-            raise _LimitError(f"{name} is {found.dtype} {tuple(found.shape)}, not {tensor.dtype} {tuple(tensor.shape)}")
+            raise _MismatchError(
+                f"{name} is {found.dtype} {tuple(found.shape)}, not {tensor.dtype} {tuple(tensor.shape)}"
+            )
     if unexpected := weights.keys() - expected.keys():
-        raise _LimitError(f"the network has no {min(unexpected)[:100]}")
+        raise _MismatchError(f"the network has no {min(unexpected)[:100]}")
 
 
 @contextmanager
 def _limit_size(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """In this block, raise `_LimitError` if a network gets more modules or parameters than the weights have.
+    """In this block, raise `_MismatchError` if a network gets more modules or parameters than the weights have.
 
     Modules call the hooks before they initialise a parameter, when its memory is not in use yet.
     """
@@ -119,7 +121,7 @@ def _limit_size(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
     def take(what: str, count: int = 1) -> None:
         remaining[what] -= count
         if remaining[what] < 0:
-            raise _LimitError(f"it has more {what} than the checkpoint")
+            raise _MismatchError(f"it has more {what} than the checkpoint")
 
     def on_parameter(module: Any, name: str, parameter: torch.Tensor | None) -> None:
         if parameter is not None:

@@ -35,7 +35,8 @@ class OnnxNetwork:
         if facts.get("checkpoint_sha256") != sha256:
             raise HistoError(f"{path} was not made from this checkpoint", _HINT)
         if facts.get("histo") != histocli.__version__:
-            raise HistoError(f"{path} was made by histo {facts.get('histo')}", _HINT)
+            made_by = facts.get("histo")
+            raise HistoError(f"{path} was made by histo {made_by}, and this is {histocli.__version__}", _HINT)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the log odds as the second logit; the first is 0.

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from histocli.enums import Split
 from histocli.plots import shorten
 from histocli.plots.style import CLASS_COLOURS, CLASS_NAMES, label_thousands, set_title
 from histocli.reports.balance import BalanceReport, SlideCounts, SplitCounts
@@ -24,7 +25,9 @@ def draw_balance(figure: Figure, report: BalanceReport) -> None:
     handles, labels = splits.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     known = f"{len(report.slides)} slides, " if report.slides else "slides not known, "
-    split = "split at random: it leaks" if report.leaks else f"split by {report.split}"
+    split = "split at random" if report.split == Split.RANDOM else f"split by {report.split}"
+    if report.can_leak:
+        split += ": it may leak"
     dropped = ", ".join(f"{reason} ({count:,})" for reason, count in report.dropped.list_reasons().items())
     set_title(
         figure,

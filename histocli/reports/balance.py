@@ -1,6 +1,6 @@
 """The report of `histo balance`: counts of the subset by split and slide, and the leakage audit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,7 @@ class BalanceReport:
         n: the number of patches in the subset.
         seed: the seed of the draw and of the split.
         split: how the subset is split: by slide, overlap or hospital, by the data set's own folders, or random.
-        leaks: whether patches of one slide may be in both train and validation.
+        can_leak: whether patches of one slide may be in both train and validation.
         sharing_pixels: the number of patches that overlap with another; None if the split is not by overlap.
         val_fraction: the requested share of validation patches.
         dropped: the numbers of patches that were not used.
@@ -94,7 +94,7 @@ class BalanceReport:
     n: Count
     seed: Count = 0
     split: str
-    leaks: bool
+    can_leak: bool = field(metadata={"old": "leaks"})
     sharing_pixels: Count | None = None
     val_fraction: Fraction = 0.1
     dropped: DroppedPatches

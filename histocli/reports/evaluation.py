@@ -145,7 +145,8 @@ class EvaluationReport:
         if self.likeness and self.likeness.warning:
             caveats.append(Caveat(self.likeness.warning))
         if self.uncertainty and (by := self.uncertainty.bootstrap.by) != "slide":
-            caveats.append(Caveat(f"not all slides are known: intervals by {by} are too narrow, because slides differ"))
+            why = "because patches of one slide are not independent"
+            caveats.append(Caveat(f"not all slides are known: intervals by {by} are too narrow, {why}"))
         return caveats
 
     def group_missing_intervals(self) -> dict[str, list[str]]:

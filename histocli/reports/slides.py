@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from histocli.atomic import read_json
-from histocli.metrics.curves import compute_roc, rank
+from histocli.metrics.curves import compute_roc, rank_scores
 from histocli.schema import Count, Fraction, from_json
 from histocli.workspace import Workspace, make_name
 
@@ -83,7 +83,7 @@ class SlideEvaluation:
         It is empty if there are no slides with tumour, or none without.
         """
         scores = np.array([self.scores[slide][name] for slide in self.labels])
-        curve = compute_roc(rank(np.array(list(self.labels.values())), scores))
+        curve = compute_roc(rank_scores(np.array(list(self.labels.values())), scores))
         return list(zip(curve.fpr, curve.tpr, strict=True))
 
 

@@ -37,7 +37,7 @@ class AnnotatedSlide(NamedTuple):
 
 
 @dataclass
-class _Sampled:
+class _SlideSample:
     """The chosen squares of a slide (rows, columns), and the squares with tumour."""
 
     slide: AnnotatedSlide
@@ -77,7 +77,7 @@ class SlidesSource:
         self.near_tumour = near_tumour
         self.report = SourceReport(origin=origin, has_positions=True)
         self.total: int | None = None
-        self._sampled: list[_Sampled] = []
+        self._sampled: list[_SlideSample] = []
 
     @classmethod
     def open(
@@ -135,7 +135,7 @@ class SlidesSource:
             sample.chosen.flat[rng.choice(np.flatnonzero(mask), share, replace=False)] = True
         return sum(shares)
 
-    def _find_squares(self, slide: AnnotatedSlide) -> _Sampled:
+    def _find_squares(self, slide: AnnotatedSlide) -> _SlideSample:
         areas = read_tumour(slide.annotation) if slide.annotation else TumourAreas([], [])
         if slide.annotation:
             self.report.notes += areas.describe_problems(slide.annotation)
@@ -145,14 +145,14 @@ class SlidesSource:
         if slide.annotation:
             check_inside(areas, slide.annotation, slide.file.path, plan.grid.size)
         tumour = label_squares(areas, plan.grid)
-        return _Sampled(slide, plan.grid, mpp, plan.needed, tumour, np.zeros(plan.grid.shape, np.bool_))
+        return _SlideSample(slide, plan.grid, mpp, plan.needed, tumour, np.zeros(plan.grid.shape, np.bool_))
 
     def read_patches(self) -> Iterator[Patch]:
         """Yield the chosen patches, slide by slide and row by row."""
         for sample in self._sampled:
             yield from self._read_slide_patches(sample)
 
-    def _read_slide_patches(self, sample: _Sampled) -> Iterator[Patch]:
+    def _read_slide_patches(self, sample: _SlideSample) -> Iterator[Patch]:
         name = sample.slide.file.name
         squares = np.argwhere(sample.chosen).tolist()
         if not squares:

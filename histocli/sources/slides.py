@@ -18,7 +18,7 @@ ANNOTATIONS = Option(
 )
 NEAR_TUMOUR = Option(
     "--near-tumour",
-    "Of the patches without tumour, the share to draw within 0.5 mm of tumour, where they are hard to classify.",
+    "Share of the patches without tumour to draw within 0.5 mm of tumour, where they are hard to classify.",
 )
 DEFAULT_N = 10_000
 

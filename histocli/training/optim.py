@@ -16,7 +16,7 @@ from histocli.training.schedule import BETA2, OptimConfig, compute_one_cycle, ma
 MOMENTUM = 0.95  # Muon's momentum
 EPS = 1e-8  # AdamW's epsilon
 CLIP_NORM = 1.0
-MUON_LR = 2.0  # Muon's learning rate over AdamW's
+MUON_LR = 2.0  # Muon's learning rate divided by AdamW's
 LOSS_SCALE, GROWTH_INTERVAL = 2.0**16, 2000  # for float16: torch.amp.GradScaler's defaults
 
 

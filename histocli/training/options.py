@@ -25,7 +25,7 @@ def check_values(config: RunConfig) -> None:
 def complete_config(config: RunConfig, given: Collection[str]) -> RunConfig:
     """Return the options with those that follow from others and were not given.
 
-    An architecture that names published weights starts from them, and a head of neighbours needs one epoch.
+    An architecture that names published weights starts from them, and a k-NN head needs one epoch.
     """
     config = replace(config, arch=find_short_name(config.arch))
     if "weights" not in given:
@@ -48,7 +48,7 @@ def check_run_options(config: RunConfig, given: Collection[str]) -> None:
     check_architecture(config.arch)  # before other options are checked, which depend on it
     for key in _NOT_WITH_KNN:
         if config.head is HeadKind.KNN and key in given:
-            raise UsageError(f"--{key} has no meaning with --head knn: this head only stores the patches")
+            raise UsageError(f"--{key} has no meaning with --head knn: this head is not trained, it stores features")
     for key in _NOT_WITH_FREEZE:
         if config.freeze and key in given:
             raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")

@@ -73,7 +73,7 @@ class EpochListener:
         """Called when an epoch is trained, validated and saved."""
 
 
-def rank_epoch(epoch: Epoch) -> tuple[float, float]:
+def make_epoch_key(epoch: Epoch) -> tuple[float, float]:
     """Return the key that orders epochs: the validation AUC, then the loss; only the loss if there is no AUC."""
     return (-1.0 if epoch.val_auc is None else epoch.val_auc, -epoch.val_loss)
 

@@ -55,7 +55,8 @@ def extend_config(run: StoredRun, epochs: int) -> RunConfig:
     """
     if run.epochs_trained < run.config.epochs:
         raise UsageError(
-            f"--epochs {epochs}: the run has {run.config.epochs}, of which {run.epochs_trained} are trained",
+            f"--epochs {epochs}: only a finished run can be extended; this one has trained {run.epochs_trained} of "
+            f"{run.config.epochs} epochs",
             f"finish it first: histo train --resume --name {run.name}",
         )
     return replace(run.config, epochs=epochs, extended_after=run.config.epochs)
@@ -73,7 +74,8 @@ def apply_given_options(stored: RunConfig, config: TrainConfig, given: Collectio
         if key in given and key != "device" and not is_auto and new != value:
             flag = "--" + key.replace("_", "-")
             used = "the default" if value is None else value
-            raise UsageError(f"{flag} {new}: the run has {used}", f"leave {flag} out, or start a new run")
+            fact = f"has {used} epochs" if key == "epochs" else f"was started with {used}"
+            raise UsageError(f"{flag} {new}: the run {fact}", f"leave {flag} out, or start a new run")
     return replace(stored, device=config.device) if "device" in given else stored
 
 

@@ -24,7 +24,7 @@ from histocli.training.calibrate import calibrate, check_rule, count_predicted_t
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.lora import add_lora
 from histocli.training.probe import extract_features, open_cache
-from histocli.training.progress import Epoch, EpochListener, EpochStats, Progress, measure_validation, rank_epoch
+from histocli.training.progress import Epoch, EpochListener, EpochStats, Progress, make_epoch_key, measure_validation
 from histocli.training.provenance import write_job
 from histocli.training.run_state import collect_training_state, load_training_state, write_checkpoints
 from histocli.training.setup import make_loaders, make_model, make_trainer
@@ -88,7 +88,7 @@ class Run:
         self.best: Epoch | None = None
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
         self.calibration = make_default_calibration(config.threshold)
-        self.best_predicted_tumour: int | None = None  # validation patches; None if the best epoch was before resuming
+        self.best_n_predicted_tumour: int | None = None  # of validation; None if the best epoch was before resuming
         self.appearance = TrainingAppearance(self.train_loader, config.seed)
         self._last_save = time.monotonic()
 
@@ -120,9 +120,9 @@ class Run:
             epoch = self._validate(self.epoch_stats, stop)
             self.epoch_stats = None
             self.history.append(epoch)
-            is_best = self.best is None or rank_epoch(epoch) > rank_epoch(self.best)
+            is_best = self.best is None or make_epoch_key(epoch) > make_epoch_key(self.best)
             if is_best:
-                self.best, self.best_predicted_tumour = epoch, count_predicted_tumour(self.calibration)
+                self.best, self.best_n_predicted_tumour = epoch, count_predicted_tumour(self.calibration)
             self._save(is_best=is_best)
             listener.on_epoch_end(epoch, is_best)
             if not self.is_finished and any(self.ranks.all_max(stop.signal or 0)):

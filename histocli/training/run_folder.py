@@ -21,6 +21,8 @@ from histocli.schema import to_json
 from histocli.training.progress import Epoch
 from histocli.training.provenance import find_git_commit, find_versions
 
+_NEW_RUN_HINT = "start a new run with another --name"
+
 
 class DescribedRun(Protocol):
     """What config.json says about a `Run`."""
@@ -82,9 +84,9 @@ def load_last(folder: Path, manifest_sha256: str) -> Checkpoint:
     """
     checkpoint = load_checkpoint(folder / "last.pt")
     if not checkpoint.training:
-        raise HistoError(f"{folder / 'last.pt'} has no training state to resume from", "use another --name")
+        raise HistoError(f"{folder / 'last.pt'} has no training state to resume from", _NEW_RUN_HINT)
     if checkpoint.manifest_sha256 != manifest_sha256:
-        raise HistoError(f"{folder / 'manifest.csv'} has changed since the run was started", "use another --name")
+        raise HistoError(f"{folder / 'manifest.csv'} has changed since the run was started", _NEW_RUN_HINT)
     return checkpoint
 
 
@@ -96,9 +98,7 @@ def explain_state_errors(path: Path) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        raise HistoError(
-            f"{path}: its training state is damaged: {read_first_line(error)}", "use another --name"
-        ) from error
+        raise HistoError(f"{path}: its training state is damaged: {read_first_line(error)}", _NEW_RUN_HINT) from error
 
 
 @contextmanager

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 class TrainingState:
     """What last.pt needs to resume, besides the weights that predict.
 
-    `trained` is of an epoch that is not validated yet. `adapters` are the EMA's, of a run with LoRA.
+    `epoch_stats` is of an epoch that is not validated yet. `adapters` are the EMA's, of a run with LoRA.
     """
 
     trainer: TrainerState
     history: list[Epoch]
     best: Epoch | None
-    trained: EpochStats | None = None
+    epoch_stats: EpochStats | None = None
     adapters: dict[str, torch.Tensor] = field(default_factory=dict)
     processes: Annotated[int, Range(1, 1 << 20)] = 1
 
@@ -40,7 +40,7 @@ def collect_training_state(run: "Run") -> TrainingState:
         trainer=run.trainer.collect_state(),
         history=run.history,
         best=run.best,
-        trained=run.epoch_stats,
+        epoch_stats=run.epoch_stats,
         adapters=copy_adapters(run.trainer.ema_model),
         processes=run.ranks.size,
     )
@@ -48,8 +48,9 @@ def collect_training_state(run: "Run") -> TrainingState:
 
 def load_training_state(run: "Run", checkpoint: Checkpoint) -> None:
     """Put the state of a checkpoint into a run; a state that does not fit raises `HistoError`, or an error of torch."""
-    content = checkpoint.training | {"trained": checkpoint.training.get("trained") or None}
-    state = from_json(TrainingState, content, f"{checkpoint.origin}, training", "use another --name")
+    stats = checkpoint.training.get("epoch_stats") or checkpoint.training.get("trained")  # the name in earlier versions
+    content = checkpoint.training | {"epoch_stats": stats or None}
+    state = from_json(TrainingState, content, f"{checkpoint.origin}, training", "start a new run with another --name")
     steps = state.trainer.step - (state.history[-1].step if state.history else 0)
     if not 0 <= steps <= run.train_loader.steps:
         raise ValueError(f"step {state.trainer.step:,} is not one of the epoch after {len(state.history):,} epochs")
@@ -57,7 +58,7 @@ def load_training_state(run: "Run", checkpoint: Checkpoint) -> None:
     if run.config.lora:
         ema_state = restore_ema_state(state.trainer.model, state.adapters, checkpoint.model)
     run.trainer.load_state(state.trainer, ema_state)
-    run.history, run.best, run.epoch_stats = state.history, state.best, state.trained
+    run.history, run.best, run.epoch_stats = state.history, state.best, state.epoch_stats
     run.processes_before = state.processes
     run.epochs_before = int(checkpoint.config.get("epochs") or run.config.epochs)
     run.calibration = Calibration(checkpoint.temperature, checkpoint.threshold, checkpoint.validation)

@@ -7,7 +7,7 @@ import torch
 
 BETA2 = 0.999  # of AdamW
 BETA1_RANGE = (0.85, 0.95)  # AdamW's beta1 falls while the learning rate rises, as in PyTorch's OneCycleLR
-DIV_FACTOR, FINAL_DIV_FACTOR = 10, 100  # the peak learning rate over the first, and the first over the last
+DIV_FACTOR, FINAL_DIV_FACTOR = 10, 100  # the peak learning rate divided by the first, and the first divided by the last
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class OptimConfig:
 
     lr: float
     total_steps: int
-    first_step: int = 0  # where the learning-rate cycle begins: after 0, the run was extended
+    first_step: int = 0  # the step where the cycle begins; above 0 if the run was extended
     warmup: float = 0.2
     weight_decay: float = 0.05
     ema_span: float = 0.02  # time constant of the moving average of the weights, as a fraction of all steps
@@ -29,7 +29,7 @@ class OptimConfig:
 def compute_one_cycle(config: OptimConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return AdamW's learning rates and beta1, each (total_steps + 1,), as torch.optim.lr_scheduler.OneCycleLR does.
 
-    Of a run that was extended, the steps before the added ones have the values of the first added step: they have been
+    In an extended run, the steps before the added ones have the values of the first added step: they have been
     taken already.
     """
     count = config.total_steps - config.first_step + 1

@@ -90,7 +90,9 @@ def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path, given: 
     for arch in config.arch:
         weights = choose_weights(arch, config.weights)
         if weights is not config.weights and "weights" in given:
-            raise UsageError(f"--weights {config.weights}: {arch} starts from its published weights", "leave it out")
+            raise UsageError(
+                f"--weights {config.weights}: {arch} starts from its published weights", "leave --weights out"
+            )
         create_model(arch, weights)  # raises an error if it cannot be used
     repeats = plan_repeats(folder, make_base_config(config), config.name, config.folds, 0)
     names = [member.config.data for member in repeats.members]
@@ -110,11 +112,11 @@ def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path, given: 
                 folder.manifest_path(name).unlink(missing_ok=True)
             folder.study_dir.rmdir()
         raise
-    keeps_together = find_split_unit(read_manifest(folder.manifest_path(names[0])))
+    split_by = find_split_unit(read_manifest(folder.manifest_path(names[0])))
     manifests = {name: hash_file(folder.manifest_path(name)) for name in (config.data, *names)}
-    study = Study(folder, config, keeps_together, manifests[config.data])
+    study = Study(folder, config, split_by, manifests[config.data])
     study.add_default_point()
-    write_json(path, to_json(StudyRecord(replace(config, trials=None, hours=None), keeps_together, manifests)))
+    write_json(path, to_json(StudyRecord(replace(config, trials=None, hours=None), split_by, manifests)))
     return study
 
 

@@ -182,7 +182,7 @@ class Trainer:
     def train_step(self, batch: Batch, loss_weight: float = 1.0) -> Tensor:
         """Take one optimiser step on uint8 images (N,3,96,96) and labels (N,); return the loss, still on the device.
 
-        `loss_weight` is N over the mean of N of all processes: see `PatchLoader.loss_weight`.
+        `loss_weight` is N divided by the mean N of all processes: see `PatchLoader.loss_weight`.
         """
         seed_device(self.compute.device, _derive_seed(self.recipe.seed, self.step + self.ranks.rank * _RANK_STRIDE))
         if self.graph and not is_features(batch.images):

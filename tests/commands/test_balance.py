@@ -22,7 +22,7 @@ def test_the_subset_has_half_of_each_class_and_no_slide_in_both_splits(histo):
     slides = {part: {row["slide"] for row in rows if row["split"] == part} for part in ("train", "val")}
     assert slides["train"].isdisjoint(slides["val"])
     assert report["split"] == "slide"
-    assert not report["leaks"]
+    assert not report["can_leak"]
     for part, counts in report["counts"].items():
         mine = [row for row in rows if row["split"] == part]
         assert counts["positive"] == sum(row["label"] == "1" for row in mine)
@@ -102,7 +102,7 @@ def test_the_same_seed_gives_the_same_bytes(histo):
 def test_a_random_split_gives_a_warning_about_leaks(histo):
     result = histo("balance", "--n", 100, "--val-fraction", 0.2, "--split", "random", "--json")
     assert "warning: a random split leaks" in result.stderr
-    assert json.loads(result.stdout)["leaks"]
+    assert json.loads(result.stdout)["can_leak"]
     assert Counter((row["split"], row["label"]) for row in subset(histo)) == {
         ("train", "0"): 40,
         ("train", "1"): 40,
@@ -132,7 +132,7 @@ def test_without_slides_and_overlaps_the_split_gives_a_warning_about_leaks(histo
     assert "no two of these patches share pixels" in result.stderr
     assert "leaks: one slide may have patches in train and in validation" in result.stderr
     report = json.loads(result.stdout)
-    assert (report["split"], report["leaks"]) == ("overlap", True)
+    assert (report["split"], report["can_leak"]) == ("overlap", True)
     assert report["audit"]["overlaps"]["pairs"] == report["dropped"]["duplicates"]  # the source's own copies
     assert {row["overlap_group"] for row in subset(histo)} == {""}
     error, hint = histo.fails("balance", "--n", 40, "--split", "slide")
@@ -152,7 +152,7 @@ def test_patches_of_the_same_tissue_are_in_the_same_split(empty, tmp_path):
     empty("download", "--source", "folder", "--from", tmp_path / "mine", "--name", "mine")
     result = empty("balance", "--n", "max", "--val-fraction", 0.3, "--json")
     rows, report = subset(empty), json.loads(result.stdout)
-    assert (report["split"], report["leaks"]) == ("overlap", False)
+    assert (report["split"], report["can_leak"]) == ("overlap", False)
     counts = {"pairs": 240, "groups": 80, "patches": 240, "largest_group": 3}
     assert report["audit"]["overlaps"] == counts | {"across_slides": 0, "examples": []}
     assert "240 of 240 patches overlap with another patch, and are in the same split as it" in result.stderr
@@ -178,7 +178,7 @@ def test_known_slides_are_not_divided_even_if_others_are_unknown(empty, tmp_path
     table.write_text("id,wsi\n" + "".join(f"{key},{slide}\n" for key, slide in slides.items()))
     empty("download", "--source", "folder", "--from", tmp_path / "mine", "--name", "mine", "--slides", table)
     report = json.loads(empty("balance", "--n", "max", "--val-fraction", 0.3, "--json").stdout)
-    assert (report["split"], report["leaks"], report["sharing_pixels"]) == ("overlap", False, 0)
+    assert (report["split"], report["can_leak"], report["sharing_pixels"]) == ("overlap", False, 0)
     sides = {}
     for row in subset(empty):
         sides.setdefault(row["slide"], set()).add(row["split"])
@@ -216,7 +216,7 @@ def test_a_hospital_is_in_one_split_only(histo):
     assert all(len(side) == 1 for side in sides.values())
     for part in ("train", "val"):
         assert report["hospitals"][part] == sorted(name for name, side in sides.items() if side == {part})
-    assert (report["split"], report["leaks"]) == ("hospital", False)
+    assert (report["split"], report["can_leak"]) == ("hospital", False)
     assert f"val: {', '.join(report['hospitals']['val'])}" in result.stderr
 
 
@@ -338,7 +338,7 @@ def test_folders_give_the_split_and_test_is_kept_out(empty, tmp_path):
     wanted = {("train", "train"): 5, ("val", "val"): 3}
     assert counts == {(*key, label): count for key, count in wanted.items() for label in "01"}
     assert report["n"] == 16
-    assert report["leaks"]  # slides are not known
+    assert report["can_leak"]  # slides are not known
     assert "the folders' own split may leak" in result.stderr
     empty("balance", "--n", 10)
     assert Counter((row["split"], row["label"]) for row in subset(empty)) == {
@@ -371,7 +371,7 @@ def test_a_slide_in_both_folders_leaks_and_one_in_each_does_not(empty, tmp_path)
         line = ["download", "--source", "folder", "--from", folder, "--name", "mine", "--force"]
         empty(*line, "--slide-pattern", pattern)
         result = empty("balance", "--n", "max", "--json")
-        assert json.loads(result.stdout)["leaks"] == leaks
+        assert json.loads(result.stdout)["can_leak"] == leaks
         assert ("slides have patches in both" in result.stderr) == leaks
 
 

@@ -36,7 +36,7 @@ def test_a_torch_export_program_gives_the_scores_of_predict(histo, tmp_path, war
     checkpoint, images, expected = warm
     out = tmp_path / "model.pt2"
     result = histo("export", "--ckpt", checkpoint, "--format", "pt2", "--out", out)
-    assert "its probabilities of patches of synthetic differ" in result.stderr
+    assert "the exported probabilities of patches of synthetic differ" in result.stderr
     assert f"done: wrote {out}" in result.stderr
     facts = {"histo.json": ""}
     model = torch.export.load(out, extra_files=facts).module()

@@ -153,7 +153,7 @@ def test_resuming_repeats_skips_finished_runs(folds):
     assert same_weights(load_run_checkpoint(folds, "cv-fold3").model, expected)
     assert len(json.loads((folds.root / "metrics" / "cv-folds.json").read_text())["runs"]) == 3
     error, _ = folds.fails("train", "--folds", 3, "--name", "cv", "--resume", "--lr", 0.5, code=2)
-    assert "--lr 0.5: the run has 0.002" in error
+    assert "--lr 0.5: the run was started with 0.002" in error
     error, _ = folds.fails("train", "--folds", 3, "--name", "other", "--resume")
     assert "to resume" in error
 
@@ -188,7 +188,7 @@ def test_finished_folds_are_extended_together(folds):
     shutil.move(runs / "cv-fold3", folds.root / "moved")
     extend = ("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
     error, hint = folds.fails(*extend, "--epochs", 2, code=2)
-    assert error == "--epochs 2: cv-fold3 has 1, of which 0 are trained"
+    assert error == "--epochs 2: only finished runs can be extended; cv-fold3 has trained 0 of 1 epochs"
     assert hint == "finish the runs first: histo train --folds 3 --name cv --resume"
     shutil.move(folds.root / "moved", runs / "cv-fold3")
     (runs / "cv-fold2" / "history.jsonl").write_text("")  # as if it was killed after writing last.pt
@@ -203,7 +203,7 @@ def test_finished_folds_are_extended_together(folds):
         load_run_checkpoint(folds, f"cv-fold{i}", "best.pt").epoch for i in (1, 2, 3)
     ]
     error, _ = folds.fails(*extend, "--epochs", 2, code=2)
-    assert error == "--epochs 2: the run has 3"
+    assert error == "--epochs 2: the run has 3 epochs"
 
 
 def test_an_extension_of_folds_that_was_interrupted_continues(histo):
@@ -228,7 +228,7 @@ def test_resumed_repeats_keep_their_options(histo):
         file.write("\n")
     error, hint = histo.fails("train", "--seeds", 2, "--name", "s", "--resume")
     assert "other.csv has changed since s-seed7 was started" in error
-    assert hint == f"cp {runs / 's-seed7' / 'manifest.csv'} {histo.root / 'manifests' / 'other.csv'}"
+    assert hint == f"restore it: cp {runs / 's-seed7' / 'manifest.csv'} {histo.root / 'manifests' / 'other.csv'}"
     histo(*TRAIN, "--epochs", 1, "--folds", 2, "--seed", 3, "--name", "cv", "--data", "other")
     shutil.rmtree(runs / "cv-fold2")
     histo("train", "--folds", 2, "--name", "cv", "--resume")

@@ -68,7 +68,7 @@ def test_an_empty_workspace_has_no_runs_and_no_data(empty):
 def test_removed_runs_are_gone_and_what_was_published_stays(histo):
     result = histo("runs", "rm", "first")
     assert not (histo.root / "runs" / "first").exists()
-    assert "is a copy from it and stays" in result.stderr
+    assert "is a copy of a removed run's checkpoint, and stays" in result.stderr
     assert "done: removed first" in result.stderr
     histo("predict", "synthetic", "--device", "cpu", "--out", histo.root / "x.csv")
     assert list_runs(histo) == []

@@ -70,7 +70,7 @@ def test_without_a_terminal_the_output_is_a_line_per_epoch(histo):
     assert report["run"] == "histonet-1"
     assert report["epoch"] == 1
     assert "histonet-1: " in result.stderr
-    assert "cpu (1 thread; chosen by --device)" in result.stderr
+    assert "cpu (1 thread; given)" in result.stderr
     assert "best epoch 1: validation AUC" in result.stderr
     assert "━" not in result.stderr
     assert result.stderr.splitlines()[-1].startswith("done: wrote ")
@@ -160,7 +160,7 @@ def test_a_resumed_run_keeps_its_options(histo):
     for option, value in (("--lr", 0.5), ("--epochs", 1), ("--seed", 5), ("--augment", "none")):
         error, hint = histo.fails("train", "--resume", option, value, code=2)
         assert option in error
-        assert "the run has" in error
+        assert ("the run has 2 epochs" if option == "--epochs" else "the run was started with") in error
         assert option in hint
     histo("train", "--resume", "--epochs", 2, "--batch-size", 16)  # options with the same values are allowed
     histo("train", "--resume", "--device", "auto")  # another device is allowed
@@ -202,8 +202,25 @@ def test_a_run_that_is_not_finished_is_not_extended(histo):
     with (folder / "history.jsonl").open("a") as file:
         file.write("\n")
     error, hint = histo.fails("train", "--resume", "--epochs", 5, code=2)
-    assert error == "--epochs 5: the run has 3, of which 2 are trained"
+    assert error == "--epochs 5: only a finished run can be extended; this one has trained 2 of 3 epochs"
     assert hint == "finish it first: histo train --resume --name first"
+
+
+@pytest.mark.parametrize("name", ["epoch_stats", "trained"])
+def test_an_epoch_that_was_trained_but_not_validated_is_validated_when_resumed(histo, name):
+    """The field `trained` of earlier versions is read too."""
+    path = histo.root / "runs" / "first" / "last.pt"
+    before = history(histo, "first")
+    last = torch.load(path, weights_only=True)
+    training = last["training"] | {"history": last["training"]["history"][:1]}
+    assert training.pop("epoch_stats") is None
+    training[name] = {"loss": 0.25, "rate": 100.0, "seconds": 2.0}
+    torch.save(last | {"training": training, "epoch": 1}, path)
+    histo("train", "--resume", "--name", "first", "--device", "cpu")
+    rows = history(histo, "first")
+    assert rows[0] == before[0]
+    assert [row["train_loss"] for row in rows] == [before[0]["train_loss"], 0.25]
+    assert rows[1]["val_loss"] == pytest.approx(before[1]["val_loss"], rel=1e-4)
 
 
 def test_a_manifest_that_changed_is_refused(histo):

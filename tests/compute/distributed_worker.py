@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from histocli.compute.ddp import connect_processes
-from histocli.compute.device import choose_compute, compute_settings
+from histocli.compute.device import apply_compute_settings, choose_compute
 from histocli.data.loaders import PatchLoader
 from histocli.enums import Augment, Device, Precision
 from histocli.inference.predictor import CalibratedNetwork, Predictor
@@ -35,7 +35,7 @@ def make_network(arch):
     return model
 
 
-@compute_settings()
+@apply_compute_settings()
 def main(path, arch=""):
     """Train, and write the result on rank 0; all processes must have the same weights."""
     compute = choose_compute(Device.CPU, Precision.FP32)

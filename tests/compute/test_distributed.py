@@ -336,7 +336,7 @@ def test_predictions_that_failed_continue_from_the_finished_parts(histo, tmp_pat
     last = images[35].read_bytes()
     images[35].write_bytes(b"not an image")
     _, stderr = run_without_torchrun(histo, *line, tmp_path / "2.csv", code=1)
-    assert "error: process 1: patch-35.png: not an image" in stderr
+    assert "error: rank 1: patch-35.png: not an image" in stderr
     assert not (tmp_path / "2.csv").exists()
     images[35].write_bytes(last)
     images[2].write_bytes(b"what is scored is not read again")  # of the first part of the process that failed
@@ -353,7 +353,7 @@ def test_several_processes_write_the_same_evaluation_as_one(histo):
     path.unlink()
     _, stderr = run_without_torchrun(histo, *line)
     assert [file.read_bytes() for file in (path, path.with_suffix(".csv"))] == alone
-    assert "process 1" not in stderr
+    assert "rank 1" not in stderr
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def test_processes_save_and_end_when_their_launcher_is_killed(histo, launch, sus
     histo("balance", "--n", 24, "--name", "other")  # no lock is left
     epochs = len(last.training["history"])
     stopped = histo("train", "--resume", "--name", "long", "--epochs", 2, code=2)  # the run can be opened
-    assert "the run has 500" in stopped.stderr
+    assert "the run has 500 epochs" in stopped.stderr
     assert epochs >= 1
 
 

@@ -9,7 +9,7 @@ import pytest
 MEASURE = """
 import resource
 import torch
-from histocli.compute.device import compute_settings
+from histocli.compute.device import apply_compute_settings
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -17,7 +17,7 @@ def faults():
         torch.ones(64, 256, 1024)  # 16,384 pages
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-with compute_settings():
+with apply_compute_settings():
     for _ in range(4):
         faults()  # until the freed pieces are merged
     print(faults())

@@ -151,11 +151,11 @@ def test_a_second_run_reads_all_features(histo, hub):
     command = [*TRAIN, "--arch", SMALL, "--weights", "pretrained", "--freeze", "--epochs", 2]
     first = histo(*command, "--name", "one")
     again = histo(*command, "--name", "two")
-    assert f"features: 0 of {SUBSET} patches were in" in " ".join(first.stderr.split())
-    assert f"features: {SUBSET} of {SUBSET} patches were in" in " ".join(again.stderr.split())
+    assert f"features: 0 of {SUBSET} patches were cached in" in " ".join(first.stderr.split())
+    assert f"features: {SUBSET} of {SUBSET} patches were cached in" in " ".join(again.stderr.split())
     shutil.rmtree(histo.root / "features")  # it may be removed at any time
     third = histo(*command, "--name", "three")
-    assert f"features: 0 of {SUBSET} patches were in" in " ".join(third.stderr.split())
+    assert f"features: 0 of {SUBSET} patches were cached in" in " ".join(third.stderr.split())
     first, second, three = (load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("one", "two", "three"))
     for name, tensor in first.model.items():
         assert torch.equal(tensor, second.model[name])

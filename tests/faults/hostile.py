@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from histocli.compute.device import compute_settings
+from histocli.compute.device import apply_compute_settings
 from histocli.data.manifest import read_manifest
 from histocli.enums import Device, Resize
 from histocli.errors import HistoError
@@ -158,7 +158,7 @@ def main(kind, seed, count, folder, workspace, limit):
     signal.signal(signal.SIGALRM, too_long)
     signal.signal(signal.SIGPROF, too_long)
     tried, refused, failures, peaks = Counter(), Counter(), [], {}
-    with compute_settings():
+    with apply_compute_settings():
         for number, (name, use) in enumerate(attempts(kind, seed, count, folder, workspace)):
             if number == 0:  # what is imported and allocated once is not a file's
                 use_checkpoint(workspace.run_dir("first") / "best.pt", workspace)

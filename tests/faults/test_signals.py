@@ -44,7 +44,7 @@ def stop_before_validation(process, root):
         seen = last.stat().st_ino
         process.until(lambda seen=seen: last.stat().st_ino != seen)
         process.signal(signal.SIGSTOP)
-        if state(root)["trained"]:
+        if state(root)["epoch_stats"]:
             return
         process.signal(signal.SIGCONT)
 
@@ -76,7 +76,7 @@ def test_a_signal_stops_validation_at_once_and_resuming_validates_again(root, tm
     process.signal(signal.SIGCONT)
     assert process.wait() == 130, process.stderr
     saved = state(root)
-    assert saved["trained"], "it was saved after the validation: the signal came too late to be heard in it"
+    assert saved["epoch_stats"], "it was saved after the validation: the signal came too late to be heard in it"
     assert saved["history"] == []
     resumed = histo(root, "train", "--resume", "--name", "long")
     assert f"resumed after step {saved['trainer']['step']} of" in resumed.stderr

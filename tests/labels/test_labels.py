@@ -559,7 +559,7 @@ def test_of_two_columns_of_ids_the_one_that_matches_names_exactly_is_used(tmp_pa
 def test_two_columns_of_ids_of_different_images_are_an_error(tmp_path):
     table = "id,filename,label\n1,2.tif,1\n2,1.tif,0\n"
     with pytest.raises(
-        HistoError, match=r"the image 2\.tif is that of line 3 by the column id, and that of line 2"
+        HistoError, match=r"the column id gives line 3 for the image 2\.tif, and the column filename gives line 2"
     ) as e:
         open_folder(tmp_path / "x", ("1.tif", "2.tif"), {"labels.csv": table})
     assert e.value.hint == "choose the column: --id-column id or --id-column filename"

@@ -128,7 +128,7 @@ def test_wrong_use_is_refused(histo, tmp_path):
 
 def test_the_score_of_slides_is_chosen_on_training_slides(histo, slides, tmp_path):
     line = ["eval", "--maps", slides.maps, "--annotations", slides.annotations]
-    assert "no AUC was chosen" in histo(*line).stderr
+    assert "no score was chosen" in histo(*line).stderr
     result = histo(*line, "--choose-on", slides.training, "--json")
     chosen = json.loads(result.stdout)["chosen"]
     assert chosen["slides"] == 2

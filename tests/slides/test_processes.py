@@ -13,7 +13,7 @@ def test_two_processes_share_the_slides(histo, slides, tmp_path):
     line = ["predict", slides, "--device", "cpu"]
     _, stderr = run_without_torchrun(histo, *line, "--out", tmp_path / "two", code=4)  # a slide failed
     histo(*line, "--out", tmp_path / "one", code=4)
-    assert "process 1: [1 of 2] broken" in stderr  # each process has two of the four
+    assert "rank 1: [1 of 2] broken" in stderr  # each process has two of the four
     assert "\n[2 of 2] " in stderr
     table = (tmp_path / "two" / "slides.csv").read_text()
     assert table == (tmp_path / "one" / "slides.csv").read_text()

@@ -44,7 +44,7 @@ def test_the_threshold_is_chosen_on_validation(histo, rule):
     chosen = choose_threshold(rule, labels.astype(int), compute_probabilities(odds, best.temperature))
     assert best.threshold == pytest.approx(chosen, abs=1e-6)
     error, _ = histo.fails("train", "--resume", "--name", "rule", "--threshold", "0.5", code=2)
-    assert f"the run has {rule}" in error
+    assert f"the run was started with {rule}" in error
     assert "is not a threshold" in histo.fails("train", "--threshold", "high", code=2)[0]
 
 

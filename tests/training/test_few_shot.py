@@ -61,7 +61,7 @@ def test_a_resumed_run_keeps_its_shots(histo):
     histo(*TRAIN, "--shots", 4, "--epochs", 1, "--name", "few")
     histo("train", "--resume", "--name", "few", "--epochs", 2)
     error, _ = histo.fails("train", "--resume", "--name", "few", "--shots", 5, code=2)
-    assert "--shots 5: the run has 4" in error
+    assert "--shots 5: the run was started with 4" in error
 
 
 def test_no_shots_are_refused():

@@ -233,7 +233,7 @@ def test_the_device_is_chosen_and_the_reason_given(monkeypatch):
     auto = choose_compute()
     assert auto.device.type == "cpu"
     assert "no GPU found" in auto.reason
-    assert "as asked" in choose_compute(Device.CPU, Precision.BF16).reason
+    assert "bf16 (given)" in choose_compute(Device.CPU, Precision.BF16).reason
     for asked in (Device.CUDA, Device.MPS):
         with pytest.raises(HistoError, match=f"--device {asked}") as caught:
             choose_compute(asked)
