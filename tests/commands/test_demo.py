@@ -18,7 +18,7 @@ def test_the_demo_runs_every_command_and_keeps_its_workspace(empty, tmp_path, mo
     assert "open plots/histonet-1-report.html in a browser" in " ".join(result.stderr.split())
     assert {path.name for path in kept.iterdir()} == {
         *("data", "manifests", "runs", "checkpoints", "metrics", "plots"),
-        "preds.csv",
+        *("preds.csv", ".preds.csv.made-with.json"),
     }
     with (kept / "preds.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 400

@@ -318,7 +318,7 @@ def test_one_process_at_a_time_writes_a_file(histo, images, tmp_path):
     assert "another histo process is using" in error
     assert "wait" in hint
     histo(*PREDICT, images, "--out", tmp_path / "preds.csv")
-    assert sorted(path.name for path in tmp_path.glob("*.csv*")) == ["preds.csv"]
+    assert sorted(path.name for path in tmp_path.glob("*.csv*")) == [".preds.csv.made-with.json", "preds.csv"]
 
 
 def test_an_existing_pipe_is_written_to_and_not_replaced(histo, images, tmp_path):
