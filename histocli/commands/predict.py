@@ -152,7 +152,8 @@ def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction
             writer.append(parts.part_path(number))
             counts.add(parts.read_counts(number, Counts))
     parts.remove()
-    write_record(parts.target, describe_rows(job.config, job.predictor))  # for a later call with --skip-done
+    if job.done is None or job.done.is_recorded:  # else it is not known what the earlier rows were made with
+        write_record(parts.target, describe_rows(job.config, job.predictor))  # for a later call with --skip-done
     _report_unreadable(counts, listener)
     return job.finish(counts)
 

@@ -38,7 +38,8 @@ from histocli.models import packaged
 from histocli.models.checkpoint import Checkpoint
 from histocli.patch import Patch
 from histocli.reports.likeness import Likeness
-from histocli.sources.folder import FolderOptions, FolderSource
+from histocli.sources.folder import WITHOUT_SLIDE, FolderOptions, FolderSource
+from histocli.text import format_count
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -217,6 +218,10 @@ def score_folder(
         remarks.merge(chunk.remarks)
     unreadable = sum(chunk.unreadable for chunk in gathered)
     counts = {**source.report.counts, "unreadable": unreadable}
+    if (without_slide := counts.pop(WITHOUT_SLIDE, 0)) and ranks.is_rank0:  # they are not skipped
+        listener.on_note(
+            f"{format_count(without_slide, 'image')} without a known slide: if labelled, they are measured"
+        )
     checkpoints = [member.checkpoint for member in predictor.members]
     return ScoredPatches(
         data=make_data_name(location),

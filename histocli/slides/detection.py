@@ -11,6 +11,7 @@ from histocli.errors import UsageError
 
 # Suffixes that only slide scanners use: a damaged file with one of these is a damaged slide, not an unknown file.
 _SLIDE_SUFFIXES = frozenset([".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"])
+_TIFF_SUFFIXES = frozenset([".tif", ".tiff"])
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MIN_SLIDE_BYTES = 1 << 15  # bytes: smaller TIFF files are patches of 96x96 pixels, and need not be opened
 _MIN_TILED_SIDE = 1024  # pixels: the longest side of a tiled TIFF that is a slide
@@ -63,6 +64,18 @@ def is_slide(path: str | Path) -> bool:
         return is_named_slide
 
 
+def _is_damaged_tiff(path: str | Path) -> bool:
+    """Return whether a TIFF is empty or its first page cannot be read: a slide that was copied in part is so."""
+    if os.path.splitext(path)[1].lower() not in _TIFF_SUFFIXES:  # noqa: PTH122 - as in `is_slide`
+        return False
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            next(_read_tiff_pages(file), None)  # nothing for a file of another kind
+            return file.seek(0, os.SEEK_END) == 0
+    except (OSError, struct.error, ValueError):
+        return True
+
+
 def _is_slide_page(tags: dict[int, int]) -> bool:
     longest = max(tags.get(_WIDTH, 0), tags.get(_HEIGHT, 0))
     return longest >= _MIN_UNTILED_SIDE or (longest >= _MIN_TILED_SIDE and _TILE_WIDTH in tags)
@@ -71,17 +84,26 @@ def _is_slide_page(tags: dict[int, int]) -> bool:
 def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
     """Return the slides among the inputs and in the folders among them; None if there are none.
 
+    Beside a slide, a TIFF that is empty or whose first page cannot be read is one too: it was copied in part.
+
     Raises:
         UsageError: some inputs are slides or folders of slides, and others are not; or one is the data of a slide.
     """
     slides: list[SlideFile] = []
     others: list[Path] = []
     without_slides: list[str] = []
+    has_intact = False
     for given in inputs:
         path = Path(given)
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
             files = list(_walk(path))
-            found = [_name_slide(Path(file), path) for file in files if is_slide(file)]
+            intact = {file for file in files if is_slide(file)}
+            has_intact |= bool(intact)
+            found = [
+                _name_slide(Path(file), path)
+                for file in files
+                if file in intact or (intact and _is_damaged_tiff(file))  # without slides it is a damaged patch
+            ]
             if found:
                 known = {slide.path for slide in found}
                 rest = [file for file in map(Path, files) if file not in known]
@@ -90,11 +112,14 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
                 raise UsageError(f"{given} is the folder of data of a MIRAX slide", f"give the file {path.name}.mrxs")
         else:
             name = path.stem if path.stem.strip(".") else path.name  # the stem of "...tif" is the folder above
-            found = [SlideFile(path, name)] if os.path.isfile(path) and is_slide(path) else []  # noqa: PTH113
+            is_file = os.path.isfile(path)  # noqa: PTH113
+            is_intact = is_file and is_slide(path)
+            has_intact |= is_intact
+            found = [SlideFile(path, name)] if is_intact or (is_file and _is_damaged_tiff(path)) else []
         slides += found
         if not found:
             without_slides.append(given)
-    if not slides:
+    if not has_intact:  # a TIFF that is damaged is then taken for a patch
         return None
     if without_slides:
         raise UsageError(

@@ -40,6 +40,7 @@ from histocli.sources.options import (
     parse_mpp,
 )
 
+WITHOUT_SLIDE = "without a slide"
 _MAGNIFICATION = re.compile(r"\d{1,3}(?:\.\d)?x|x\d{1,3}", re.IGNORECASE)
 
 
@@ -187,7 +188,7 @@ class FolderSource:
         report.counts.update(found.unmatched)
         missing = {
             "without a label": self.total - len(found.labels),
-            "without a slide": self.total - len(found.slides) if found.slides else 0,
+            WITHOUT_SLIDE: self.total - len(found.slides) if found.slides else 0,
         }
         report.counts.update({what: count for what, count in missing.items() if count})
 

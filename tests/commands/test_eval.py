@@ -182,6 +182,16 @@ def test_labels_can_come_from_a_separate_table(histo, tmp_path):
     assert evaluation["skipped"] == {"without a label": 1}
 
 
+def test_patches_without_a_slide_are_measured_and_not_called_skipped(histo, tmp_path):
+    write_images(histo, tmp_path / "flat", 6)
+    rows = [f"patch-{i:02},{i % 2},{'s' if i < 4 else ''}" for i in range(6)]
+    (tmp_path / "flat" / "labels.csv").write_text("\n".join(["id,label,slide", *rows, ""]))
+    result = histo(*EVAL, "--data", tmp_path / "flat", "--json")
+    evaluation = json.loads(result.stdout)
+    assert (evaluation["n"], evaluation["skipped"]) == (6, {})
+    assert "2 images without a known slide: if labelled, they are measured" in result.stderr
+
+
 def test_data_without_labels_is_an_error(histo, tmp_path):
     write_images(histo, tmp_path / "flat", 3)
     error, hint = histo.fails(*EVAL, "--data", tmp_path / "flat")

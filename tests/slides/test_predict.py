@@ -114,6 +114,24 @@ def test_a_broken_slide_is_named_and_the_others_are_scored(histo, slides, tmp_pa
     assert "broken.svs" in error
 
 
+@pytest.mark.parametrize("size", [0, 4, 1000])
+def test_a_tiff_that_was_copied_in_part_is_a_slide_that_failed(histo, slides, tmp_path, size):
+    data = bytearray((slides / "first.tif").read_bytes()[:size])
+    if size:
+        data[4:8] = (10**6).to_bytes(4, "little")  # the first page follows the pixels, as libtiff writes it
+    (slides / "part.tif").write_bytes(data[:size])
+    out = tmp_path / "out"
+    result = predict(histo, slides, "--out", out, code=4)
+    assert "1 of 3 slides could not be scored: part" in result.stderr
+    records = {record["slide"]: record for record in read_table(out / "slides.csv")}
+    assert records["part"]["status"] == "failed"
+    assert "part.tif" in records["part"]["error"]
+    predict(histo, slides / "part.tif", slides / "first.tif", "--out", tmp_path / "both", code=4)
+    (slides / "first.tif").unlink()
+    (slides / "second.tif").unlink()
+    assert find_slides([str(slides)]) is None  # it may as well be a patch
+
+
 @pytest.mark.parametrize("is_removed", [False, True])
 def test_a_slide_that_changes_while_it_is_scored_is_not_taken_as_finished(
     histo, slides, tmp_path, monkeypatch, is_removed
