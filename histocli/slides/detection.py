@@ -92,13 +92,11 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
     slides: list[SlideFile] = []
     others: list[Path] = []
     without_slides: list[str] = []
-    has_intact = False
     for given in inputs:
         path = Path(given)
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
             files = list(_walk(path))
             intact = {file for file in files if is_slide(file)}
-            has_intact |= bool(intact)
             found = [
                 _name_slide(Path(file), path)
                 for file in files
@@ -112,15 +110,15 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
                 raise UsageError(f"{given} is the folder of data of a MIRAX slide", f"give the file {path.name}.mrxs")
         else:
             name = path.stem if path.stem.strip(".") else path.name  # the stem of "...tif" is the folder above
-            is_file = os.path.isfile(path)  # noqa: PTH113
-            is_intact = is_file and is_slide(path)
-            has_intact |= is_intact
-            found = [SlideFile(path, name)] if is_intact or (is_file and _is_damaged_tiff(path)) else []
+            found = [SlideFile(path, name)] if os.path.isfile(path) and is_slide(path) else []  # noqa: PTH113
         slides += found
         if not found:
             without_slides.append(given)
-    if not has_intact:  # a TIFF that is damaged is then taken for a patch
+    if not slides:
         return None
+    damaged = [given for given in without_slides if os.path.isfile(given) and _is_damaged_tiff(given)]  # noqa: PTH113
+    slides += [SlideFile(Path(given), Path(given).stem) for given in damaged]
+    without_slides = [given for given in without_slides if given not in damaged]
     if without_slides:
         raise UsageError(
             f"{without_slides[0]} is not a slide and contains none, but other inputs do",
