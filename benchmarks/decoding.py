@@ -25,7 +25,7 @@ from histocli.enums import Device, Precision
 from histocli.images.processes import DecodingProcesses
 from histocli.inference import inputs
 from histocli.inference.checkpoints import CheckpointPredictor
-from histocli.inference.predictor import CalibratedNetwork, Predictor
+from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
 from histocli.workspace import Workspace
 
 _seconds: dict[str, float] = defaultdict(float)
@@ -37,7 +37,7 @@ class InstantPredictor(CheckpointPredictor):
     has_gpu = True
 
     def __init__(self, *args: object, **options: object) -> None:
-        Predictor.__init__(self, [CalibratedNetwork(torch.abs)], choose_compute(Device.CPU, Precision.FP32))
+        BatchPredictor.__init__(self, [CalibratedNetwork(torch.abs)], choose_compute(Device.CPU, Precision.FP32))
         self.members = []
 
     def _forward(self, images: Tensor) -> Tensor:
@@ -62,8 +62,8 @@ def main(n: int = 20_000, batch_size: int = PredictConfig.batch_size) -> None:
     vars(predict_job)["load_from_config"] = InstantPredictor
     measure("list the folder", inputs, "_list_input_images")
     measure("make the ids", inputs, "_make_ids")
-    measure("copy the pixels to the device", Predictor, "_start")
-    measure("convert log odds to scores", Predictor, "_compute_scores")
+    measure("copy the pixels to the device", BatchPredictor, "_start")
+    measure("convert log odds to scores", BatchPredictor, "_compute_scores")
     measure("write rows", predict_job.Job, "write")
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.random.default_rng(0).integers(0, 256, (512, 96, 96, 3), np.uint8)

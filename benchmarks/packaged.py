@@ -23,7 +23,7 @@ from histocli.compute.device import apply_compute_settings, choose_compute
 from histocli.data.loaders import PatchLoader
 from histocli.data.quality import Reference
 from histocli.enums import Device, Precision
-from histocli.inference.predictor import CalibratedNetwork, Predictor
+from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
 from histocli.metrics import Measurement, estimate_uncertainty, evaluate
 from histocli.metrics.intervals import Interval
 from histocli.models import create_model, packaged
@@ -105,10 +105,10 @@ def write_checkpoint(
     model.load_state_dict(weights)
     compute = choose_compute(Device.CPU, Precision.FP32)
     loader = PatchLoader(valid, np.arange(len(valid)), valid_labels, 256, compute.device)
-    raw = Predictor([CalibratedNetwork(model.eval())], compute).predict_packed(loader).raw
+    raw = BatchPredictor([CalibratedNetwork(model.eval())], compute).predict_packed(loader).raw
     calibration = calibrate(valid_labels, raw, "youden", on_other_slides=True)
     network = [CalibratedNetwork(model, calibration.temperature)]
-    scores = [Predictor(network, compute, tta=tta).predict_packed(loader).probs for tta in (False, True)]
+    scores = [BatchPredictor(network, compute, tta=tta).predict_packed(loader).probs for tta in (False, True)]
     measured = [evaluate(valid_labels, probs, calibration.threshold) for probs in scores]
     sha1_of_ids = sha1("\n".join(sorted(ids)).encode()).hexdigest()
     checkpoint = Checkpoint(

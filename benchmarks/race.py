@@ -26,7 +26,7 @@ from histocli.config import LEARNING_RATE
 from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
 from histocli.enums import Device, Precision, SplitName
-from histocli.inference.predictor import CalibratedNetwork, Predictor
+from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
 from histocli.metrics import compute_auc
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
@@ -106,10 +106,8 @@ def main() -> None:
         held = PatchLoader(unseen.store, unseen.rows, unseen.labels.copy(), 2 * BATCH, compute.device)
 
         def score(network: nn.Module) -> float:
-            return (
-                compute_auc(unseen.labels, Predictor([CalibratedNetwork(network)], compute).predict_packed(held).probs)
-                or 0.0
-            )
+            predictor = BatchPredictor([CalibratedNetwork(network)], compute)
+            return compute_auc(unseen.labels, predictor.predict_packed(held).probs) or 0.0
 
         print("| training | seconds | AUC |\n| --- | --- | --- |", flush=True)
         mine = seconds("`histo train`", ours(train), score, options.goal)

@@ -37,8 +37,8 @@ from histocli.atomic import write_atomically
 from histocli.compute.device import Compute, apply_compute_settings, choose_compute
 from histocli.data.appearance import find_appearance_groups, measure
 from histocli.data.loaders import PatchLoader
-from histocli.enums import Device, Precision, Rotate
-from histocli.inference.predictor import CalibratedNetwork, Predictor
+from histocli.enums import Augment, Device, Precision, Rotate
+from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
 from histocli.metrics import evaluate
 from histocli.models import Classifier, create_network
 from histocli.models.histonet import HistoNet
@@ -83,6 +83,7 @@ CANDIDATES = {
     "histonet-64, right angles": Candidate(partial(HistoNet, side=64), 64, options={"rotate": Rotate.RIGHT}),
     "histonet": Candidate(),
     "histonet, any angle": Candidate(options={"rotate": Rotate.ANY}),
+    "histonet, random sharpness": Candidate(options={"augment": Augment.SHARPNESS}),
     "histonet, weight decay 0.2": Candidate(options={"weight_decay": 0.2}),
     "histonet, average over 20%": Candidate(options={"ema_span": 0.2}),
     "histonet-wide": Candidate(partial(create_network, "histonet-wide")),
@@ -128,7 +129,7 @@ def score(model: nn.Module, pixels: np.ndarray, rows: np.ndarray, compute: Compu
     """Return the probabilities (2,N) of some rows: with one view, and with eight."""
     loader = PatchLoader(pixels, rows, np.zeros(len(rows), int), 512, compute.device)
     network = [CalibratedNetwork(model)]
-    return np.stack([Predictor(network, compute, tta=tta).predict_packed(loader).probs for tta in (False, True)])
+    return np.stack([BatchPredictor(network, compute, tta=tta).predict_packed(loader).probs for tta in (False, True)])
 
 
 def measure_scores(labels: np.ndarray, probs: np.ndarray) -> dict[str, Any]:

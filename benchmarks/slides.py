@@ -27,7 +27,7 @@ from PIL import Image
 from histocli.enums import Device, Precision
 from histocli.images.decode import PATCH_SIZE
 from histocli.inference.checkpoints import load_predictor
-from histocli.inference.predictor import Predictor
+from histocli.inference.predictor import BatchPredictor
 from histocli.models import Classifier
 from histocli.models.checkpoint import find_checkpoint, load_checkpoint
 from histocli.slides.grid import Box, Grid
@@ -60,7 +60,7 @@ def main() -> None:
         measure(path, predictor, network, options.step, options.repeats)
 
 
-def measure(path: Path, predictor: Predictor, network: Classifier, step: int, repeats: int) -> None:
+def measure(path: Path, predictor: BatchPredictor, network: Classifier, step: int, repeats: int) -> None:
     """Print the squares per second, and per CPU second, of each way."""
     with open_slide(path) as slide:
         assert slide.mpp is not None
@@ -117,7 +117,7 @@ def plain_loop(path: Path, grid: Grid, boxes: list[Box], network: Classifier, ba
     return scores
 
 
-def whole(path: Path, mpp: tuple[float, float], step: int, predictor: Predictor) -> None:
+def whole(path: Path, mpp: tuple[float, float], step: int, predictor: BatchPredictor) -> None:
     """Find the tissue and score it, as `histo predict` does."""
     with open_slide(path) as slide:
         plan = plan_slide(slide, mpp, step, None, True)

@@ -71,20 +71,24 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_json(path: Path, hint: str = "") -> Any:
+    """Read a JSON file; `hint` is that of the error if it cannot be read.
 
     Raises:
         HistoError: the file does not exist, is larger than any of histo's, or is not JSON.
     """
     try:
         if path.exists() and not path.is_file():  # reading a pipe could block
-            raise HistoError(f"{path} is not a file", "give a .json file")
+            raise HistoError(f"{path} is not a file", hint or "give a .json file")
         if (size := path.stat().st_size) > _MAX_JSON:
-            raise HistoError(f"{path} has {size >> 20:,} MiB: histo writes no such JSON file")
+            raise HistoError(f"{path} has {size >> 20:,} MiB: histo writes no such JSON file", hint)
+        if not size:
+            raise HistoError(f"cannot read {path}: it is empty", hint)
         return json.loads(path.read_text(encoding="utf-8"), parse_float=parse_finite, parse_constant=parse_finite)
     except FileNotFoundError:
         why = ": it is a link to a file that does not exist" if path.is_symlink() else ""
-        raise HistoError(f"there is no file {path}{why}") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise HistoError(f"cannot read {path}: {error}") from error
+        raise HistoError(f"there is no file {path}{why}", hint) from None
+    except OSError as error:
+        raise HistoError(f"cannot read {path}: {error}", hint) from error
+    except (ValueError, RecursionError) as error:
+        raise HistoError(f"cannot read {path} as JSON: {error}", hint) from error

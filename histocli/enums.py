@@ -10,6 +10,7 @@ class Augment(StrEnum):
     NONE = "none"
     FLIPS = "flips"
     FULL = "full"
+    SHARPNESS = "sharpness"
 
 
 class Rotate(StrEnum):
@@ -131,9 +132,13 @@ OUTPUT_SUFFIXES = {f".{format}": format for format in Output} | {".ndjson": Outp
 
 
 class IdKind(StrEnum):
-    """What the id of an image file is: its name without folder and suffix, or its path."""
+    """The kind of the id of an image file: `01`, `a/01` or `a/01.png` for the file `a/01.png` of a folder.
+
+    The first kind that gives all files different ids is the default.
+    """
 
     STEM = "stem"
+    PATH_STEM = "path-stem"
     PATH = "path"
 
 
@@ -142,6 +147,7 @@ class Columns(StrEnum):
 
     KAGGLE = "kaggle"
     FULL = "full"
+    SHARPNESS = "sharpness"
 
 
 class ExportFormat(StrEnum):

@@ -22,8 +22,8 @@ def parse_finite(text: str) -> float:
 
 
 def pluralise(noun: str) -> str:
-    """Return the plural of a word such as `slide` or `patch`."""
-    return noun + ("es" if noun.endswith("h") else "s")
+    """Return the plural of a word such as `slide` or `patch`, or of several such as `slide or patch`."""
+    return " or ".join(word + ("es" if word.endswith("h") else "s") for word in noun.split(" or "))
 
 
 def format_count(count: int, noun: str) -> str:

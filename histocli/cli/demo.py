@@ -48,6 +48,10 @@ def demo(
         raise HistoError(f"--keep {keep} is a file", "give a new or an empty folder")
     if keep is not None and keep.is_dir() and any(keep.iterdir()):
         raise HistoError(f"--keep {keep}: the folder is not empty", "give a new or an empty folder")
+    if slides:
+        from histocli.slides.reading import require_slide_packages
+
+        require_slide_packages()
     workspace = Workspace(keep or Path(mkdtemp(prefix="histo-demo-")))
     try:
         make_steps = _make_slide_steps if slides else _make_steps

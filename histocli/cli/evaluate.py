@@ -141,8 +141,9 @@ def evaluate(
         typer.Option(
             "--scores",
             metavar="FILE",
-            help="Print the evaluation of these scores again, without scoring patches: a .csv file in metrics/ that "
-            "histo eval or histo train --folds wrote. --threshold NUMBER uses another threshold.",
+            help="Measure these scores again, without scoring patches: a .csv file in metrics/ that histo eval or "
+            "histo train --folds wrote, with the .json file of the same name beside it. Of a .json file the metrics "
+            "are printed as they were written. --threshold NUMBER uses another threshold.",
             rich_help_panel=_COMPARING,
         ),
     ] = None,
@@ -230,11 +231,12 @@ def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) ->
     if flag := _find_other_option(ctx, ("scores", "threshold", "json")):
         raise UsageError(f"{flag} cannot be combined with --scores", "leave one of them out")
     from histocli.cli.render import show_evaluation
-    from histocli.commands.evaluate import evaluate_scores
+    from histocli.commands.evaluate_scores import evaluate_scores
 
-    evaluation = evaluate_scores(state.workspace, scores, threshold)
+    evaluation = evaluate_scores(state.workspace, scores, threshold, listener=ConsoleListener(state.reporter))
     show_evaluation(state.reporter, evaluation.report, state.workspace)
-    state.reporter.print_done(f"the evaluation is {evaluation.path}", f"histo plot --run {evaluation.report.run}")
+    verb = "read" if threshold == EvalConfig.threshold else "wrote"
+    state.reporter.print_done(f"{verb} {evaluation.path}", f"histo plot --run {evaluation.report.run}")
     if json:
         write_out(dumps(evaluation.report.to_json(), indent=2) + "\n")
 

@@ -72,8 +72,9 @@ class LiveTraining(Listener):
         """Print how many patches had features in the cache, and how many were damaged there."""
         total = len(features.train) + len(features.val)
         others = "; the others were computed" if features.cached < total else ""
+        verb = "was" if features.cached == 1 else "were"
         self.reporter.note(
-            f"features: {features.cached:,} of {total:,} patches were cached in {features.folder}{others}"
+            f"features: {features.cached:,} of {total:,} patches {verb} cached in {features.folder}{others}"
         )
         if features.damaged:
             self.reporter.warn(f"{features.damaged:,} features in {features.folder} were damaged and computed again")

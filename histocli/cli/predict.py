@@ -68,8 +68,10 @@ def predict(
         IdKind | None,
         typer.Option(
             "--id",
-            help="The id of an image file. stem: its name without folder and suffix. path: its path.",
-            show_default="stem if all stems differ, else path; path for paths from stdin",
+            help="What the column id contains for an image file. For the image a/01.png in the input folder, stem "
+            "writes 01, path-stem writes a/01, and path writes a/01.png.",
+            show_default="the first of these that gives all images different ids; path for paths from stdin; with "
+            "--skip-done, the kind in the file",
             rich_help_panel=OUTPUT,
         ),
     ] = PredictConfig.id,

@@ -124,9 +124,10 @@ def _show_missing_intervals(reporter: Reporter, evaluation: EvaluationReport, un
 
 
 def _show_calibration(reporter: Reporter, evaluation: EvaluationReport) -> None:
-    """Print the metrics with and without the temperature, unless the scores are not calibrated."""
+    """Print the metrics with and without the temperature, unless the scores are not calibrated or these not known."""
     temperatures = [checkpoint.temperature for checkpoint in evaluation.checkpoints]
-    if not evaluation.is_calibrated or all(temperature == 1 for temperature in temperatures):
+    is_uncalibrated = not evaluation.is_calibrated or all(temperature == 1 for temperature in temperatures)
+    if is_uncalibrated or not evaluation.before_calibration:
         return
     shown = ", ".join(f"{temperature:.3f}" for temperature in temperatures)
     rows = [
@@ -201,8 +202,9 @@ def show_repeats(reporter: Reporter, repeats: RepeatsReport, workspace: Workspac
         reporter.warn("slides are, or may be, in both train and validation: these metrics are too good")
     if single := [run.run for run in repeats.runs if _predicts_one_class(run)]:
         reporter.warn(
-            f"{len(single)} of {len(repeats.runs)} runs predict the same class for every validation patch, as after "
-            f"few steps of training; train longer: {_make_longer_command(workspace, single[0])}"
+            f"{len(single)} of {len(repeats.runs)} runs {'predicts' if len(single) == 1 else 'predict'} the same class "
+            "for every validation patch, as after few steps of training; train longer: "
+            f"{_make_longer_command(workspace, single[0])}"
         )
 
 

@@ -60,7 +60,7 @@ def runs(
         state.reporter.write_listing(columns, rows)
     for run in runs:
         if run.problem:
-            state.reporter.warn(f"{run.run}: {run.problem}")
+            state.reporter.warn(f"{run.run}: {run.problem} ({run.fix})")
     if default := describe_default(state.workspace, runs):
         state.reporter.note(default)
     if not runs:

@@ -117,15 +117,17 @@ def run_predict_slides(state: State, config: PredictConfig, found: FoundSlides) 
     if not ranks.is_rank0:
         return
     if done.finished_before:
-        state.reporter.note(f"{done.finished_before:,} of {len(done.records):,} slides were finished before")
+        verb = "was" if done.finished_before == 1 else "were"
+        total = format_count(len(done.records), "slide")
+        state.reporter.note(f"{done.finished_before:,} of {total} {verb} finished before")
     failed = [record for record in done.records if record.status == FAILED]
     assert config.out is not None
     count = len(done.records) - len(failed)
-    state.reporter.print_done(f"{format_count(count, 'slide')} in {config.out}; {TABLE} has a line for each")
+    state.reporter.print_done(f"{format_count(count, 'slide')} in {config.out}; {TABLE} lists all slides there")
     if failed:
         kind = PartialError if count else HistoError
         raise kind(
-            f"{len(failed):,} of {len(done.records):,} slides could not be scored: "
+            f"{len(failed):,} of {format_count(len(done.records), 'slide')} could not be scored: "
             + ", ".join(record.slide for record in failed[:_MAX_LISTED])
             + (", ..." if len(failed) > _MAX_LISTED else ""),
             f"the warnings above and {TABLE} say why; the same command scores only these again",

@@ -45,7 +45,8 @@ def train(
         Augment,
         typer.Option(
             help="Random changes of the training patches. flips: flips, and rotations as --rotate says; full: also "
-            "stain jitter, small changes of the colours of both stains.",
+            "stain jitter, small changes of the colours of both stains; sharpness: each patch is also blurred or "
+            "sharpened a little.",
             rich_help_panel=DATA,
         ),
     ] = TrainConfig.augment,

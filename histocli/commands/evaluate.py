@@ -1,6 +1,5 @@
 """`histo eval`: measure a checkpoint, or an ensemble of checkpoints, on labelled patches."""
 
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +14,9 @@ from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, LoadedCheckpoint, load_from_config
-from histocli.inference.labelled import ScoredPatches, score_folder, score_packed
-from histocli.inference.score_table import measure_groups, measure_scores, read_scores, write_scores
+from histocli.inference.labelled import ScoredPatches, score_packed
+from histocli.inference.labelled_folder import score_folder
+from histocli.inference.score_table import measure_groups, measure_scores, write_scores
 from histocli.labels.slide_names import SlidePattern
 from histocli.listeners import SILENT, CommandListener
 from histocli.metrics.thresholds import parse_threshold
@@ -24,13 +24,13 @@ from histocli.pages.model_card import add_evaluations
 from histocli.reports.evaluation import EvaluationReport, is_evaluation, write_evaluation
 from histocli.sources.options import parse_mpp
 from histocli.trackers.evaluation import send_evaluation
-from histocli.workspace import Workspace, is_path, make_name
+from histocli.workspace import Workspace, make_name
 
 _MAX_NAME = 60  # a name with more characters is shortened
 
 
 class Evaluation(NamedTuple):
-    """An evaluation, and the file that it is written to."""
+    """An evaluation, and the file that it was written to, or read from."""
 
     path: Path
     report: EvaluationReport
@@ -152,7 +152,7 @@ def _make_metrics_path(
         "tta": config.tta,
         "uncalibrated": config.uncalibrated,
         f"prevalence-{config.prevalence}": config.prevalence is not None,
-        _format_threshold(config.threshold): config.threshold != STORED,
+        format_threshold(config.threshold): config.threshold != STORED,
         config.resize.value: config.resize is not Resize.CROP,
         f"mpp-{config.mpp}": config.mpp is not None,
     }
@@ -163,7 +163,7 @@ def _make_metrics_path(
     return workspace.metrics_dir / f"{make_name('-'.join(parts))}.json"
 
 
-def _format_threshold(threshold: str) -> str:
+def format_threshold(threshold: str) -> str:
     """Return how file names show a threshold; the same number is shown alike, however it was written."""
     value = None if threshold == STORED else parse_threshold(threshold)
     return f"at-{threshold.replace('=', '-') if value is None else repr(value)}"
@@ -184,45 +184,6 @@ def _is_best(workspace: Workspace, member: LoadedCheckpoint) -> bool:
     """Return whether a checkpoint is the `best.pt` of its run, or a copy of it."""
     best = workspace.run_dir(member.checkpoint.run) / "best.pt"
     return best.is_file() and (member.path.samefile(best) or hash_file(best) == member.sha256)
-
-
-def evaluate_scores(workspace: Workspace, name: str, threshold: str = STORED) -> Evaluation:
-    """Return the evaluation of scores that were written before, at its own threshold or at another number.
-
-    At another threshold it is written to another file, with the threshold in its name.
-
-    Args:
-        workspace: where the scores are.
-        name: a file in `metrics/`, or a path: the CSV file of scores or the JSON file of the same name, as
-            `histo eval` and `histo train --folds` write them.
-        threshold: a number, or `stored`.
-
-    Raises:
-        HistoError: the files cannot be read.
-        UsageError: the threshold is a rule, which needs the validation patches of a checkpoint.
-    """
-    value = None if threshold == STORED else parse_threshold(threshold)
-    if threshold != STORED and value is None:
-        raise UsageError(
-            f"--threshold {threshold} cannot be chosen on the scores that it is applied to", "give a number"
-        )
-    path = (Path(name) if is_path(name) else workspace.metrics_dir / name).with_suffix(".json")
-    report = EvaluationReport.from_json(read_json(path), str(path))
-    if value is None:
-        return Evaluation(path, report)
-    table = read_scores(path.with_name(report.scores))
-    measured, _, intervals = measure_scores(table.assign(raw=table["prob"]), value)
-    changed = replace(
-        report,
-        threshold_rule=threshold,
-        measured=measured,
-        uncertainty=intervals,
-        slides=measure_groups("slide", table, value),
-        hospitals=measure_groups("hospital", table, value),
-    )
-    target = path.with_name(f"{path.stem}-{_format_threshold(threshold)}.json")
-    write_evaluation(target, changed)
-    return Evaluation(target, changed)
 
 
 def _join_run_names(predictor: CheckpointPredictor) -> str:

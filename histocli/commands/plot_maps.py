@@ -73,7 +73,8 @@ def plan_prediction_maps(
 def _note_unplaced(placed: PlacedPatches, name: str, on_note: Callable[[str], None]) -> None:
     if placed.n_unplaced and len(placed.table):
         total = placed.n_unplaced + len(placed.table)
-        on_note(f"{name}: {placed.n_unplaced:,} of {total:,} patches have no position, and are not drawn")
+        verbs = "has no position, and is" if placed.n_unplaced == 1 else "have no position, and are"
+        on_note(f"{name}: {placed.n_unplaced:,} of {total:,} patches {verbs} not drawn")
 
 
 def _plan_map(stem: str, shown: PatchMap, source: str, threshold: float | None) -> Plot:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -153,7 +154,9 @@ def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction
             counts.add(parts.read_counts(number, Counts))
     parts.remove()
     if job.done is None or job.done.is_recorded:  # else it is not known what the earlier rows were made with
-        write_record(parts.target, describe_rows(job.config, job.predictor))  # for a later call with --skip-done
+        made_with = describe_rows(job.config, job.predictor)
+        id_kind = job.inputs.id_kind or (job.done and job.done.id_kind)
+        write_record(parts.target, replace(made_with, id=id_kind))  # for a later call with --skip-done
     _report_unreadable(counts, listener)
     return job.finish(counts)
 

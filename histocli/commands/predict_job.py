@@ -37,8 +37,8 @@ class Prediction(NamedTuple):
     """The number of patches that were scored, that could not be read, and that have each flag.
 
     `can_find_duplicates` is false if `--qc` needs the training patches and they are not in the workspace. `done_before`
-    is the number of patches that the file contained before. `remarks` counts the changes and guesses in images.
-    `likeness` compares the patches with the training patches.
+    is the number of patches that the file contained before, and `skipped` the number of inputs among them. `remarks`
+    counts the changes and guesses in images. `likeness` compares the patches with the training patches.
     """
 
     scored: int
@@ -47,6 +47,7 @@ class Prediction(NamedTuple):
     can_find_duplicates: bool
     remarks: Remarks
     done_before: int
+    skipped: int
     likeness: Likeness
 
 
@@ -106,6 +107,7 @@ class Job(NamedTuple):
     chunk_size: int
     pool: DecodingProcesses | None
     done: PredictedIds | None  # the patches that the file has already
+    skipped: int  # the number of inputs that the file has already
     listener: CommandListener
     likeness_meter: LikenessMeter
 
@@ -121,7 +123,7 @@ class Job(NamedTuple):
         return list_column_types(self.config)
 
     def score(self, patches: Iterable[Patch], *, is_reporting: bool = True) -> Generator[ScoredChunk, None, None]:
-        """Read and score patches, as `Predictor.predict_patches` does, and report the first remark of each kind.
+        """Read and score patches, as `BatchPredictor.predict_patches` does, and report the first remark of each kind.
 
         Unreadable patches are reported at once if `is_reporting`.
 
@@ -164,6 +166,7 @@ class Job(NamedTuple):
             can_find_duplicates,
             Remarks(counts.remarks),
             before,
+            self.skipped,
             counts.likeness,
         )
 
@@ -231,6 +234,8 @@ def open_job(
     if STDIN in config.inputs and not is_streamed(config):  # to resume, all inputs must be known first
         lines = [line for line in read_stdin_lines(MAX_LISTED) if line.strip(b"\r\n")]
         _check_outputs(config, workspace, [Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in lines])
+    _check_outputs(config, workspace, _list_network_files(workspace, predictor))
+    done, skipped = _read_done(config, predictor) if config.skip_done else None, 0
     inputs = open_inputs(
         config.inputs,
         workspace,
@@ -238,24 +243,22 @@ def open_job(
         lines,
         config.split,
         parse_mpp(config.mpp, config.resize),
-        config.id,
+        config.id or (done and done.id_kind),
         may_be_empty=config.skip_done,
     )
-    _check_outputs(config, workspace, _list_network_files(workspace, predictor))
-    done = None
-    if config.skip_done:
+    if done is not None:
         assert config.out is not None
-        done = _read_done(config, predictor)
-        if done.ids and not done.is_recorded:
+        if not done.is_recorded:
             listener.on_warning(
                 f"--skip-done: it is not known which checkpoint and options {config.out} was made with; its rows are "
                 "kept, and new rows are added"
             )
-        patches = select_new_patches(inputs.patches, done, config.out)
-        inputs = inputs._replace(patches=patches, total=len(patches))
+        patches = list(inputs.patches)
+        new = select_new_patches(patches, done, config.out)
+        inputs, skipped = inputs._replace(patches=new, total=len(new)), len(patches) - len(new)
     size = predictor.choose_chunk_size(config.batch_size)
     meter = predictor.make_likeness_meter(inputs.total)
-    return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, done, listener, meter)
+    return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, done, skipped, listener, meter)
 
 
 def check_done(job: Job) -> None:
@@ -291,4 +294,5 @@ def describe_rows(config: PredictConfig, predictor: CheckpointPredictor) -> RowO
         resize=config.resize,
         mpp=config.mpp,
         escape_formulas=config.escape_formulas,
+        id=config.id,
     )

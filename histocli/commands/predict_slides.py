@@ -9,29 +9,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 import histocli
+from histocli.commands.slide_options import check_slide_options
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import apply_compute_settings
 from histocli.config import PredictConfig
 from histocli.data.manifest import hash_file
 from histocli.enums import OnError
-from histocli.errors import HistoError, UsageError
-from histocli.inference import checkpoints
+from histocli.errors import HistoError
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_from_config
 from histocli.locks import hold
 from histocli.plots.slides import write_heatmap_picture, write_tissue
 from histocli.slides.detection import SlideFile
 from histocli.slides.listener import SlideListener
 from histocli.slides.measures import Map, measure_slide
-from histocli.slides.reading import open_slide, require_slide_packages
+from histocli.slides.reading import open_slide
 from histocli.slides.records import (
     FAILED,
     FILE,
+    GEOJSON,
+    HEATMAP,
+    HEATMAP_PICTURE,
     NO_TISSUE,
     SCORED,
     SCORES,
     TABLE,
+    TISSUE,
     FinishedSlide,
     SlideRecord,
+    is_complete,
     read_failed_slides,
     read_finished,
     write_finished,
@@ -40,18 +45,10 @@ from histocli.slides.records import (
 from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.slides.scoring import SlidePlan, plan_slide, score_squares
 from histocli.slides.slide import Slide
-from histocli.slides.slide_files import TISSUE_MASK_SUFFIXES, find_tissue_mask
+from histocli.slides.slide_files import find_tissue_mask
 from histocli.slides.writers import write_geojson, write_heatmap, write_scores
 from histocli.unchanged import find_state
 from histocli.workspace import Workspace
-
-# What slides have instead of some options of patches.
-_INSTEAD = {
-    "failed": f": {TABLE} has the error of each slide that cannot be read",
-    "skip_done": ": finished slides are not scored again",
-}
-
-STEPS = (32, 96)  # side of a square in pixels at 0.972 um: that of PCam's label, or of a whole patch
 
 
 class SlidePrediction(NamedTuple):
@@ -89,7 +86,7 @@ def predict_slides(
         HistoError: an option, a checkpoint or the device cannot be used; or, with `errors` `fail`, a slide cannot be
             read.
     """
-    out = _check_options(config, len(slides))
+    out = check_slide_options(config, len(slides))
     resolutions = read_resolutions(config.mpp)
     for note in resolutions.describe_unknown(slides):
         listener.on_note(note)
@@ -145,23 +142,28 @@ def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> Slid
     measures = measure_slide(scores, plan.tissue_share, plan.grid, mpp, job.threshold)
     flags = [*plan.flags, *([remark] if remark else [])]
     status = SCORED if total else NO_TISSUE
-    record = SlideRecord(slide.name, status, mpp[0], total, plan.tissue_mm2, *measures, "; ".join(flags))
+    runs = "; ".join(member.checkpoint.run for member in job.predictor.members)
+    record = SlideRecord(
+        slide.name, status, mpp[0], total, plan.tissue_mm2, *measures, "; ".join(flags), checkpoint=runs
+    )
     if _compute_fingerprint(job, slide) != made_of:
         raise HistoError(f"{slide.path} was changed while it was read", "start again when the file is complete")
     (folder / FILE).unlink(missing_ok=True)
     _write_folder(folder, slide.name, plan, scores, job.threshold)
     size = plan.grid.size
-    finished = FinishedSlide(str(slide.path.absolute()), made_of, job.threshold, job.config.step, *size, record, mpp[1])
-    write_finished(folder, finished)
+    path, options = str(slide.path.absolute()), _compute_hash(_collect_options(job))
+    write_finished(folder, FinishedSlide(path, made_of, job.threshold, job.config.step, *size, record, mpp[1], options))
     return record
 
 
 def _write_folder(folder: Path, name: str, plan: SlidePlan, scores: Map, threshold: float) -> None:
-    write_tissue(folder / "tissue.png", plan.overview, plan.tissue)
+    write_tissue(folder / TISSUE, plan.overview, plan.tissue)
     write_scores(folder / SCORES, scores, plan.grid)
-    write_geojson(folder / "slide.geojson", name, scores, plan.grid, threshold)
-    write_heatmap(folder / "heatmap.tif", scores, plan.grid)
-    write_heatmap_picture(folder / "heatmap.png", name, plan.overview, plan.overview_mpp, scores, plan.grid, threshold)
+    write_geojson(folder / GEOJSON, name, scores, plan.grid, threshold)
+    write_heatmap(folder / HEATMAP, scores, plan.grid)
+    write_heatmap_picture(
+        folder / HEATMAP_PICTURE, name, plan.overview, plan.overview_mpp, scores, plan.grid, threshold
+    )
 
 
 @contextmanager
@@ -217,7 +219,7 @@ def _find_finished(job: _Job, slide: SlideFile) -> SlideRecord | None:
         finished = read_finished(job.out / slide.name)
     except HistoError:
         return None  # an older version wrote it, or it is damaged: the slide is scored again
-    if finished is None:
+    if finished is None or not is_complete(job.out / slide.name):
         return None
     if finished.path != str(slide.path.absolute()):
         raise HistoError(
@@ -240,61 +242,34 @@ def _compute_fingerprint(job: _Job, slide: SlideFile) -> str:
         size, time = find_state(slide.path)
     except OSError as error:
         raise HistoError(f"cannot read {slide.path}: {error.strerror}", "copy the slide again") from error
-    config, predictor = job.config, job.predictor
+    config = job.config
     values = {
+        **_collect_options(job),
         "histo": histocli.__version__,
-        "checkpoints": [member.sha256 for member in predictor.members],
-        "compute": predictor.kind,
-        "threshold": job.threshold,
-        **{name: getattr(config, name) for name in ("tta", "uncalibrated", "prevalence", "step", "no_mask")},
+        "compute": job.predictor.kind,
+        "no_mask": config.no_mask,
         "size": size,
         "time": time,
         "mpp": [job.resolutions.for_all, job.resolutions.by_slide],
     }
     if config.mask is not None:
         values["mask"] = hash_file(_find_mask(config, slide) or config.mask)
+    return _compute_hash(values)
+
+
+def _collect_options(job: _Job) -> dict[str, object]:
+    """Return the checkpoints and options that must be the same for the scores of two slides to be compared."""
+    names = ("tta", "uncalibrated", "prevalence", "step")
+    return {
+        "checkpoints": [member.sha256 for member in job.predictor.members],
+        "threshold": job.threshold,
+        **{name: getattr(job.config, name) for name in names},
+    }
+
+
+def _compute_hash(values: dict[str, object]) -> str:
     return sha256(dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _find_file_size(path: Path) -> int:
     return os.stat(path).st_size if path.exists() else 0  # noqa: PTH116
-
-
-def _check_options(config: PredictConfig, n_slides: int) -> Path:
-    """Check the options that slides do not have, and return the output folder."""
-    defaults = PredictConfig(config.inputs)
-    for name in ("split", "format", "columns", "id", "failed", "skip_done", "qc", "escape_formulas", "resize"):
-        flag = "--" + name.replace("_", "-")
-        if getattr(config, name) != getattr(defaults, name):
-            instead = _INSTEAD.get(name, "")
-            raise UsageError(f"{flag} is for patches, and the inputs are whole slides", f"leave {flag} out{instead}")
-    if config.out is None:
-        raise UsageError("the scores of slides are written to a folder", "give one: --out DIR")
-    if config.out.exists() and not config.out.is_dir():
-        raise UsageError(f"--out {config.out} is a file; slides need a folder", "give the name of a folder: --out DIR")
-    if config.step not in STEPS:
-        raise UsageError(f"--step {config.step} is not possible", f"give {' or '.join(map(str, STEPS))}")
-    if config.mask is not None and config.no_mask:
-        raise UsageError("--mask and --no-mask exclude each other", "leave one of them out")
-    _check_mask(config.mask, n_slides)
-    checkpoints.check_scoring_options(config)
-    require_slide_packages()
-    return config.out
-
-
-def _check_mask(mask: Path | None, n_slides: int) -> None:
-    """Check what can be known of `--mask` before the slides are opened."""
-    if mask is None or mask.is_dir():
-        return
-    if not mask.is_file():
-        raise UsageError(f"--mask {mask}: there is no such file", "give a GeoJSON or PNG file, or a folder")
-    if mask.suffix.lower() not in TISSUE_MASK_SUFFIXES:
-        raise UsageError(
-            f"--mask {mask}: the name does not end in {', '.join(TISSUE_MASK_SUFFIXES)}",
-            "give areas as GeoJSON, in pixels of the largest level, or a PNG picture of the whole slide",
-        )
-    if n_slides > 1:
-        raise UsageError(
-            f"--mask {mask} is the mask of one slide, and the inputs are {n_slides:,} slides",
-            "give a folder with one mask for each slide, which has the name of the slide",
-        )

@@ -40,7 +40,8 @@ class RunSummary:
         updated: when the last file of the run was written, in UTC, as ISO 8601.
         bytes: the size of its folder.
         is_default: whether `--ckpt best.pt` is the checkpoint of this run.
-        problem: why it is damaged.
+        problem: why it is damaged; "" if it is not.
+        fix: what to do about this.
     """
 
     run: str
@@ -57,6 +58,7 @@ class RunSummary:
     bytes: Count
     is_default: bool
     problem: str = ""
+    fix: str = ""
 
 
 class RemovedRuns(NamedTuple):
@@ -122,15 +124,17 @@ def describe_default(workspace: Workspace, runs: Sequence[RunSummary]) -> str:
 
 
 def _summarise(workspace: Workspace, run: str) -> RunSummary:
-    """Return the summary of a run; if it cannot be read, its `problem` is the error."""
+    """Return the summary of a run; if it cannot be read, its `problem` is the error, and its `fix` the hint."""
     folder = workspace.run_dir(run)
-    problem = ""
+    problem = fix = ""
     record, history = RunRecord(run, "", 0), list[EpochRecord]()
     try:
         record = read_run(folder)
         history = read_history(folder / "history.jsonl")
-    except (HistoError, FileNotFoundError) as error:
-        problem = str(error)
+    except HistoError as error:
+        problem, fix = str(error), error.hint
+    except FileNotFoundError as error:
+        problem, fix = f"there is no file {error.filename}", f"histo train --resume --name {run} writes it again"
     best = max(history, key=lambda row: (-1.0 if row.val_auc is None else row.val_auc, -row.val_loss), default=None)
     epochs = int(record.options.get("epochs") or 0)
     return RunSummary(
@@ -148,6 +152,7 @@ def _summarise(workspace: Workspace, run: str) -> RunSummary:
         bytes=measure_folder(folder),
         is_default=_is_published(workspace, run),
         problem=problem,
+        fix=fix,
     )
 
 

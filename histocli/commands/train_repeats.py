@@ -13,6 +13,7 @@ from histocli.data.manifest import hash_file
 from histocli.errors import HistoError, UsageError
 from histocli.pages.model_card import has_card
 from histocli.reports.repeats import RepeatsReport
+from histocli.reports.run import read_run
 from histocli.signals import Stopped
 from histocli.training.listeners import Listener
 from histocli.training.options import check_run_options, check_values, complete_config
@@ -20,6 +21,7 @@ from histocli.training.provenance import find_interrupted_run, make_name_taken_e
 from histocli.training.repeats import (
     PlannedRun,
     Repeats,
+    explain_damaged_member,
     find_first_run,
     find_newest_run,
     find_repeats_name,
@@ -27,7 +29,14 @@ from histocli.training.repeats import (
     summarise,
     write_folds,
 )
-from histocli.training.resume import apply_given_options, count_epochs, extend_config, load_run_config
+from histocli.training.resume import (
+    StoredRun,
+    apply_given_options,
+    count_epochs,
+    extend_config,
+    load_run_config,
+    load_run_options,
+)
 from histocli.workspace import Workspace
 
 
@@ -83,21 +92,20 @@ def _train_members(
     Raises:
         Stopped: a signal came; the message is the command that continues.
     """
-    resume_command = _format_resume_command(repeats)
     for member in repeats.members:
         is_started = member.name in started
         if is_started and ranks.on_rank0(partial(_is_complete, workspace, member)):
             continue
         try:
-            report = _train_member(workspace, member, is_started, can_halve_batch, listen, ranks)
+            report = _train_member(workspace, repeats, member, is_started, can_halve_batch, listen, ranks)
         except Stopped as stopped:
             if not str(stopped):  # nothing is saved yet
                 raise
-            raise Stopped(stopped.exit_code - 128, resume_command) from stopped
+            raise Stopped(stopped.exit_code - 128, repeats.resume_command) from stopped
         release_memory()
         (number,) = ranks.all_max(report.signal or 0)
         if number and member is not repeats.members[-1]:
-            raise Stopped(number, resume_command)
+            raise Stopped(number, repeats.resume_command)
 
 
 def _find_started(workspace: Workspace, names: list[str], *, resume: bool) -> set[str]:
@@ -117,7 +125,7 @@ def _make_run_config(
     run_config = config.run
     kind = "folds" if config.folds else "seeds"
     if resumed and (first := ranks.on_rank0(lambda: find_first_run(workspace, resumed, kind))):
-        stored = ranks.on_rank0(lambda: load_run_config(workspace, first)).config
+        stored = ranks.on_rank0(lambda: load_run_options(workspace, first))
         if config.folds:
             stored = replace(stored, data=config.data)  # each fold has its own manifest
         if "epochs" in given and config.epochs > stored.epochs:
@@ -133,6 +141,7 @@ def _make_run_config(
 
 def _train_member(
     workspace: Workspace,
+    repeats: Repeats,
     member: PlannedRun,
     is_started: bool,
     can_halve_batch: bool,
@@ -142,7 +151,7 @@ def _train_member(
     """Train the run of one fold or seed, or continue it with the options that it was started with."""
     member_config = member.config
     if is_started:
-        stored = load_run_config(workspace, member.name)
+        stored = _load_member(workspace, repeats, member)
         member_config = stored.config
         if member_config.epochs < member.config.epochs:
             member_config = ranks.on_rank0(lambda: extend_config(stored, member.config.epochs))
@@ -170,17 +179,21 @@ def _check_manifest(workspace: Workspace, data: str, first: str) -> None:
 def _check_finished(workspace: Workspace, repeats: Repeats, epochs: int) -> None:
     """Raise `UsageError` if one of the runs has not all its epochs, so that the runs cannot be extended to `epochs`."""
     for member in repeats.members:
-        trained = count_epochs(workspace, member.name)
+        is_started = workspace.run_dir(member.name).exists()
+        trained = _load_member(workspace, repeats, member).epochs_trained if is_started else 0
         if trained < member.config.epochs:
             raise UsageError(
                 f"--epochs {epochs}: only finished runs can be extended; {member.name} has trained {trained} of "
                 f"{member.config.epochs} epochs",
-                f"finish the runs first: {_format_resume_command(repeats)}",
+                f"finish the runs first: {repeats.resume_command}",
             )
 
 
-def _format_resume_command(repeats: Repeats) -> str:
-    return f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
+def _load_member(workspace: Workspace, repeats: Repeats, member: PlannedRun) -> StoredRun:
+    """Return a started run as its last.pt has it; if it cannot be resumed, the hint says how to train it again."""
+    with explain_damaged_member(repeats, member.name):
+        read_run(workspace.run_dir(member.name))  # resuming needs it too, after other runs were trained
+        return load_run_config(workspace, member.name)
 
 
 def _is_complete(workspace: Workspace, member: PlannedRun) -> bool:

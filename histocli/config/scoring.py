@@ -87,7 +87,7 @@ class PredictConfig:
     out: Path | None = None  # None: stdout
     format: Output | None = None  # None: by the suffix of `out`, else CSV
     columns: Columns = Columns.KAGGLE
-    id: IdKind | None = None  # None: the stem where all differ, else the path; of paths from stdin the path
+    id: IdKind | None = None  # None: as in `out` with `skip_done`, else the first kind that differs for all files
     mpp: str | None = None  # None: the images have the patches' `PATCH_MPP`, and slides what their files say
     failed: Path | None = None  # a table of the files that cannot be read
     skip_done: bool = False  # score only the files that `out` does not hold yet

@@ -1,4 +1,4 @@
-"""Random flips, rotations and stain jitter, different for each image, computed by batch on the images' device."""
+"""Random flips, rotations, stains and sharpness, different for each image, computed by batch on the images' device."""
 
 import math
 from functools import cache
@@ -19,6 +19,7 @@ _UNMIX = torch.linalg.inv(_STAINS)
 STAIN_SCALE = 0.3  # standard deviation of a stain's relative strength
 STAIN_SHIFT = 0.04  # standard deviation of a stain's additive density
 ZOOM = 1.2  # `apply_random_affine` enlarges or shrinks a patch by up to this factor
+SHARPNESS = 0.8  # `apply_random_sharpness` blurs or sharpens by up to this
 OFFSET = 6 / 96  # the largest shift in x and in y, as a fraction of the patch's side
 _MAX_ROWS = 2**15 - 2  # rows of the largest image that OpenCV can remap
 
@@ -28,13 +29,17 @@ def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: in
 
     Takes uint8 RGB images (N,3,H,W), H = W, and gives float32 (N,3,S,S) in [0, 1], channels last in memory, where S is
     `side` or else H. The batch must be in random order. `flips` gives each patch one of the eight flips and right-angle
-    rotations, or with `any_angle` a random flip, angle, zoom and offset; `full` jitters the stains too.
+    rotations, or with `any_angle` a random flip, angle, zoom and offset; `full` jitters the stains too, and `sharpness`
+    also blurs or sharpens each patch.
     """
     if level is not Augment.NONE:
         is_same_size = side in (None, images.shape[-1])
         images = apply_random_affine(images, is_sharp=is_same_size) if any_angle else apply_random_d4(images)
     smaller = resize_images(images, side).float()
-    return apply_hed_jitter(smaller) if level is Augment.FULL else smaller.div_(255)
+    if level in (Augment.NONE, Augment.FLIPS):
+        return smaller.div_(255)
+    jittered = apply_hed_jitter(smaller)
+    return apply_random_sharpness(jittered) if level is Augment.SHARPNESS else jittered
 
 
 def resize_images(images: Tensor, side: int | None) -> Tensor:
@@ -114,6 +119,24 @@ def apply_hed_jitter(images: Tensor) -> Tensor:
     mixed = torch.bmm(logs, mix).view(n, height, width * 3)  # baddbmm takes twice as long
     jittered = mixed.add_(offset.repeat(1, 1, width)).exp_().clamp_(max=1)  # by rows: by pixels it is slow
     return jittered.view(n, height, width, 3).permute(0, 3, 1, 2)
+
+
+@cache
+def _blur_kernel(device: torch.device) -> Tensor:
+    """Return the weights (3,1,3,3) of a small blur for each of three channels on a device, uploaded once."""
+    row = torch.tensor([0.25, 0.5, 0.25])
+    return torch.outer(row, row).expand(3, 1, 3, 3).contiguous().to(device)
+
+
+def apply_random_sharpness(images: Tensor) -> Tensor:
+    """Blur or sharpen each image (N,3,H,W) by a random amount; takes and returns values in [0, 1].
+
+    The difference from a blurred image is multiplied by a random factor from 1 - `SHARPNESS` to 1 + `SHARPNESS`.
+    Scanners and JPEG compression differ in this.
+    """
+    factor = 1 + SHARPNESS * (2 * torch.rand(len(images), 1, 1, 1, device=images.device) - 1)
+    blurred = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), _blur_kernel(images.device), groups=3)
+    return torch.lerp(blurred, images, factor).clamp_(0, 1)
 
 
 def apply_random_affine(images: Tensor, *, is_sharp: bool = False) -> Tensor:

@@ -1,5 +1,6 @@
 """Open the files that users name with `--out`: regular files at once when complete, pipes and devices as they are."""
 
+import codecs
 import os
 import re
 import shutil
@@ -21,6 +22,9 @@ _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _ZIP = b"PK\3\4"  # archives, checkpoints, and documents of Office
 # Programs, for example the interpreter of Python, to which the link /proc/self/exe leads; and arrays.
 _OTHER_STARTS = (b"\x7fELF", b"MZ", b"#!", b"\xcf\xfa\xed\xfe", b"\x89HDF", b"\x93NUMPY")
+# Of the maps of slides, which `histo predict` writes and other commands read. `files` cannot import `slides.records`.
+_SLIDE_RECORD = "slide.json"
+_SLIDE_TABLE_START = b"slide,status,"
 _MAX_LINKS = 40  # symbolic links in a row that Linux follows
 
 
@@ -41,19 +45,30 @@ def check_output(
     """Check that a file may be written to `path`, the value of `option`; `is_zip` if a zip archive is written.
 
     Raises:
-        UsageError: `path` is a folder, one of `inputs`, a file that other commands of histo read, such as a packed data
-            set or a checkpoint, or a file of a kind that no command writes there, such as an image or a program.
+        UsageError: `path` is a folder, a link that leads back to itself, one of `inputs`, a file that other commands of
+            histo read, such as a packed data set, a checkpoint or the map of a slide, or a file of a kind that no
+            command writes there, such as an image or a program.
     """
     if path.is_dir():
         raise UsageError(f"{option} {path} is a folder", "name the file to write")
-    if is_stream(path) or not path.exists():
+    if is_stream(path):
+        return
+    file, start = resolve_link(path), _read_start(path)
+    if file.is_symlink():
+        raise UsageError(f"{option} {path} is a link that leads back to itself", "remove it, or name another file")
+    is_slide_table = start.removeprefix(codecs.BOM_UTF8).startswith(_SLIDE_TABLE_START)
+    if is_slide_table or (file.parent / _SLIDE_RECORD).is_file():
+        raise UsageError(
+            f"{option} {path} is part of the maps of slides, which other commands of histo read",
+            "name a file in another folder",
+        )
+    if not path.exists():
         return
     for source in inputs:
         if source.exists() and source.samefile(path):
             raise UsageError(f"{option} {path} is the input {source}, which would be lost", "name another file")
     if workspace.is_workspace_file(path):
         raise UsageError(f"{option} {path} is a file that other commands of histo read", "name another file")
-    start = _read_start(path)
     if is_image(path.name) or is_image_start(start):
         raise UsageError(f"{option} {path} is an image, which would be lost", "name another file")
     if start.startswith(_OTHER_STARTS) or (start.startswith(_ZIP) and not is_zip):

@@ -13,7 +13,7 @@ from histocli.data.manifest import hash_file
 from histocli.enums import Device, Engine, ExportFormat, Precision
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import Network
-from histocli.inference.predictor import CalibratedNetwork, Predictor, PredictorOptions
+from histocli.inference.predictor import BatchPredictor, CalibratedNetwork, PredictorOptions
 from histocli.metrics.calibration import compute_probabilities, rescale_threshold
 from histocli.metrics.thresholds import choose_threshold, parse_threshold
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
@@ -48,8 +48,8 @@ class LoadedCheckpoint(NamedTuple):
         )
 
 
-class CheckpointPredictor(Predictor):
-    """A `Predictor` that is made from one checkpoint or several; `members` has an entry for each."""
+class CheckpointPredictor(BatchPredictor):
+    """A `BatchPredictor` that is made from one checkpoint or several; `members` has an entry for each."""
 
     def __init__(
         self,
@@ -159,8 +159,8 @@ def load_predictor(
 ) -> CheckpointPredictor:
     """Load checkpoints by name or path, and put their networks on the device.
 
-    `options` are those of `Predictor`. The engine `auto` is ONNX Runtime where `histo export` wrote the checkpoint's
-    network, the device is the CPU and the number format is fp32; else it is torch.
+    `options` are those of `BatchPredictor`. The engine `auto` is ONNX Runtime where `histo export` wrote the
+    checkpoint's network, the device is the CPU and the number format is fp32; else it is torch.
 
     Raises:
         UsageError: no checkpoint is given, or one is given twice; or the engine does not fit the device or the number

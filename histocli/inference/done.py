@@ -3,29 +3,35 @@
 import csv
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from histocli.atomic import read_json, write_json
-from histocli.enums import Output, Resize
+from histocli.enums import IdKind, Output, Resize
 from histocli.errors import HistoError
 from histocli.fs import shorten_name
 from histocli.inference.writers import escape_formula
 from histocli.patch import Patch
 from histocli.schema import to_json
+from histocli.text import format_count
 
 _MAX_NAME_LENGTH = 200  # characters of the file's name in the name of its record
 _OTHER_OUT_HINT = "give another --out, or omit --skip-done to score everything again"
 
 
 class PredictedIds(NamedTuple):
-    """The ids in a file of predictions, and whether a record has the options that the file was made with."""
+    """The ids in a file of predictions, and what its record says.
+
+    `is_recorded` says whether a record has the options that the file was made with. `id_kind` is the kind of the ids,
+    None if the record does not have it.
+    """
 
     ids: frozenset[str]
-    is_recorded: bool
+    is_recorded: bool = True
+    id_kind: IdKind | None = None
 
     @property
     def digest(self) -> str:
@@ -45,34 +51,43 @@ class RowOptions:
     resize: Resize = Resize.CROP
     mpp: str | None = None
     escape_formulas: bool = False
+    id: IdKind | None = None  # None: several kinds, or no image files
 
 
 def read_done(path: Path, format: Output, columns: list[str], made_with: RowOptions) -> PredictedIds:
     """Return the ids in the file at `path`; none if there is no file.
 
-    `made_with` is that of this run, and must be that of the file.
+    `made_with` is that of this run, and must be that of the file, unless the file has no rows. The file decides on the
+    kind of the ids if `made_with` does not.
 
     Raises:
         HistoError: the file has other columns, was made with other checkpoints or options, or is damaged.
     """
     if not path.exists():
-        return PredictedIds(frozenset(), True)
-    record = _record_path(path)
-    is_recorded = record.is_file()
-    if is_recorded and (other := _find_differences(record, made_with)):
-        raise HistoError(f"--skip-done: {path} was made with {' and '.join(other)}", _OTHER_OUT_HINT)
+        return PredictedIds(frozenset())
     try:
         found, ids = _READERS[format](path)
         _check_ids(ids)
     except (OSError, ValueError, LookupError, TypeError, RecursionError, NotImplementedError, csv.Error) as error:
         raise HistoError(f"--skip-done: {path} cannot be read as {format}: {error}", _OTHER_OUT_HINT) from error
-    if found and found != columns:
+    if not ids:
+        return PredictedIds(frozenset())
+    record = _read_record(path)
+    if record is not None and (other := _find_differences(record, made_with)):
+        raise HistoError(f"--skip-done: {path} was made with {' and '.join(other)}", _OTHER_OUT_HINT)
+    if found != columns:
         raise HistoError(
             f"--skip-done: {path} has the columns {','.join(found)}, and not {','.join(columns)}", _OTHER_OUT_HINT
         )
     if made_with.escape_formulas:
         ids = [key[1:] if key == escape_formula(key[1:]) else key for key in ids]
-    return PredictedIds(frozenset(ids), is_recorded)
+    id_kind = next((kind for kind in IdKind if record is not None and record.get("id") == kind), None)
+    if made_with.id and id_kind and made_with.id is not id_kind:
+        raise HistoError(
+            f"--skip-done: {path} was made with --id {id_kind}, and not --id {made_with.id}",
+            f"use --id {id_kind}, or give another --out",
+        )
+    return PredictedIds(frozenset(ids), record is not None, id_kind)
 
 
 def write_record(path: Path, made_with: RowOptions) -> None:
@@ -80,32 +95,51 @@ def write_record(path: Path, made_with: RowOptions) -> None:
     write_json(_record_path(path), to_json(made_with))
 
 
-def select_new_patches(patches: Iterable[Patch], done: PredictedIds, out: Path) -> list[Patch]:
+def select_new_patches(patches: Sequence[Patch], done: PredictedIds, out: Path) -> list[Patch]:
     """Select the patches that the file does not contain.
 
     Raises:
-        HistoError: a patch has another kind of id in the file, for example because stems are no longer unique.
+        HistoError: a patch has another id in the file: one without leading zeros, or another kind of id.
     """
-    patches = list(patches)
-    in_file, listed = done.ids, {patch.id for patch in patches}
-    by_stem = {PurePosixPath(key).stem: key for key in in_file if "/" in key}
-    became_paths = not by_stem and any("/" in key for key in listed)
-    became_stems = bool(by_stem) and not any("/" in key for key in listed)
-    new = [patch for patch in patches if patch.id not in in_file]
-    for patch in new:
-        path = PurePosixPath(patch.path)
-        others = [patch.id.removesuffix(path.suffix) if patch.id.endswith(path.suffix) else patch.id + path.suffix]
-        if became_paths:
-            others.append(path.stem)
-        if became_stems and path.stem in by_stem:
-            others.append(by_stem[path.stem])
-        if other := next((key for key in others if key != patch.id and key in in_file), None):
-            raise HistoError(
-                f"--skip-done: {out} has the id {other!r}, and the image would now get another kind of id: "
-                f"{patch.id!r}",
-                "the ids are stems while all stems differ, else paths; start a new --out with --id path",
-            )
+    new = [patch for patch in patches if patch.id not in done.ids]
+    unmatched = done.ids - {patch.id for patch in patches}
+    _refuse_lost_zeros(new, unmatched, out)
+    if done.id_kind is None:
+        _refuse_other_kinds(new, unmatched, out)
     return new
+
+
+def _refuse_lost_zeros(new: list[Patch], unmatched: frozenset[str], out: Path) -> None:
+    """Raise `HistoError` if ids of new patches are in the file without their leading zeros."""
+    changed = {
+        patch.id: short
+        for patch in new
+        if patch.id.isdecimal() and (short := patch.id.lstrip("0") or "0") != patch.id and short in unmatched
+    }
+    if changed:
+        key, short = next(iter(changed.items()))
+        raise HistoError(
+            f"--skip-done: {out} has {format_count(len(changed), 'id')} without leading zeros: {short!r} is probably "
+            f"{key!r}",
+            "a spreadsheet removes the zeros when it saves a file: restore the file, or give another --out",
+        )
+
+
+def _refuse_other_kinds(new: list[Patch], unmatched: frozenset[str], out: Path) -> None:
+    """Raise `HistoError` if the id of a new patch is in the file as another kind of id.
+
+    This is for files whose record does not have the kind. An id of any kind is the end of the path, from the file's
+    name to the whole path, with or without the suffix.
+    """
+    for patch in new if unmatched else ():
+        parts = patch.path.split("/")
+        ends = ["/".join(parts[start:]) for start in range(len(parts))]
+        ends += [end.removesuffix(PurePosixPath(patch.path).suffix) for end in ends]
+        if other := next((end for end in ends if end and end in unmatched), None):
+            raise HistoError(
+                f"--skip-done: {out} has the id {other!r}, and the same image would now get the id {patch.id!r}",
+                "choose the kind of id that the file has: --id stem, path-stem or path; or give another --out",
+            )
 
 
 def _record_path(path: Path) -> Path:
@@ -115,28 +149,38 @@ def _record_path(path: Path) -> Path:
     return path.with_name(f".{name}.made-with.json")
 
 
-def _find_differences(path: Path, made_with: RowOptions) -> list[str]:
-    """Return what differs from a record, such as `another --tta`.
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """Return the record of a file of predictions, None if it has none."""
+    record_path = _record_path(path)
+    if not record_path.is_file():
+        return None
+    record = read_json(record_path)
+    if not isinstance(record, dict):
+        raise HistoError(f"--skip-done: {record_path} is damaged: it is not an object", _OTHER_OUT_HINT)
+    return record
+
+
+def _find_differences(record: dict[str, Any], made_with: RowOptions) -> list[str]:
+    """Return what differs from a record, such as `another --tta`; the ids are compared elsewhere.
 
     A flag that an earlier version did not record was not given.
     """
-    record = read_json(path)
-    if not isinstance(record, dict):
-        raise HistoError(f"--skip-done: {path} is damaged: it is not an object", _OTHER_OUT_HINT)
     return [
         "other checkpoints" if name == "checkpoints" else f"another --{name.replace('_', '-')}"
         for name, value in to_json(made_with).items()
-        if record.get(name, False if isinstance(value, bool) else None) != value
+        if name != "id" and record.get(name, False if isinstance(value, bool) else None) != value
     ]
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[str]]:
     """Return the columns and the ids of a CSV file."""
     _require_last_newline(path)
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets add the mark of UTF-8
         rows = csv.DictReader(file, strict=True)
-        ids = [row["id"] for row in rows]
-        return list(rows.fieldnames or []), ids
+        columns = list(rows.fieldnames or [])
+        if columns and "id" not in columns:
+            raise ValueError("its first line has no column id")
+        return columns, [row["id"] for row in rows]
 
 
 def _read_jsonl(path: Path) -> tuple[list[str], list[str]]:

@@ -24,7 +24,7 @@ from histocli.images.image_files import ImageFile, PackedPatch, infer_file_range
 from histocli.inference.array_inputs import is_array, open_array, read_array_patches
 from histocli.inference.path_list import read_path_list, read_stdin_lines
 from histocli.patch import Patch
-from histocli.sources.folder import make_unique_ids
+from histocli.sources.folder import choose_id_kind, make_id
 from histocli.workspace import Workspace, is_path
 
 STDIN = "-"
@@ -34,13 +34,15 @@ class Inputs(NamedTuple):
     """Patches to be scored, and their number where that is known.
 
     `files` are the image files in each folder. `notes` are lines for the user: the numbers of other files, which are
-    skipped, and the splits that are scored.
+    skipped, and the splits that are scored. `id_kind` is the kind of the ids of image files, None if there are several
+    kinds or no image files.
     """
 
     total: int | None
     patches: Iterable[Patch]
     files: dict[str, list[File]]
     notes: tuple[str, ...] = ()
+    id_kind: IdKind | None = None
 
 
 def open_inputs(
@@ -58,14 +60,13 @@ def open_inputs(
 
     The same inputs give the same ids in the same order.
 
-    A path is preferred to a data set of the same name, unless `split` is given, which only data sets have. The id of an
-    image is its file's stem where stems are unique, else its relative path, which begins with the input's path if there
-    are several inputs. The id in an array is the row number. If there are several inputs and one is an array or a data
-    set, every id begins with its input's name.
+    A path is preferred to a data set of the same name, unless `split` is given, which only data sets have. The kind of
+    the ids of image files is `ids`, by default the first one that gives all files different ids; a path begins with the
+    input's path if there are several inputs. The id in an array is the row number. If there are several inputs and one
+    is an array or a data set, every id begins with its input's name.
     `lines` are the lines of stdin for `-`, if they have been read already. With `split`, only this split of data sets
     is opened. `mpp` are the micrometres per pixel of the images, if they differ from those of the training patches.
-    `ids` chooses the kind of the ids of image files. With `may_be_empty`, a folder without images is no error, but a
-    note.
+    With `may_be_empty`, a folder without images is no error, but a note.
 
     Raises:
         HistoError: an input is neither a path nor a data set, or contains no image; a data set has no such split; or
@@ -92,7 +93,9 @@ def open_inputs(
     total = None if None in totals else sum(n for n in totals if n is not None)
     files = {name: files for part in inputs for name, files in part.files.items()}
     notes = shadowed + tuple(note for part in inputs for note in part.notes)
-    return Inputs(total, chain.from_iterable(part.patches for part in inputs), files, notes)
+    kinds = {part.id_kind for part in inputs if part.id_kind}
+    id_kind = kinds.pop() if len(kinds) == 1 else None
+    return Inputs(total, chain.from_iterable(part.patches for part in inputs), files, notes, id_kind)
 
 
 def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
@@ -151,7 +154,8 @@ def _open_input(
         )
     if name == STDIN:
         total, source = (None, read_stdin_lines()) if lines is None else (len(lines), lines)
-        return Inputs(total, _read_paths(source, preparation, ids or IdKind.PATH), {})
+        kind = ids or IdKind.PATH
+        return Inputs(total, _read_paths(source, preparation, kind), {}, id_kind=kind if total != 0 else None)
     if not os.path.exists(path) and not _is_dead_link(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.list_datasets():
             return _open_dataset(workspace, name, split, preparation)
@@ -233,37 +237,36 @@ def _make_file_inputs(
 ) -> Inputs:
     """Return the images in a folder; their paths are the folder's name and the files' names."""
     preparation = replace(preparation, ranges=infer_file_ranges(files))
+    kind = ids or choose_id_kind(files)
+    owners: dict[str, str] = {}
+    keys = [_make_new_id(file, kind, owners) for file in files]
     patches = (
         Patch(key, ImageFile(file.name, file.read, preparation), path=folder + file.name)
-        for key, file in zip(_make_ids(files, ids), files, strict=True)
+        for key, file in zip(keys, files, strict=True)
     )
-    return Inputs(len(files), patches, by_input)
+    return Inputs(len(files), patches, by_input, id_kind=kind if files else None)
 
 
-def _make_ids(files: list[File], ids: IdKind | None) -> list[str]:
-    """Return the id of each file; raise `HistoError` if the ids are stems and two are equal."""
-    if ids is None:
-        return make_unique_ids(files)
-    if ids is IdKind.PATH:
-        return [file.name for file in files]
-    owners: dict[str, str] = {}
-    for file in files:
-        if owners.setdefault(file.stem, file.name) != file.name:
-            raise _make_same_stem_error(owners[file.stem], file.name)
-    return list(owners)
+def _make_new_id(file: File, kind: IdKind, owners: dict[str, str]) -> str:
+    """Return the id of a file, and add it to `owners`, the names of the files by id.
+
+    Raises:
+        HistoError: another file has the same id.
+    """
+    key = make_id(file, kind)
+    if (other := owners.setdefault(key, file.name)) != file.name:
+        raise HistoError(
+            f"--id {kind}: {other} and {file.name} would have the same id",
+            "use --id path, and with --skip-done a new file for --out, because the ids of a file are of one kind",
+        )
+    return key
 
 
-def _make_same_stem_error(first: str, second: str) -> HistoError:
-    return HistoError(f"--id stem: {first} and {second} would have the same id", "use --id path")
-
-
-def _read_paths(lines: Iterable[bytes], preparation: Preparation, ids: IdKind) -> Iterator[Patch]:
-    """Yield the image at the path in each line; its id is the path, or the stem if `ids` is `stem`."""
+def _read_paths(lines: Iterable[bytes], preparation: Preparation, kind: IdKind) -> Iterator[Patch]:
+    """Yield the image at the path in each line."""
     owners: dict[str, str] = {}
     for path, file in read_path_list(lines):
-        if ids is IdKind.STEM and owners.setdefault(file.stem, file.name) != file.name:
-            raise _make_same_stem_error(owners[file.stem], file.name)
-        key = file.stem if ids is IdKind.STEM else file.name
+        key = _make_new_id(file, kind, owners)
         yield Patch(key, ImageFile(file.name, file.read, preparation), path=path)
 
 

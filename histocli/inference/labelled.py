@@ -1,12 +1,5 @@
-"""Score labelled patches, packed or in a folder, for `histo eval`."""
+"""Score labelled patches of packed data sets, for `histo eval`; those in folders are in `labelled_folder.py`."""
 
-import math
-import re
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import fields
-from hashlib import sha1
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,8 +14,7 @@ from histocli.data.loaders import PatchLoader
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import group_overlaps
 from histocli.enums import SplitName
-from histocli.errors import HistoError, UsageError
-from histocli.images.remarks import Remarks
+from histocli.errors import HistoError
 from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.leakage import (
     KnownCounts,
@@ -31,15 +23,11 @@ from histocli.inference.leakage import (
     find_training_manifest,
     read_pixel_digests,
 )
-from histocli.inference.predictor import ScoredChunk
 from histocli.inference.score_table import PATCH_COLUMNS
 from histocli.listeners import CommandListener
 from histocli.models import packaged
 from histocli.models.checkpoint import Checkpoint
-from histocli.patch import Patch
 from histocli.reports.likeness import Likeness
-from histocli.sources.folder import WITHOUT_SLIDE, FolderOptions, FolderSource
-from histocli.text import format_count
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -170,132 +158,3 @@ def _require_training_manifest(workspace: Workspace, checkpoints: list[Checkpoin
         f"the manifest that run {first.run} was trained with is not in this workspace",
         "choose what to evaluate on: histo eval --data NAME or --data FOLDER",
     )
-
-
-class _FolderChunk(NamedTuple):
-    """Scored patches of a folder: their table, the SHA-1 of their pixels, unreadable files, remarks, and appearance."""
-
-    table: "pd.DataFrame"
-    digests: list[bytes]
-    unreadable: int
-    remarks: Remarks
-    likeness: Likeness
-
-
-def score_folder(
-    workspace: Workspace,
-    predictor: CheckpointPredictor,
-    config: EvalConfig,
-    listener: CommandListener,
-    ranks: Ranks,
-) -> ScoredPatches:
-    """Score a labelled folder or archive without packing it; the listener gets notes on what was found in it.
-
-    Raises:
-        HistoError: as `FolderSource`; or no labelled patch is in this split, or none can be read.
-    """
-    location = Path(config.data or "")
-    source = FolderSource(_make_folder_options(config))
-    split = _find_split(source, config, location)
-    if ranks.is_rank0:
-        for note in source.report.notes:
-            listener.on_note(note)
-    labelled = _iterate_labelled(source, split)
-    size = predictor.choose_chunk_size(config.batch_size)
-    share = (patch for i, patch in enumerate(labelled) if i // size % ranks.size == ranks.rank)
-    total = source.count_labelled(split)
-    listener.on_total(math.ceil(total / ranks.size))
-    meter = predictor.make_likeness_meter(total)
-    with closing(predictor.predict_patches(share, size, listener)) as chunks:
-        scored = [_make_folder_chunk(chunk, meter.measure(chunk.pixels)) for chunk in chunks]
-    # The processes take the chunks in turns, so this is the order of the files.
-    gathered = [chunk for turn in zip_longest(*ranks.all_gather(scored)) for chunk in turn if chunk]
-    table = _join_tables(gathered, location)
-    digests = [digest for chunk in gathered for digest in chunk.digests]
-    table["sha1"] = [digest.hex() for digest in digests]
-    remarks = Remarks()
-    for chunk in gathered:
-        remarks.merge(chunk.remarks)
-    unreadable = sum(chunk.unreadable for chunk in gathered)
-    counts = {**source.report.counts, "unreadable": unreadable}
-    if (without_slide := counts.pop(WITHOUT_SLIDE, 0)) and ranks.is_rank0:  # they are not skipped
-        listener.on_note(
-            f"{format_count(without_slide, 'image')} without a known slide: if labelled, they are measured"
-        )
-    checkpoints = [member.checkpoint for member in predictor.members]
-    return ScoredPatches(
-        data=make_data_name(location),
-        split=split.value,
-        table=table,
-        manifest_sha256=None,
-        skipped={reason: count for reason, count in counts.items() if count},
-        changed=remarks.count_images(),
-        packed=None,
-        known=count_known(workspace, checkpoints, digests, ManifestCache()),
-        likeness=sum((chunk.likeness for chunk in gathered), Likeness()),
-    )
-
-
-def _iterate_labelled(source: FolderSource, split: SplitName) -> Iterator[Patch]:
-    """Yield the patches of a split that have a label."""
-    for patch in source.read_patches():
-        if patch.label is not None and (split is SplitName.ALL or patch.split == split.value):
-            yield patch
-
-
-def _find_split(source: FolderSource, config: EvalConfig, location: Path) -> SplitName:
-    """Return the split to score; raise `UsageError` if the folder does not have it."""
-    split = (config.split or SplitName.ALL).choose_existing(source.split_names)
-    if split is not SplitName.ALL and split.value not in source.split_names:
-        raise UsageError(
-            f"--split {config.split}: {location} has no folder of this split",
-            f"its splits: {', '.join(source.split_names) or 'none'}",
-        )
-    return split
-
-
-def _join_tables(chunks: "list[_FolderChunk]", location: Path) -> "pd.DataFrame":
-    """Return the tables of all chunks as one; raise `HistoError` if none of them has a row."""
-    import pandas as pd
-
-    tables = [chunk.table for chunk in chunks if len(chunk.table)]
-    unreadable = sum(chunk.unreadable for chunk in chunks)
-    if not tables and unreadable:
-        raise HistoError(f"none of the {unreadable:,} labelled images in {location} can be read")
-    if not tables:
-        raise HistoError(
-            f"no patch in {location} has a label",
-            "--labels CSV (id,label), a *labels*.csv next to them, or folders named 0 and 1; --classes names others",
-        )
-    table = pd.concat(tables, ignore_index=True).assign(data="", index="")
-    return table if table["hospital"].any() else table.drop(columns="hospital")
-
-
-def _make_folder_options(config: EvalConfig) -> FolderOptions:
-    """Return the options of `histo eval` that say how to read a folder, as those of `FolderSource`."""
-    names = {field.name for field in fields(FolderOptions)} - {"locations"}
-    return FolderOptions(locations=(config.data or "",), **{name: getattr(config, name) for name in names})
-
-
-def _make_folder_chunk(chunk: ScoredChunk, likeness: Likeness) -> _FolderChunk:
-    """Turn the scores of a chunk into a table, without its pixels."""
-    import pandas as pd
-
-    table = pd.DataFrame(
-        {
-            "id": [patch.id for patch in chunk.patches],
-            "label": [patch.label for patch in chunk.patches],
-            "prob": chunk.scores.probs,
-            "raw": chunk.scores.raw,
-            "slide": [patch.slide for patch in chunk.patches],
-            "hospital": [patch.hospital for patch in chunk.patches],
-        }
-    )
-    digests = [sha1(pixels.data, usedforsecurity=False).digest() for pixels in chunk.pixels]
-    return _FolderChunk(table, digests, len(chunk.failures), chunk.remarks, likeness)
-
-
-def make_data_name(location: Path) -> str:
-    """Return the name of a folder or zip, without the characters that a file's name may not have."""
-    location = location.resolve()
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", location.name if location.is_dir() else location.stem)

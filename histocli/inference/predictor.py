@@ -1,6 +1,6 @@
 """Compute calibrated probabilities of tumour from images: packed data, files and arrays.
 
-Validation during training, `histo eval` and `histo predict` all use `Predictor`.
+Validation during training, `histo eval` and `histo predict` all use `BatchPredictor`.
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -36,7 +36,7 @@ class CalibratedNetwork(NamedTuple):
 
 
 class PredictorOptions(TypedDict, total=False):
-    """The options of `Predictor`."""
+    """The options of `BatchPredictor`."""
 
     tta: bool
     uncalibrated: bool
@@ -70,7 +70,7 @@ class ScoredChunk(NamedTuple):
     remarks: Remarks
 
 
-class Predictor:
+class BatchPredictor:
     """One network on a device, or several whose probabilities are averaged.
 
     The probability of one network is the mean over the views of a patch, calibrated by the network's temperature.

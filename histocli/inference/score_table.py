@@ -31,36 +31,39 @@ def write_scores(path: Path, table: "pd.DataFrame") -> None:
         writer.writerows(zip(*columns, strict=True))
 
 
-def read_scores(path: Path) -> "pd.DataFrame":
+def read_scores(path: Path, hint: str = "histo eval writes it again") -> "pd.DataFrame":
     """Read an evaluation's scores: `label`, `prob` and `index` as numbers, other columns as text.
+
+    `hint` is that of the errors.
 
     Raises:
         HistoError: the file is missing, or is not such a table.
     """
     import pandas as pd
 
-    again = "histo eval writes it again"
     try:
         if path.exists() and not path.is_file():  # reading a pipe could block for ever
-            raise HistoError(f"{path} is not a file", again)
+            raise HistoError(f"{path} is not a file", hint)
         with path.open(encoding="utf-8", newline="") as file:
             table = pd.DataFrame(read_columns(file, str(path)), dtype=str)
         if missing := set(_REQUIRED) - set(table.columns):
-            raise HistoError(f"{path} has no column {', '.join(sorted(missing))}", again)
+            raise HistoError(f"{path} has no column {', '.join(sorted(missing))}", hint)
+        if table.empty:
+            raise HistoError(f"{path} has no row of scores", hint)
         table = table.astype({"label": "int64", "prob": "float64"})
         if "sha1" not in table.columns:  # written by an earlier version
             table["sha1"] = ""
         table["index"] = pd.to_numeric(table["index"].where(table["index"] != "")).astype("Int64")
     except FileNotFoundError:
-        raise HistoError(f"there is no file {path}", again) from None
+        raise HistoError(f"there is no file {path}", hint) from None
     except (ValueError, TypeError, OverflowError) as error:
-        raise HistoError(f"{path} is not a table of scores: {read_first_line(error)}", again) from error
+        raise HistoError(f"{path} is not a table of scores: {read_first_line(error)}", hint) from error
     is_wrong = ~(table["label"].isin((0, 1)) & table["prob"].between(0, 1))
     if is_wrong.any():
         key, label, prob = table.loc[is_wrong, ["id", "label", "prob"]].to_numpy()[0]
         raise HistoError(
             f"{path}: {describe_value(key)} has the label {label} and the prob {prob:g}: they are not possible",
-            again,
+            hint,
         )
     return table
 

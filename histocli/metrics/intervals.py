@@ -72,8 +72,12 @@ def explain_few_clusters(metric: Metric, by: str, clusters: int, by_class: Class
     if count >= FEW_CLUSTERS:
         return ""
     kind = "tumour" if count == by_class.tumour else "normal"
-    verb = "are" if by == "patch" else "have"
-    text = f"there are only {count}" if count == clusters else f"only {count} {verb} {kind} patches"
+    if count == clusters:
+        text = f"there {'is' if count == 1 else 'are'} only {count}"
+    elif by == "patch":
+        text = f"only {count} {f'is a {kind} patch' if count == 1 else f'are {kind} patches'}"
+    else:
+        text = f"only {count} {'has' if count == 1 else 'have'} {kind} patches"
     return f"the bootstrap needs {FEW_CLUSTERS} {pluralise(by)}, and {text}"
 
 

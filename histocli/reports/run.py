@@ -84,10 +84,11 @@ def read_run(run_dir: Path) -> RunRecord:
         HistoError: it cannot be read, or a field is missing or has a wrong type or value.
     """
     path = run_dir / "config.json"
-    value = read_json(path)
+    hint = f"restore it from a copy; without it the run cannot be resumed, but --ckpt {run_dir.name} still works"
+    value = read_json(path, hint)
     if isinstance(value, dict) and not value.get("audit"):  # a run without an audit has an empty one
         value["audit"] = None
-    record = from_json(RunRecord, value, str(path))
+    record = from_json(RunRecord, value, str(path), hint)
     return record if "is_repeat" in value else replace(record, is_repeat=_has_name_of_repeat(record))
 
 
@@ -115,6 +116,6 @@ def read_history(path: Path) -> list[EpochRecord]:
         try:
             value = json.loads(line.decode())
         except (ValueError, RecursionError) as error:
-            raise HistoError(f"cannot read {path}, line {number}: {error}", hint) from error
+            raise HistoError(f"cannot read {path}, line {number}, as JSON: {error}", hint) from error
         rows.append(from_json(EpochRecord, value, f"{path}, line {number}", hint))
     return rows

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 FILE = "slide.json"  # in a slide's folder, written last: a slide with this file is finished
 SCORES = "scores.csv"  # in a slide's folder: the scored squares
+GEOJSON, HEATMAP, HEATMAP_PICTURE, TISSUE = "slide.geojson", "heatmap.tif", "heatmap.png", "tissue.png"
 TABLE = "slides.csv"
 _MAX_SQUARES, _MAX_AREA_MM2 = 1 << 24, 4000  # of a slide: the largest glass has 50 x 75 mm
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
-_HINT = "histo predict writes the maps again into a new folder"
 SCORED, NO_TISSUE, FAILED = "scored", "no tissue", "failed"
 OWN_MASK = "own mask"  # the flag of a slide whose tissue is from the user's mask
 Resolution = Annotated[float, Range(*PLAUSIBLE_MPP)]  # micrometres per pixel
@@ -33,7 +33,10 @@ Size = Annotated[float, Range(0, math.inf)]
 
 @dataclass(frozen=True)
 class SlideRecord:
-    """A row of slides.csv. `squares` is the number of scored squares; the measures are None if it is 0."""
+    """A row of slides.csv. `squares` is the number of scored squares; the measures are None if it is 0.
+
+    `checkpoint` has the runs of the networks that scored the slide, separated by "; ".
+    """
 
     slide: str
     status: str
@@ -46,15 +49,17 @@ class SlideRecord:
     percentile_99: Fraction | None = None
     flags: str = ""
     error: str = ""
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True)
 class FinishedSlide:
     """The content of a slide's `slide.json`: its file, its options, and its record.
 
-    `made_of` is a SHA-256 of everything that the scores depend on. `step` is the side of its squares in pixels of 0.972
-    micrometres; `width` and `height` are those of level 0, and `mpp_y` is the height of its pixels in micrometres, None
-    if it is the width.
+    `made_of` is a SHA-256 of everything that the scores depend on. `scored_with` is one of the networks and of the
+    options that must be the same for the scores of two slides to be compared. `step` is the side of its squares in
+    pixels of 0.972 micrometres; `width` and `height` are those of level 0, and `mpp_y` is the height of its pixels in
+    micrometres, None if it is the width.
     """
 
     path: str
@@ -65,6 +70,7 @@ class FinishedSlide:
     height: Annotated[int, Range(1, MAX_LENGTH)]
     record: SlideRecord
     mpp_y: Resolution | None = None
+    scored_with: str = ""
 
     @property
     def mpp(self) -> tuple[float, float]:
@@ -98,14 +104,24 @@ def read_finished(folder: Path) -> FinishedSlide | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    finished = from_json(FinishedSlide, read_json(path), str(path), _HINT)
+    hint = _explain_repair(folder)
+    finished = from_json(FinishedSlide, read_json(path), str(path), hint)
     name = PurePosixPath(finished.record.slide)
     if name.is_absolute() or ".." in name.parts:
-        raise HistoError(f"{path} names the slide {describe_value(str(name))}, which is in another folder", _HINT)
+        raise HistoError(f"{path} names the slide {describe_value(str(name))}, which is in another folder", hint)
     area = finished.width * finished.height * math.prod(finished.mpp) / 1e6
     if area > _MAX_AREA_MM2 or math.prod(finished.map_shape) > _MAX_SQUARES:  # its maps are read into memory
-        raise HistoError(f"{path} has a slide of {area:,.0f} mm2, and no slide is so large", _HINT)
+        raise HistoError(f"{path} has a slide of {area:,.0f} mm2, and no slide is so large", hint)
     return finished
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether no file of a slide's map was removed."""
+    return all((folder / name).is_file() for name in (FILE, SCORES, GEOJSON, HEATMAP, HEATMAP_PICTURE, TISSUE))
+
+
+def _explain_repair(folder: Path) -> str:
+    return f"remove the folder {folder} and run histo predict again"
 
 
 def read_finished_slides(out: Path) -> list[tuple[Path, FinishedSlide]]:
@@ -117,9 +133,12 @@ def read_finished_slides(out: Path) -> list[tuple[Path, FinishedSlide]]:
     for name, count in Counter(slide.record.slide for _, slide in finished).items():
         if count > 1:
             raise HistoError(f"{count} folders in {out} have the scores of the slide {name}", "remove all but one")
-    if len({(slide.threshold, slide.step) for _, slide in finished}) > 1:
+    options = Counter((slide.threshold, slide.step, slide.scored_with) for _, slide in finished)
+    if len(options) > 1:
         raise HistoError(
-            f"the slides in {out} were scored with different options", "score them again with one call of histo predict"
+            f"the slides in {out} were scored with different checkpoints or options "
+            f"({' and '.join(f'{count:,}' for count in options.values())} slides)",
+            "run histo predict again with all slides; the column checkpoint of slides.csv names the networks",
         )
     return finished
 
@@ -131,32 +150,32 @@ def read_map(folder: Path, finished: FinishedSlide) -> "Map":
         HistoError: the table is missing or damaged, has a square outside the slide, or one twice, a score that is no
             probability, or another number of squares than the slide's record.
     """
-    path = folder / SCORES
-    columns = _read_table(path, ("x", "y", "probability"))
+    path, hint = folder / SCORES, _explain_repair(folder)
+    columns = _read_table(path, ("x", "y", "probability"), hint)
     squares = finished.record.squares
     if len(columns["x"]) != squares:
-        raise HistoError(f"{path} has {len(columns['x']):,} squares, and {folder / FILE} says {squares:,}", _HINT)
+        raise HistoError(f"{path} has {len(columns['x']):,} squares, and {folder / FILE} says {squares:,}", hint)
     scores = np.full(finished.map_shape, np.nan)
     width, height = finished.square_size
     for x, y, text in zip(columns["x"], columns["y"], columns["probability"], strict=True):
         if not (_WHOLE_NUMBER.fullmatch(x) and _WHOLE_NUMBER.fullmatch(y)):
-            raise HistoError(f"{path}: the square {describe_value(x)}, {describe_value(y)} has no position", _HINT)
+            raise HistoError(f"{path}: the square {describe_value(x)}, {describe_value(y)} has no position", hint)
         at = round(int(y) / height), round(int(x) / width)
         if not (at[0] < scores.shape[0] and at[1] < scores.shape[1]):
-            raise HistoError(f"{path}: the square at x {x}, y {y} lies outside the slide", _HINT)
+            raise HistoError(f"{path}: the square at x {x}, y {y} lies outside the slide", hint)
         if not np.isnan(scores[at]):
-            raise HistoError(f"{path}: the square at x {x}, y {y} occurs twice", _HINT)
-        scores[at] = _parse_probability(text, path)
+            raise HistoError(f"{path}: the square at x {x}, y {y} occurs twice", hint)
+        scores[at] = _parse_probability(text, path, hint)
     return scores
 
 
-def _parse_probability(text: str, path: Path) -> float:
+def _parse_probability(text: str, path: Path, hint: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise HistoError(f"{path}: the probability {describe_value(text)} is not a number from 0 to 1", _HINT)
+        raise HistoError(f"{path}: the probability {describe_value(text)} is not a number from 0 to 1", hint)
     return value
 
 
@@ -169,22 +188,22 @@ def read_failed_slides(out: Path) -> list[SlideRecord]:
     path = out / TABLE
     if not path.is_file():
         return []
-    columns = _read_table(path, ("slide", "status", "error"))
+    columns = _read_table(path, ("slide", "status", "error"), f"remove {path} and run histo predict again")
     rows = zip(columns["slide"], columns["status"], columns["error"], strict=True)
     return [SlideRecord(slide, FAILED, error=error) for slide, status, error in rows if status == FAILED]
 
 
-def _read_table(path: Path, required: tuple[str, ...]) -> dict[str, list[str]]:
+def _read_table(path: Path, required: tuple[str, ...], hint: str) -> dict[str, list[str]]:
     """Return the columns of a table; raise `HistoError` if one of `required` is missing."""
     if not path.is_file():
-        raise HistoError(f"there is no table {path}", _HINT)
+        raise HistoError(f"there is no table {path}", hint)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             columns = read_columns(file, str(path))
     except OSError as error:
         raise HistoError(f"cannot read {path}: {error.strerror}") from error
     if missing := [name for name in required if name not in columns]:
-        raise HistoError(f"{path}, line 1: there is no column {missing[0]!r}", _HINT)
+        raise HistoError(f"{path}, line 1: there is no column {missing[0]!r}", hint)
     return columns
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from histocli.config import PATCH_MPP
 from histocli.errors import HistoError
 from histocli.images.decode import PATCH_SIZE
-from histocli.inference.predictor import Predictor
+from histocli.inference.predictor import BatchPredictor
 from histocli.listeners import CommandListener
 from histocli.patch import Patch, Pixels
 from histocli.slides.grid import WHITE, Grid, Mask, find_level, plan_grid, read_overview, read_strips
@@ -113,7 +113,7 @@ def score_squares(
     slide: Slide,
     grid: Grid,
     needed: Mask,
-    predictor: Predictor,
+    predictor: BatchPredictor,
     chunk_size: int,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Map:
@@ -122,7 +122,7 @@ def score_squares(
     The network sees the 96x96 pixels around the centre of a square. What lies outside the slide is white.
 
     Raises:
-        HistoError: the slide is damaged, or as `Predictor.predict_patches`.
+        HistoError: the slide is damaged, or as `BatchPredictor.predict_patches`.
     """
     scores = np.full(grid.shape, np.nan)
     found = []

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from histocli.class_names import describe_counts, find_label, find_splits_of_folders, parse_classes
 from histocli.config import PATCH_MPP
-from histocli.enums import Resize, SplitName
+from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive, remove_archive_suffix
 from histocli.files.file import File, describe_others, find_images
@@ -195,11 +195,20 @@ class FolderSource:
 
 def make_unique_ids(files: Sequence[File]) -> list[str]:
     """Return a unique id for each file: the stem (as in Kaggle's data) if all differ, else the path."""
-    for name in (lambda f: f.stem, lambda f: str(PurePosixPath(f.name).with_suffix("")), lambda f: f.name):
-        ids = [name(file) for file in files]
-        if len(set(ids)) == len(ids):
-            break
-    return ids
+    kind = choose_id_kind(files)
+    return [make_id(file, kind) for file in files]
+
+
+def choose_id_kind(files: Sequence[File]) -> IdKind:
+    """Return the first kind that gives all files different ids."""
+    return next((kind for kind in IdKind if len({make_id(file, kind) for file in files}) == len(files)), IdKind.PATH)
+
+
+def make_id(file: File, kind: IdKind) -> str:
+    """Return the id of a file."""
+    if kind is IdKind.STEM:
+        return file.stem
+    return file.name if kind is IdKind.PATH else str(PurePosixPath(file.name).with_suffix(""))
 
 
 def _describe_magnifications(names: Sequence[str]) -> str:

@@ -96,6 +96,8 @@ def write_job(run_dir: Path, agents: set[str]) -> None:
 
 def find_interrupted_run(workspace: Workspace, agents: set[str]) -> str | None:
     """Return the newest run that one of these torchrun agents trained before it restarted its processes, or None."""
+    if not agents:
+        return None
     notes = {run: workspace.run_dir(run) / "job.json" for run in workspace.list_runs()}
     same_job = [run for run, path in notes.items() if path.is_file() and agents & set(read_json(path)["agents"])]
     resumable = [run for run in same_job if (workspace.run_dir(run) / "last.pt").is_file()]

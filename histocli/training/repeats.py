@@ -1,6 +1,8 @@
 """Several runs that differ in fold or seed: the folds of a cross-validation, or repeats with other seeds."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,6 +21,7 @@ from histocli.metrics.calibration import compute_probabilities
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.reports.balance import read_balance_report
 from histocli.reports.repeats import RepeatedRun, RepeatsReport, write_repeats
+from histocli.reports.run import read_run
 from histocli.training.calibrate import calibrate
 from histocli.training.out_of_fold import write_out_of_fold
 from histocli.training.provenance import make_name_stem
@@ -43,6 +46,11 @@ class Repeats(NamedTuple):
     def report_path(self, workspace: Workspace) -> Path:
         """Return the file of their report."""
         return workspace.metrics_dir / f"{self.name}-{self.kind}.json"
+
+    @property
+    def resume_command(self) -> str:
+        """The command that trains those that are not finished."""
+        return f"histo train --{self.kind} {len(self.members)} --name {self.name} --resume"
 
 
 def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, folds: int, seeds: int) -> Repeats:
@@ -69,6 +77,16 @@ def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, fold
     return Repeats(prefix, kind, members)
 
 
+@contextmanager
+def explain_damaged_member(repeats: Repeats, run: str) -> Iterator[None]:
+    """Give the error of a damaged file of a fold or seed, read in this block, a hint: how to train this run again."""
+    try:
+        yield
+    except HistoError as error:
+        hint = f"histo runs rm {run} removes this run, and {repeats.resume_command} trains it again"
+        raise HistoError(str(error), hint) from error
+
+
 def find_first_run(workspace: Workspace, name: str, kind: str) -> str | None:
     """Return the run of the lowest fold or seed (`kind`: folds, seeds) whose name begins with `name`."""
     pattern = re.compile(rf"{re.escape(name)}-{kind.removesuffix('s')}(\d+)")
@@ -77,9 +95,8 @@ def find_first_run(workspace: Workspace, name: str, kind: str) -> str | None:
 
 
 def find_newest_run(workspace: Workspace, kind: str) -> str | None:
-    """Return the newest run that is a fold or one of several seeds (`kind`: folds, seeds), by its name."""
-    pattern = re.compile(rf".+-{kind.removesuffix('s')}\d+")
-    return next((run for run in reversed(workspace.list_runs()) if pattern.fullmatch(run)), None)
+    """Return the newest run that is a fold or one of several seeds (`kind`: folds, seeds)."""
+    return next(reversed(_list_members(workspace, ".+", kind)), None)
 
 
 def find_repeats_name(run: str) -> str:
@@ -90,9 +107,25 @@ def find_repeats_name(run: str) -> str:
 def count_members(workspace: Workspace, run: str) -> tuple[str, int]:
     """Return "folds" or "seeds", and the number of runs that are folds or seeds together with this one."""
     name = find_repeats_name(run)
-    kind = run[len(name) + 1 :].rstrip("0123456789")
-    pattern = re.compile(rf"{re.escape(name)}-{kind}\d+")
-    return f"{kind}s", sum(pattern.fullmatch(other) is not None for other in workspace.list_runs())
+    kind = run[len(name) + 1 :].rstrip("0123456789") + "s"
+    return kind, len(_list_members(workspace, re.escape(name), kind))
+
+
+def _list_members(workspace: Workspace, name: str, kind: str) -> list[str]:
+    """Return the runs that are folds or seeds (`kind`) with a common name that fits the pattern `name`; oldest first.
+
+    A run that only has such a name, and was trained alone, is left out. If this is not known, because its record is
+    damaged, its name decides.
+    """
+    pattern = re.compile(rf"{name}-{kind.removesuffix('s')}\d+")
+    return [run for run in workspace.list_runs() if pattern.fullmatch(run) and _may_be_repeat(workspace, run)]
+
+
+def _may_be_repeat(workspace: Workspace, run: str) -> bool:
+    try:
+        return read_run(workspace.run_dir(run)).is_repeat
+    except HistoError:
+        return True
 
 
 def _find_unused_name(workspace: Workspace, arch: str) -> str:
@@ -154,7 +187,7 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     the validation patches of the other folds, so not on the patches that they are applied to. The best epoch of a fold
     is still chosen on its own validation patches.
     """
-    best = [load_checkpoint(workspace.run_dir(member.name) / "best.pt") for member in repeats.members]
+    best = [_load_best(workspace, repeats, member.name) for member in repeats.members]
     divided = repeats.members if repeats.kind == "folds" else repeats.members[:1]  # seeds share one manifest
     manifests = [read_manifest(workspace.run_dir(member.name) / "manifest.csv") for member in divided]
     if repeats.kind == "folds":
@@ -182,6 +215,11 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     )
     write_repeats(repeats.report_path(workspace), report)
     return report
+
+
+def _load_best(workspace: Workspace, repeats: Repeats, run: str) -> Checkpoint:
+    with explain_damaged_member(repeats, run):
+        return load_checkpoint(workspace.run_dir(run) / "best.pt")
 
 
 def _calibrate_on_other_folds(best: list[Checkpoint], *, on_other_slides: bool) -> list[tuple[float, float]]:

@@ -1,14 +1,18 @@
 """The options of a run that is resumed, or extended to more epochs."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import NamedTuple
 
 from histocli.config import RunConfig, TrainConfig
 from histocli.errors import HistoError, UsageError
 from histocli.models.checkpoint import load_checkpoint
+from histocli.reports.run import read_history, read_run
 from histocli.schema import from_json
 from histocli.workspace import Workspace
+
+_NEW_RUN_HINT = "start a new run with another --name"
 
 
 class StoredRun(NamedTuple):
@@ -23,13 +27,13 @@ def load_run_config(workspace: Workspace, name: str | None) -> StoredRun:
     """Return the run to resume: `name`, or the newest run.
 
     Raises:
-        HistoError: there is no such run.
+        HistoError: there is no such run, or its last.pt cannot be read.
     """
     runs = [run for run in workspace.list_runs() if (workspace.run_dir(run) / "last.pt").is_file()]
     if name and name not in runs and name in workspace.list_runs():
         raise HistoError(
             f"{workspace.run_dir(name) / 'last.pt'} is missing, or is not a file: {name!r} cannot be resumed",
-            "start a new run with another --name",
+            _NEW_RUN_HINT,
         )
     if not runs or (name and name not in runs):
         raise HistoError(
@@ -40,11 +44,32 @@ def load_run_config(workspace: Workspace, name: str | None) -> StoredRun:
         )
     run = name or runs[-1]
     last = workspace.run_dir(run) / "last.pt"
-    checkpoint = load_checkpoint(last)
-    if unknown := checkpoint.config.keys() - {field.name for field in fields(RunConfig)}:
-        raise HistoError(f"{last} has options that this version does not know: {min(unknown)}", "start a new run")
-    config = from_json(RunConfig, checkpoint.config, f"{last}, config", "start a new run")
-    return StoredRun(run, config, checkpoint.epoch)
+    try:
+        checkpoint = load_checkpoint(last)
+    except HistoError as error:
+        raise HistoError(str(error), f"{_NEW_RUN_HINT}; --ckpt {run} still uses the run's best epoch") from error
+    return StoredRun(run, _parse_options(checkpoint.config, f"{last}, options"), checkpoint.epoch)
+
+
+def _parse_options(values: Mapping[str, object], file: str) -> RunConfig:
+    """Return the options of a run that a file of it has; raise `HistoError` if they cannot be used."""
+    if unknown := values.keys() - {field.name for field in fields(RunConfig)}:
+        raise HistoError(f"{file}: it has options that this version does not know: {min(unknown)}", _NEW_RUN_HINT)
+    return from_json(RunConfig, values, file, _NEW_RUN_HINT)
+
+
+def load_run_options(workspace: Workspace, run: str) -> RunConfig:
+    """Return the options of a run: those in its last.pt, or in its config.json if last.pt was removed or is damaged.
+
+    Raises:
+        HistoError: neither can be read, or the options cannot be used.
+    """
+    folder = workspace.run_dir(run)
+    try:
+        options, file = load_checkpoint(folder / "last.pt").config, folder / "last.pt"
+    except HistoError:
+        options, file = read_run(folder).options, folder / "config.json"
+    return _parse_options(options, f"{file}, options")
 
 
 def extend_config(run: StoredRun, epochs: int) -> RunConfig:
@@ -82,10 +107,12 @@ def apply_given_options(stored: RunConfig, config: TrainConfig, given: Collectio
 def count_epochs(workspace: Workspace, run: str) -> int:
     """Return the number of epochs that a run has trained and validated.
 
-    It is that of last.pt; if this was removed, the number of lines of the history.
+    It is that of last.pt; if this was removed or is damaged, the number of epochs in the history. It is 0 if neither
+    can be read.
     """
     folder = workspace.run_dir(run)
-    if (last := folder / "last.pt").is_file():
-        return load_checkpoint(last).epoch
-    history = folder / "history.jsonl"
-    return history.read_bytes().count(b"\n") if history.is_file() else 0
+    with suppress(HistoError):
+        return load_checkpoint(folder / "last.pt").epoch
+    with suppress(HistoError, FileNotFoundError):
+        return len(read_history(folder / "history.jsonl"))
+    return 0

@@ -15,7 +15,7 @@ from histocli.data.groups import is_validated_on_other_slides
 from histocli.data.leakage import audit
 from histocli.data.manifest import hash_file
 from histocli.data.readahead import read_ahead
-from histocli.inference.predictor import CalibratedNetwork, Predictor
+from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
 from histocli.models.checkpoint import hash_backbone
 from histocli.signals import Stopped, StopRequest
 from histocli.training import run_folder
@@ -155,7 +155,7 @@ class Run:
 
     def _validate(self, stats: EpochStats, stop: StopRequest) -> Epoch:
         """Score the validation patches with the EMA of the weights, and calibrate on them."""
-        predictor = Predictor([CalibratedNetwork(self.trainer.ema_model)], self.compute, can_halve_batch=True)
+        predictor = BatchPredictor([CalibratedNetwork(self.trainer.ema_model)], self.compute, can_halve_batch=True)
         probs = predictor.predict_packed(self.val_loader, lambda done: self._stop_single_process(stop)).probs
         self.calibration = calibrate(
             self.labels, probs, self.config.threshold, on_other_slides=self.is_validated_on_other_slides

@@ -16,7 +16,7 @@ from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError, read_first_line
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.reports.audit import AuditReport
-from histocli.reports.run import RunRecord, Shots
+from histocli.reports.run import RunRecord, Shots, read_run
 from histocli.schema import to_json
 from histocli.training.progress import Epoch
 from histocli.training.provenance import find_git_commit, find_versions
@@ -63,11 +63,9 @@ def write_run_record(run: DescribedRun, folder: Path, *, is_repeat: bool) -> Non
 
 def write_options(folder: Path, config: RunConfig) -> None:
     """Write the options of a run that was extended into its config.json."""
-    path = folder / "config.json"
-    record = read_json(path)
-    options = asdict(config)
-    if record["options"].get("epochs") != options["epochs"]:
-        write_json(path, record | {"options": options})
+    if read_run(folder).options.get("epochs") != config.epochs:
+        path = folder / "config.json"
+        write_json(path, read_json(path) | {"options": asdict(config)})
 
 
 def write_history(folder: Path, history: Sequence[Epoch]) -> None:

@@ -1,6 +1,7 @@
 """`histo demo`: the whole pipeline in one command."""
 
 import csv
+import sys
 
 from histocli.cli import demo
 
@@ -68,3 +69,11 @@ def test_the_demo_of_slides_draws_maps_and_measures(empty, tmp_path, monkeypatch
         *("slides-maps-roc.png", "slides-maps-froc.png"),
         *("tumor_001-heatmap.png", "normal_002-heatmap.png"),
     }
+
+
+def test_the_demo_of_slides_names_a_missing_package_before_it_trains(empty, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    error, hint = empty.fails("demo", "--slides", "--keep", tmp_path / "kept")
+    assert error == "whole slides need the package openslide"
+    assert "slides" in hint
+    assert not (tmp_path / "kept").exists()

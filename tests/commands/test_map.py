@@ -162,7 +162,7 @@ def test_a_table_that_cannot_be_drawn_is_refused(tmp_path, text, message):
 def test_patches_without_a_position_are_counted(tmp_path):
     (tmp_path / "t.csv").write_text("id,probability\nfolder/a_x1_y2,0.5\nb,0.5\n")
     result = Histo(tmp_path / "w")("plot", "--kind", "map", tmp_path / "t.csv", "--mpp", 0.25)
-    assert "1 of 2 patches have no position, and are not drawn" in result.stderr
+    assert "1 of 2 patches has no position, and is not drawn" in result.stderr
 
 
 def test_a_wrong_mpp_is_refused(scored):

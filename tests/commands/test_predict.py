@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -734,9 +733,24 @@ def test_ids_of_listed_paths_can_be_stems(histo, images, tmp_path):
     result = histo(*PREDICT, "-", "--id", "stem", "--out", tmp_path / "x.csv", stdin=more, code=1)
     assert error in result.stderr
     assert hint in result.stderr
-    assert [row["id"] for row in run_predict(histo, images, "--id", "path")] == [
-        p.name for p in sorted(images.iterdir())
-    ]
+
+
+def test_id_chooses_the_kind_of_the_ids(histo, tmp_path):
+    write_images(histo, tmp_path / "images" / "a", 1)
+    for kind, key in {"stem": "patch-00", "path-stem": "a/patch-00", "path": "a/patch-00.png"}.items():
+        assert [row["id"] for row in run_predict(histo, tmp_path / "images", "--id", kind)] == [key]
+        listed = run_predict(histo, "-", "--id", kind, stdin=f"{tmp_path}/images/a/patch-00.png\n")
+        assert [row["id"] for row in listed] == [key if kind == "stem" else f"{tmp_path}/images/{key}"]
+
+
+def test_the_first_kind_of_id_that_differs_for_all_images_is_the_default(histo, tmp_path):
+    images = tmp_path / "images"
+    write_images(histo, images / "a", 2)
+    assert [row["id"] for row in run_predict(histo, images)] == ["patch-00", "patch-01"]
+    write_images(histo, images / "b", 1)
+    assert [row["id"] for row in run_predict(histo, images)] == ["a/patch-00", "a/patch-01", "b/patch-00"]
+    (images / "b" / "patch-00.jpg").write_bytes((images / "b" / "patch-00.png").read_bytes())
+    assert [row["id"] for row in run_predict(histo, images)][2:] == ["b/patch-00.jpg", "b/patch-00.png"]
 
 
 def test_a_pattern_in_quotes_is_expanded(histo, images):
@@ -782,132 +796,10 @@ def test_failed_files_are_listed_and_the_exit_code_says_so(histo, images, tmp_pa
     assert "leave out" in histo.fails(*PREDICT, images, "--failed", "x", "--errors", "fail", code=2)[1]
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_skip_done_scores_only_the_new_files_of_a_folder(histo, images, tmp_path, suffix):
-    whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"x.{suffix}"
-    line = [*PREDICT, images, "--skip-done", "--columns", "full", "--out", out]
-    histo(*PREDICT, images, "--columns", "full", "--out", whole)
-    late = {path: path.read_bytes() for path in sorted(images.iterdir())[8:]}
-    for path in late:
-        path.unlink()
-    assert "done: 8 patches scored" in histo(*line).stderr
-    for path, data in late.items():
-        path.write_bytes(data)
-    assert f"done: 4 patches scored to {out}; it had 8 before" in histo(*line).stderr
-    assert "done: 0 patches scored" in histo(*line).stderr
-    if suffix == "parquet":
-        import pyarrow.parquet as pq
-
-        assert pq.read_table(out).equals(pq.read_table(whole))
-    else:
-        assert out.read_bytes() == whole.read_bytes()
-
-
-def test_skip_done_tries_unreadable_files_again(histo, images, tmp_path):
-    line, last = [*PREDICT, images, "--skip-done", "--out", tmp_path / "x.csv"], images / "patch-11.png"
-    data = last.read_bytes()
-    last.write_bytes(b"half a fi")
-    histo(*line, code=4)
-    assert "error: 1 of 1 new files could not be read; all others are scored" in histo(*line, code=4).stderr
-    last.write_bytes(data)
-    histo(*line)
-    assert (tmp_path / "x.csv").read_text() == histo(*PREDICT, images).stdout
-
-
-@pytest.mark.parametrize("is_pattern", [False, True])
-def test_skip_done_of_an_empty_folder_scores_nothing_and_succeeds(histo, images, tmp_path, is_pattern):
-    inbox, out = tmp_path / "inbox", tmp_path / "x.csv"
-    inbox.mkdir()
-    given = inbox / "*.png" if is_pattern else inbox
-    said = f"no path matches {given}" if is_pattern else f"there are no images in {inbox}"
-    line = [*PREDICT, given, "--skip-done", "--out", out, "--failed", tmp_path / "failed.csv"]
-    assert said in histo(*line).stderr
-    assert out.read_text() == "id,label\n"
-    assert (tmp_path / "failed.csv").read_text() == "id,path,error\n"
-    shutil.copy(images / "patch-00.png", inbox)
-    histo(*line)
-    (inbox / "patch-00.png").rename(tmp_path / "moved.png")
-    (inbox / "notes.txt").write_text("x")
-    done = histo(*line)
-    assert said in done.stderr
-    assert is_pattern or "1 file skipped: 1 .txt" in done.stderr
-    assert "0 patches scored" in done.stderr
-    assert out.read_text().count("\n") == 2
-    assert said in histo.fails(*PREDICT, given, "--out", out)[0]
-
-
 def test_a_data_set_that_is_missing_has_a_hint(histo, empty):
     assert empty.fails("predict", "kaggle")[1] == "there are no data sets yet: histo download packs one"
     assert empty.fails("eval", "--data", "kaggle")[1] == "there are no data sets yet: histo download packs one"
     assert histo.fails(*PREDICT, "kaggle")[1] == "data sets: synthetic"
-
-
-def test_skip_done_of_a_folder_that_does_not_exist_is_an_error(histo, tmp_path):
-    line = [*PREDICT, tmp_path / "inbx", "--skip-done", "--out", tmp_path / "x.csv"]
-    assert "there is no file, folder or data set" in histo.fails(*line)[0]
-
-
-def test_skip_done_finds_ids_with_an_apostrophe_again(histo, images, tmp_path):
-    (images / "patch-00.png").rename(images / "=patch.png")
-    line, out = [*PREDICT, images, "--skip-done", "--escape-formulas", "--out", tmp_path / "x.csv"], tmp_path / "x.csv"
-    histo(*line)
-    before = out.read_text()
-    assert "'=patch," in before
-    assert "done: 0 patches scored" in histo(*line).stderr
-    assert out.read_text() == before
-
-
-def test_skip_done_refuses_what_does_not_fit_the_file(histo, images, tmp_path):
-    out = tmp_path / "x.csv"
-    line = [*PREDICT, images, "--skip-done", "--out", out]
-    assert "--out FILE" in histo.fails(*PREDICT, images, "--skip-done", code=2)[0]
-    histo(*line)
-    assert "has the columns id,label" in histo(*line, "--columns", "full", code=1).stderr
-    assert "made with another --tta" in histo(*line, "--tta", code=1).stderr
-    assert "made with another --escape-formulas" in histo(*line, "--escape-formulas", code=1).stderr
-    assert "another kind of id" in histo(*line, "--id", "path", code=1).stderr
-    paths = [*PREDICT, images, "--skip-done", "--out", tmp_path / "paths.csv"]
-    histo(*paths, "--id", "path")
-    for more in ([], ["--id", "stem"]):
-        assert "has the id 'patch-00.png', and the image would now get" in histo(*paths, *more, code=1).stderr
-    (images / "deeper").mkdir()
-    (images / "deeper" / "patch-00.png").write_bytes((images / "patch-00.png").read_bytes())
-    assert "another kind of id" in histo(*line, code=1).stderr
-    (images / "deeper" / "patch-00.png").unlink()
-    before = out.read_text()
-    out.write_text(before[:-5])
-    assert "its last line is incomplete" in histo(*line, code=1).stderr
-
-
-def test_skip_done_knows_what_a_file_was_made_with_that_was_written_without_it(histo, images, tmp_path):
-    line = [*PREDICT, images, "--out", tmp_path / "x.csv"]
-    histo(*line, "--tta")
-    assert "made with another --tta" in histo(*line, "--skip-done", code=1).stderr
-    histo(*line)  # replaces the rows, and so the record
-    assert "made with another --tta" in histo(*line, "--skip-done", "--tta", code=1).stderr
-    link = tmp_path / "link.csv"
-    link.symlink_to(tmp_path / "x.csv")
-    assert "made with another --tta" in histo(*PREDICT, images, "--out", link, "--skip-done", "--tta", code=1).stderr
-    (tmp_path / ".x.csv.made-with.json").unlink()
-    for more in ([], ["--tta"]):  # what the rows were made with stays unknown
-        assert "it is not known which checkpoint and options" in histo(*line, "--skip-done", *more).stderr
-
-
-def test_skip_done_tells_ids_with_folders_from_stems(histo, images, tmp_path):
-    line, out = [*PREDICT, images, "--skip-done", "--out", tmp_path / "x.csv"], tmp_path / "x.csv"
-    image = (images / "patch-00.png").read_bytes()
-    for path in sorted(images.iterdir()):
-        path.unlink()
-    for name in ("a.png", "b.png", "deep/a.png"):
-        (images / name).parent.mkdir(exist_ok=True)
-        (images / name).write_bytes(image)
-    histo(*line)
-    (images / "other").mkdir()
-    (images / "other" / "a.png").write_bytes(image)
-    histo(*line)
-    assert [row["id"] for row in table(out.read_text())] == ["a", "b", "deep/a", "other/a"]
-    (images / "other" / "a.jpg").write_bytes(image)  # the ids would now have suffixes
-    assert "another kind of id" in histo(*line, code=1).stderr
 
 
 def test_a_job_leaves_the_parts_of_another_file_alone(histo, images, tmp_path):

@@ -158,10 +158,67 @@ def test_resuming_repeats_skips_finished_runs(folds):
     assert "to resume" in error
 
 
+@pytest.mark.parametrize("fold", [1, 2])
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_finished_folds_need_no_last_checkpoint(folds, fold, is_removed):
+    last = folds.root / "runs" / f"cv-fold{fold}" / "last.pt"
+    last.unlink()
+    if not is_removed:
+        last.write_bytes(b"x")
+    path = folds.root / "metrics" / "cv-folds.json"
+    expected = path.read_bytes()
+    path.unlink()
+    folds("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
+    assert path.read_bytes() == expected
+    assert not last.exists() if is_removed else last.read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", ["last.pt", "config.json"])
+def test_no_fold_is_extended_if_one_is_damaged(folds, name):
+    """The first fold was extended, and then the job stopped at the second."""
+    runs = folds.root / "runs"
+    (runs / "cv-fold2" / name).write_bytes(b"x")
+    extend = ("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu", "--epochs", 2)
+    error, hint = folds.fails(*extend)
+    assert str(runs / "cv-fold2" / name) in error
+    assert hint == (
+        "histo runs rm cv-fold2 removes this run, and histo train --folds 3 --name cv --resume trains it again"
+    )
+    assert load_run_checkpoint(folds, "cv-fold1").epoch == 1
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_a_damaged_fold_is_trained_again_as_the_hint_says(folds, name):
+    runs = folds.root / "runs"
+    expected = load_run_checkpoint(folds, "cv-fold1", "best.pt").model
+    (runs / "cv-fold1" / name).write_bytes(b"x")
+    if name == "last.pt":
+        (runs / "cv-fold1" / "history.jsonl").write_bytes(b"")  # it is not known whether this fold is finished
+    error, hint = folds.fails("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
+    assert str(runs / "cv-fold1" / name) in error
+    assert hint == (
+        "histo runs rm cv-fold1 removes this run, and histo train --folds 3 --name cv --resume trains it again"
+    )
+    folds("runs", "rm", "cv-fold1")
+    folds("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
+    assert same_weights(load_run_checkpoint(folds, "cv-fold1", "best.pt").model, expected)
+
+
 def test_the_hint_to_train_longer_has_one_command_for_all_folds(folds):
     path = folds.root / "metrics" / "cv-synthetic-out-of-fold.csv"
     told = folds("eval", "--scores", path.name, "--threshold", 0).stderr
     assert "train longer: histo train --folds 3 --name cv --resume --epochs 4\n" in told
+
+
+def test_a_run_that_only_has_the_name_of_a_fold_is_not_counted_as_one(folds):
+    for name in ("cv-fold9", "alone-fold1"):
+        folder = shutil.copytree(folds.root / "runs" / "cv-fold3", folds.root / "runs" / name)
+        record = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(record | {"run": name, "is_repeat": False}))
+    told = folds("eval", "--scores", "cv-synthetic-out-of-fold.csv", "--threshold", 0).stderr
+    assert "train longer: histo train --folds 3 --name cv --resume --epochs 4\n" in told
+    told = folds("train", "--folds", 3, "--resume", "--device", "cpu").stderr  # the newest folds are not alone-fold1
+    assert "cv-folds.json" in told
 
 
 def test_a_cross_validation_is_compared_by_its_out_of_fold_scores(folds):

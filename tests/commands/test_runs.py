@@ -1,6 +1,9 @@
 """`histo runs` and `histo data`: what is in a workspace, and removing runs."""
 
 import json
+import shutil
+
+import pytest
 
 from histocli.models.checkpoint import load_checkpoint
 from histocli.training.provenance import lock_run
@@ -46,15 +49,65 @@ def test_runs_are_sorted_by_time_auc_or_name(histo):
     }
 
 
-def test_a_damaged_run_is_listed_with_the_reason(histo):
-    (histo.root / "runs" / "first" / "history.jsonl").write_text("{")
-    (run,) = list_runs(histo)
-    assert run["state"] == "damaged"
+DAMAGES = {
+    "a history of no JSON": ("history.jsonl", b"{"),
+    "a history of other JSON": ("history.jsonl", b"{}\n"),
+    "no history": ("history.jsonl", None),
+    "a record of no JSON": ("config.json", b"{"),
+    "an empty record": ("config.json", b""),
+    "a record of other JSON": ("config.json", b"[]"),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_run_is_listed_with_the_reason_and_what_to_do(histo, name, content):
+    best = load_checkpoint(histo.root / "runs" / "first" / "best.pt")
+    shutil.copytree(histo.root / "runs" / "first", histo.root / "runs" / "other", ignore=lambda *_: ["best.pt"])
+    path = histo.root / "runs" / "first" / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert {run["run"]: run["state"] for run in list_runs(histo)} == {"first": "damaged", "other": "finished"}
     result = histo("runs")
     assert "damaged" in result.stdout
-    assert "warning: first: cannot read" in result.stderr
-    best = load_checkpoint(histo.root / "runs" / "first" / "best.pt")
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("warning: "))
+    assert line.startswith("warning: first: ")
+    assert str(path) in line
     assert f"--ckpt best.pt is epoch {best.epoch} of first" in result.stderr
+    if name == "history.jsonl":
+        assert line.endswith("(histo train --resume --name first writes it again)")
+        histo("train", "--resume", "--name", "first", "--device", "cpu")
+        assert {run["state"] for run in list_runs(histo)} == {"finished"}
+    else:
+        fix = "restore it from a copy; without it the run cannot be resumed, but --ckpt first still works"
+        assert line.endswith(f"({fix})")
+        error, hint = histo.fails("train", "--resume", "--name", "first", "--device", "cpu")
+        assert str(path) in error
+        assert hint == fix
+        histo("eval", "--ckpt", "first", "--device", "cpu")
+
+
+def test_resuming_writes_options_that_are_missing_in_the_record(histo):
+    """This ended as a bug in histo."""
+    path = histo.root / "runs" / "first" / "config.json"
+    expected = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in expected.items() if key != "options"}))
+    histo("train", "--resume", "--name", "first", "--device", "cpu")
+    assert json.loads(path.read_text()) == expected
+
+
+def test_a_damaged_record_of_a_job_does_not_stop_a_training_without_torchrun(histo):
+    (histo.root / "runs" / "first" / "job.json").write_bytes(b"{")
+    histo("train", "--resume", "--name", "first", "--device", "cpu")
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_is_not_resumed_and_its_best_one_works(histo):
+    last = histo.root / "runs" / "first" / "last.pt"
+    last.write_bytes(b"x")
+    error, hint = histo.fails("train", "--resume", "--name", "first", "--device", "cpu")
+    assert error.startswith(f"{last} cannot be read safely as a checkpoint")
+    assert hint == "start a new run with another --name; --ckpt first still uses the run's best epoch"
+    histo("eval", "--ckpt", "first", "--device", "cpu")
 
 
 def test_an_empty_workspace_has_no_runs_and_no_data(empty):

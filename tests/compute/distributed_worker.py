@@ -16,7 +16,7 @@ from histocli.compute.ddp import connect_processes
 from histocli.compute.device import apply_compute_settings, choose_compute
 from histocli.data.loaders import PatchLoader
 from histocli.enums import Augment, Device, Precision
-from histocli.inference.predictor import CalibratedNetwork, Predictor
+from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 
@@ -47,7 +47,7 @@ def main(path, arch=""):
         torch.manual_seed(1)
         trainer = Trainer(make_network(arch), Recipe(1e-3, 2 * STEPS, 0, augment=Augment.NONE), compute, ranks)
         losses = [trainer.train_epoch(batches), trainer.train_epoch(batches)]
-        predictor = Predictor([CalibratedNetwork(trainer.ema_model)], compute)
+        predictor = BatchPredictor([CalibratedNetwork(trainer.ema_model)], compute)
         probs = torch.from_numpy(predictor.predict_packed(batches).probs)
         weights = torch.cat([p.detach().flatten() for p in trainer.ema_model.parameters()])
         ranks.check_equal(sha256(weights.numpy()).hexdigest(), "weights")

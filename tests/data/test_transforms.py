@@ -1,14 +1,16 @@
-"""Random flips, rotations and stain jitter."""
+"""Random flips, rotations, stain jitter and sharpness."""
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from histocli.data import transforms as module
 from histocli.data.transforms import (
     apply_hed_jitter,
     apply_random_affine,
     apply_random_d4,
+    apply_random_sharpness,
     augment,
     make_d4_views,
     resize_images,
@@ -264,3 +266,26 @@ def test_uint8_images_are_resized_like_floats_and_rounded():
 def test_borders_are_filled_with_the_reflected_image():
     torch.manual_seed(0)
     assert apply_random_affine(torch.full((8, 3, 96, 96), 0.7)).min() > 0.69
+
+
+# sharpness
+
+
+def test_random_sharpness_blurs_some_patches_and_sharpens_others_by_at_most_its_range():
+    torch.manual_seed(0)
+    image = torch.rand(3, 16, 16) / 2 + 0.25  # no value reaches 0 or 1
+    images = (image / 4 + 0.375).expand(200, -1, -1, -1)
+    changed = apply_random_sharpness(images)
+    blurred = F.avg_pool2d(F.avg_pool2d(images, 2, 1), 2, 1)  # of the pixels inside the border
+    details, changed_details = ((each[:, :, 1:-1, 1:-1] - blurred).flatten(1) for each in (images, changed))
+    factors = (details * changed_details).sum(1) / details.square().sum(1)
+    assert torch.allclose(changed_details, factors[:, None] * details, atol=1e-6)
+    low, high = 1 - module.SHARPNESS, 1 + module.SHARPNESS
+    assert low <= factors.min() < low + 0.1
+    assert high - 0.1 < factors.max() <= high
+    assert abs(factors.mean() - 1) < 0.1
+
+
+def test_random_sharpness_leaves_a_patch_of_one_colour_unchanged():
+    images = torch.full((8, 3, 12, 12), 0.7)
+    assert torch.allclose(apply_random_sharpness(images), images)

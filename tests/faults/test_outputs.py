@@ -13,6 +13,7 @@ import pytest
 
 from histocli.errors import UsageError
 from histocli.files.outputs import check_output
+from histocli.slides.records import FinishedSlide, SlideRecord, write_finished, write_table
 from histocli.workspace import Workspace
 from tests.faults.processes import Process, histo
 from tests.faults.trees import differences, tree
@@ -238,6 +239,47 @@ def test_an_evaluation_is_not_written_over(root):
     assert "other commands" in refuses(root, *PREDICT, "--out", scores)
     histo(root, *PREDICT, "--out", root / "metrics" / "mine.csv")
     histo(root, *PREDICT, "--out", root / "metrics" / "mine.csv")  # written twice: it is nobody's input
+
+
+@pytest.fixture
+def maps(tmp_path):
+    """A folder with the map of the slide a/s."""
+    folder, record = tmp_path / "maps" / "a" / "s", SlideRecord("a/s", "scored", squares=1)
+    folder.mkdir(parents=True)
+    (folder / "scores.csv").write_text("x,y,probability\n0,0,0.5\n")
+    write_finished(folder, FinishedSlide("s.tif", "", 0.5, 96, 96, 96, record))
+    write_table(tmp_path / "maps", [record])
+    return tmp_path / "maps"
+
+
+@pytest.mark.parametrize("name", ["slides.csv", "a/s/scores.csv", "a/s/slide.json", "a/s/new.csv"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_the_maps_of_slides_are_not_written_over(root, tmp_path, maps, name, is_link):
+    path = maps / name
+    if is_link:
+        path = tmp_path / "link"
+        path.symlink_to(maps / name)
+    before = tree(maps)
+    for option in ("--out", "--failed"):
+        error = refuses(root, *PREDICT, "--format", "csv", option, path)
+        assert f"error: {option} {path} is part of the maps of slides, which other commands of histo read" in error
+    assert differences(tree(maps), before) == []
+
+
+def test_predictions_of_patches_may_lie_beside_the_maps_of_slides(root, maps):
+    for _ in range(2):  # the second call replaces the file of the first one
+        histo(root, *PREDICT, "--out", maps / "patches.csv", "--failed", maps / "failed.csv")
+
+
+@pytest.mark.parametrize("option", ["--out", "--failed"])
+@pytest.mark.parametrize("targets", [{"a.csv": "a.csv"}, {"a.csv": "b.csv", "b.csv": "a.csv"}])
+def test_a_link_that_leads_back_to_itself_is_refused_before_the_patches_are_scored(root, tmp_path, option, targets):
+    for name, target in targets.items():
+        (tmp_path / name).symlink_to(target)
+    error = refuses(root, *PREDICT, option, tmp_path / "a.csv")
+    assert f"error: {option} {tmp_path / 'a.csv'} is a link that leads back to itself" in error
+    assert "best.pt" not in error  # no checkpoint was loaded
+    assert {path.name for path in tmp_path.iterdir()} == {*targets, root.name}
 
 
 def test_a_table_of_labels_is_not_replaced_by_the_manifest_made_from_it(root, images):

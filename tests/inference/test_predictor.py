@@ -15,7 +15,7 @@ from histocli.inference import checkpoints
 from histocli.inference.checkpoints import load_predictor
 from histocli.inference.forward import _join_views, compute_log_odds
 from histocli.inference.inputs import open_inputs
-from histocli.inference.predictor import CalibratedNetwork, Predictor, _average_log_odds
+from histocli.inference.predictor import BatchPredictor, CalibratedNetwork, _average_log_odds
 from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
 from histocli.patch import Patch
@@ -95,7 +95,7 @@ def network():
 
 
 def uncalibrated(network, **options):
-    return Predictor([CalibratedNetwork(network)], Compute(torch.device("cpu"), Precision.FP32, ""), **options)
+    return BatchPredictor([CalibratedNetwork(network)], Compute(torch.device("cpu"), Precision.FP32, ""), **options)
 
 
 def loader(images, size):
@@ -228,7 +228,7 @@ def test_the_same_checkpoint_twice_is_refused(predictor, workspace):
 @pytest.fixture
 def gpu_code(monkeypatch):
     """Run the code for GPUs on this CPU: processes decode, and a chunk is started before the last one is used."""
-    monkeypatch.setattr(Predictor, "has_gpu", True)
+    monkeypatch.setattr(BatchPredictor, "has_gpu", True)
     monkeypatch.setattr("histocli.images.early.count_threads", lambda: 4)
     monkeypatch.setattr("histocli.images.stream._THREADED_PATCHES", 0)
 

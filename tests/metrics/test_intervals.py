@@ -19,7 +19,7 @@ from histocli.metrics import (
     make_patch_clusters,
 )
 from histocli.metrics.delong import compute_delong, compute_delong_difference
-from histocli.metrics.intervals import resample
+from histocli.metrics.intervals import ClassCounts, explain_few_clusters, resample
 from histocli.metrics.registry import BY_NAME, METRICS, NAMES, compute_metrics
 from histocli.metrics.weighted import SortedScores
 from histocli.schema import from_json, to_json
@@ -134,6 +134,25 @@ def test_the_reason_for_a_missing_interval_of_patches_counts_patches():
     probs = np.linspace(0.1, 0.9, 40)
     result = estimate_uncertainty(labels.astype(np.int64), probs, evaluate(labels, probs).metrics)
     assert result.bootstrap.undefined["sensitivity"] == "the bootstrap needs 10 patches, and only 6 are tumour patches"
+
+
+@pytest.mark.parametrize(
+    ("by", "slides", "reason"),
+    [
+        ("slide or patch", 9, "the bootstrap needs 10 slides or patches, and there are only 9"),
+        ("slide or overlap group", 9, "the bootstrap needs 10 slides or overlap groups, and there are only 9"),
+        ("slide", 1, "the bootstrap needs 10 slides, and there is only 1"),
+    ],
+)
+def test_the_reason_for_a_missing_interval_is_grammatical(by, slides, reason):
+    assert explain_few_clusters(BY_NAME["accuracy"], by, slides, ClassCounts(slides, slides)) == reason
+
+
+@pytest.mark.parametrize(
+    ("by", "reason"), [("patch", "only 1 is a tumour patch"), ("slide", "only 1 has tumour patches")]
+)
+def test_the_reason_for_a_single_cluster_with_tumour_is_grammatical(by, reason):
+    assert explain_few_clusters(BY_NAME["sensitivity"], by, 30, ClassCounts(30, 1)).endswith(f" and {reason}")
 
 
 def test_copies_of_a_patch_in_its_cluster_do_not_change_the_interval():

@@ -217,13 +217,37 @@ def test_a_finished_slide_is_not_scored_again(histo, slides, tmp_path):
     out = tmp_path / "out"
     predict(histo, slides / "first.tif", "--out", out)
     before = (out / "first" / "slide.json").stat().st_mtime_ns
+    assert "1 of 1 slide was finished before" in predict(histo, slides / "first.tif", "--out", out).stderr
     result = predict(histo, slides, "--out", out)
-    assert "1 of 2 slides were finished before" in result.stderr
+    assert "1 of 2 slides was finished before" in result.stderr
     assert (out / "first" / "slide.json").stat().st_mtime_ns == before
     predict(histo, slides, "--out", out, "--threshold", 0.9)
     assert (out / "first" / "slide.json").stat().st_mtime_ns > before
     (out / "first" / "slide.json").unlink()  # as after a kill
-    assert "1 of 2 slides were finished before" in predict(histo, slides, "--out", out, "--threshold", 0.9).stderr
+    assert "1 of 2 slides was finished before" in predict(histo, slides, "--out", out, "--threshold", 0.9).stderr
+
+
+@pytest.mark.parametrize("name", ["heatmap.png", "scores.csv"])
+def test_a_slide_is_scored_again_if_a_file_of_its_map_was_removed(histo, slides, tmp_path, name):
+    path = tmp_path / "out" / "first" / name
+    predict(histo, slides / "first.tif", "--out", tmp_path / "out")
+    before = path.read_bytes()
+    path.unlink()
+    assert "finished before" not in predict(histo, slides / "first.tif", "--out", tmp_path / "out").stderr
+    assert path.read_bytes() == before
+
+
+def test_maps_of_different_checkpoints_are_not_evaluated_together(histo, slides, tmp_path):
+    out = tmp_path / "out"
+    predict(histo, slides / "first.tif", "--out", out, "--threshold", 0.5)
+    histo("predict", slides / "second.tif", "--ckpt", "histonet-pcam", "--out", out, "--threshold", 0.5)
+    checkpoints = {record["slide"]: record["checkpoint"] for record in read_table(out / "slides.csv")}
+    assert checkpoints["second"] == "histonet-pcam"
+    assert checkpoints["first"] not in ("", "histonet-pcam")
+    (tmp_path / "labels.csv").write_text("id,label\nfirst,1\nsecond,0\n")
+    error, hint = histo.fails("eval", "--maps", out, "--labels", tmp_path / "labels.csv")
+    assert "were scored with different checkpoints or options (1 and 1 slides)" in error
+    assert "run histo predict again with all slides" in hint
 
 
 def test_the_table_keeps_the_slides_of_earlier_calls(histo, slides, tmp_path):

@@ -14,7 +14,7 @@ from histocli.compute.device import Compute, choose_compute, count_threads
 from histocli.data.loaders import Batch, PatchLoader
 from histocli.enums import Augment, Device, Precision, Rotate
 from histocli.errors import HistoError
-from histocli.inference.predictor import CalibratedNetwork, Predictor
+from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 
@@ -97,7 +97,7 @@ def test_training_learns_an_easy_task(compute, make):
     data, trainer = make_loader(48, 8), make(compute, total_steps=24, augment=Augment.FLIPS)
     for _ in range(4):
         trainer.train_epoch(data)
-    probs = Predictor([CalibratedNetwork(trainer.ema_model)], compute).predict_packed(data).probs
+    probs = BatchPredictor([CalibratedNetwork(trainer.ema_model)], compute).predict_packed(data).probs
     labels = data.labels.numpy()
     assert probs[labels == 1].min() > probs[labels == 0].max()
     assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())

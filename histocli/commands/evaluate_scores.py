@@ -1,0 +1,141 @@
+"""`histo eval --scores`: measure scores that were written before, without scoring patches again."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histocli.atomic import read_json
+from histocli.commands.evaluate import Evaluation, format_threshold
+from histocli.errors import HistoError, UsageError
+from histocli.inference.checkpoints import STORED
+from histocli.inference.score_table import measure_groups, measure_scores, read_scores
+from histocli.listeners import SILENT, CommandListener
+from histocli.metrics import Measurement
+from histocli.metrics.thresholds import parse_threshold
+from histocli.reports.evaluation import EvaluationReport, is_evaluation, write_evaluation
+from histocli.text import format_count, format_metric
+from histocli.workspace import Workspace, is_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MAX_LISTED = 5  # names in a hint
+_TOLERANCE = 1e-6  # relative: another version or processor may compute other last digits
+
+
+def evaluate_scores(
+    workspace: Workspace, name: str, threshold: str = STORED, *, listener: CommandListener = SILENT
+) -> Evaluation:
+    """Return the evaluation of scores that were written before, at their own threshold or at another number.
+
+    Of a `.csv` file, the scores are read and measured. The `.json` file of the same name must be beside it: it has the
+    run and the threshold. Of a `.json` file, the metrics are returned as they were written. At another threshold, the
+    evaluation is written to another file, with the threshold in its name.
+
+    Args:
+        workspace: where the scores are.
+        name: a file in `metrics/`, or a path with a separator: the `.csv` or the `.json` file that `histo eval` or
+            `histo train --folds` wrote.
+        threshold: a number, or `stored`.
+        listener: gets a warning if the scores were changed after they were written.
+
+    Raises:
+        HistoError: the file is missing, or is not such a file.
+        UsageError: the threshold is a rule, which needs the validation patches of a checkpoint.
+    """
+    value = None if threshold == STORED else parse_threshold(threshold)
+    if threshold != STORED and value is None:
+        raise UsageError(
+            f"--threshold {threshold} cannot be chosen on the scores that it is applied to", "give a number"
+        )
+    path, hint = _find_file(workspace, name), _make_hint(workspace)
+    is_table = path.suffix.lower() == ".csv"
+    table = read_scores(path, hint) if is_table else None
+    report_path = path.with_suffix(".json") if is_table else path
+    report = _read_report(report_path, path, hint)
+    if table is None and value is None:
+        return Evaluation(path, report)
+    table_path = path if is_table else path.with_name(report.scores)
+    if table is None:
+        table = read_scores(table_path)
+    at = report.measured.threshold if value is None else value
+    evaluation = replace(_measure(report, table, at, table_path, listener), scores=table_path.name)
+    if value is None:
+        return Evaluation(path, evaluation)
+    target = path.with_name(f"{path.stem}-{format_threshold(threshold)}.json")
+    write_evaluation(target, replace(evaluation, threshold_rule=threshold))
+    return Evaluation(target, replace(evaluation, threshold_rule=threshold))
+
+
+def _measure(
+    report: EvaluationReport, table: "pd.DataFrame", threshold: float, path: Path, listener: CommandListener
+) -> EvaluationReport:
+    """Return the report with the metrics of the scores in `table`, which were read from `path`."""
+    measured, _, intervals = measure_scores(table.assign(raw=table["prob"]), threshold)
+    is_changed = _is_changed(report.measured, measured)
+    if is_changed:
+        listener.on_warning(
+            f"{path} was changed after it was evaluated, from {_describe(report.measured)} to {_describe(measured)}: "
+            "the metrics are of the changed scores, and the notes of the scores before"
+        )
+    return replace(
+        report,
+        measured=measured,
+        before_calibration={} if is_changed else report.before_calibration,
+        uncertainty=intervals,
+        slides=measure_groups("slide", table, threshold),
+        hospitals=measure_groups("hospital", table, threshold),
+    )
+
+
+def _find_file(workspace: Workspace, name: str) -> Path:
+    """Return the file with this name in `metrics/`, or at this path; raise `HistoError` if it cannot be scores."""
+    path = Path(name) if is_path(name) else workspace.metrics_dir / name
+    hint = _make_hint(workspace)
+    if path.is_dir():
+        raise HistoError(f"{path} is a folder, and --scores needs a file of scores", hint)
+    if not path.exists():
+        if not is_path(name) and Path(name).is_file():
+            hint = f"to use the file in the current directory, write ./{name}"
+        raise HistoError(f"there is no file {path}", hint)
+    if path.suffix.lower() not in (".csv", ".json"):
+        raise HistoError(f"{path} is not a file of scores: its name does not end in .csv or .json", hint)
+    if path.is_file() and not path.stat().st_size:
+        raise HistoError(f"{path} is empty", hint)
+    return path
+
+
+def _make_hint(workspace: Workspace) -> str:
+    """Return a hint: which files of scores there are, or how to make one."""
+    folder = workspace.metrics_dir
+    names = sorted(path.name for path in folder.glob("*.csv") if path.with_suffix(".json").is_file())
+    if not names:
+        return f"histo eval and histo train --folds write files of scores to {folder}"
+    shown = [*names[:_MAX_LISTED], *(["..."] if len(names) > _MAX_LISTED else [])]
+    return f"histo eval and histo train --folds write such files; in {folder}: {', '.join(shown)}"
+
+
+def _read_report(path: Path, given: Path, hint: str) -> EvaluationReport:
+    """Return the evaluation in the file `path`, which the user gave, or which is beside the scores `given`."""
+    if path != given and not path.is_file():
+        raise HistoError(
+            f"there is no file {path.name} beside {given}: it has the run and the threshold of these scores",
+            "copy both files; histo eval writes them together",
+        )
+    value = read_json(path, hint)
+    if not is_evaluation(value):
+        raise HistoError(f"{path} is not an evaluation of histo eval", hint)
+    return EvaluationReport.from_json(value, str(path))
+
+
+def _is_changed(before: Measurement, now: Measurement) -> bool:
+    """Return whether the scores differ from those that were measured before, maybe at another threshold."""
+    if (before.n, before.positives) != (now.n, now.positives):
+        return True
+    pairs = [(before.metrics.get(name), now.metrics[name]) for name in ("auc", "brier")]
+    return any(a is not None and b is not None and not math.isclose(a, b, rel_tol=_TOLERANCE) for a, b in pairs)
+
+
+def _describe(measured: Measurement) -> str:
+    return f"{format_count(measured.n, 'patch')} with AUC {format_metric(measured.metrics['auc'])}"

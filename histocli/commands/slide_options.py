@@ -1,0 +1,58 @@
+"""Check the options of `histo predict` on whole slides."""
+
+from pathlib import Path
+
+from histocli.config import PredictConfig
+from histocli.errors import UsageError
+from histocli.inference import checkpoints
+from histocli.slides.reading import require_slide_packages
+from histocli.slides.records import TABLE
+from histocli.slides.slide_files import TISSUE_MASK_SUFFIXES
+
+# What slides have instead of some options of patches.
+_INSTEAD = {
+    "failed": f": {TABLE} has the error of each slide that cannot be read",
+    "skip_done": ": finished slides are not scored again",
+}
+
+STEPS = (32, 96)  # side of a square in pixels at 0.972 um: that of PCam's label, or of a whole patch
+
+
+def check_slide_options(config: PredictConfig, n_slides: int) -> Path:
+    """Check the options that slides do not have, and return the output folder."""
+    defaults = PredictConfig(config.inputs)
+    for name in ("split", "format", "columns", "id", "failed", "skip_done", "qc", "escape_formulas", "resize"):
+        flag = "--" + name.replace("_", "-")
+        if getattr(config, name) != getattr(defaults, name):
+            instead = _INSTEAD.get(name, "")
+            raise UsageError(f"{flag} is for patches, and the inputs are whole slides", f"leave {flag} out{instead}")
+    if config.out is None:
+        raise UsageError("the scores of slides are written to a folder", "give one: --out DIR")
+    if config.out.exists() and not config.out.is_dir():
+        raise UsageError(f"--out {config.out} is a file; slides need a folder", "give the name of a folder: --out DIR")
+    if config.step not in STEPS:
+        raise UsageError(f"--step {config.step} is not possible", f"give {' or '.join(map(str, STEPS))}")
+    if config.mask is not None and config.no_mask:
+        raise UsageError("--mask and --no-mask exclude each other", "leave one of them out")
+    _check_mask(config.mask, n_slides)
+    checkpoints.check_scoring_options(config)
+    require_slide_packages()
+    return config.out
+
+
+def _check_mask(mask: Path | None, n_slides: int) -> None:
+    """Check what can be known of `--mask` before the slides are opened."""
+    if mask is None or mask.is_dir():
+        return
+    if not mask.is_file():
+        raise UsageError(f"--mask {mask}: there is no such file", "give a GeoJSON or PNG file, or a folder")
+    if mask.suffix.lower() not in TISSUE_MASK_SUFFIXES:
+        raise UsageError(
+            f"--mask {mask}: the name does not end in {', '.join(TISSUE_MASK_SUFFIXES)}",
+            "give areas as GeoJSON, in pixels of the largest level, or a PNG picture of the whole slide",
+        )
+    if n_slides > 1:
+        raise UsageError(
+            f"--mask {mask} is the mask of one slide, and the inputs are {n_slides:,} slides",
+            "give a folder with one mask for each slide, which has the name of the slide",
+        )

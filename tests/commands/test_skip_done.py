@@ -1,0 +1,288 @@
+"""`histo predict --skip-done`: score only what the file does not have yet, and never mix rows of different kinds."""
+
+import csv
+import io
+import json
+import shutil
+
+import pytest
+
+from tests.cli import write_images
+
+PREDICT = ["predict", "--device", "cpu"]
+
+
+def table(text):
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.fixture
+def images(histo, tmp_path):
+    """A folder of twelve patches."""
+    write_images(histo, tmp_path / "images")
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_skip_done_scores_only_the_new_files_of_a_folder(histo, images, tmp_path, suffix):
+    whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"x.{suffix}"
+    line = [*PREDICT, images, "--skip-done", "--columns", "full", "--out", out]
+    histo(*PREDICT, images, "--columns", "full", "--out", whole)
+    late = {path: path.read_bytes() for path in sorted(images.iterdir())[8:]}
+    for path in late:
+        path.unlink()
+    assert "done: 8 patches scored" in histo(*line).stderr
+    for path, data in late.items():
+        path.write_bytes(data)
+    assert f"done: 4 patches scored to {out}; it had 8 before" in histo(*line).stderr
+    assert "done: 0 patches scored" in histo(*line).stderr
+    if suffix == "parquet":
+        import pyarrow.parquet as pq
+
+        assert pq.read_table(out).equals(pq.read_table(whole))
+    else:
+        assert out.read_bytes() == whole.read_bytes()
+
+
+def test_skip_done_tries_unreadable_files_again(histo, images, tmp_path):
+    line, last = [*PREDICT, images, "--skip-done", "--out", tmp_path / "x.csv"], images / "patch-11.png"
+    data = last.read_bytes()
+    last.write_bytes(b"half a fi")
+    histo(*line, code=4)
+    assert "error: 1 of 1 new files could not be read; all others are scored" in histo(*line, code=4).stderr
+    last.write_bytes(data)
+    histo(*line)
+    assert (tmp_path / "x.csv").read_text() == histo(*PREDICT, images).stdout
+
+
+@pytest.mark.parametrize("is_pattern", [False, True])
+def test_skip_done_of_an_empty_folder_scores_nothing_and_succeeds(histo, images, tmp_path, is_pattern):
+    inbox, out = tmp_path / "inbox", tmp_path / "x.csv"
+    inbox.mkdir()
+    given = inbox / "*.png" if is_pattern else inbox
+    said = f"no path matches {given}" if is_pattern else f"there are no images in {inbox}"
+    line = [*PREDICT, given, "--skip-done", "--out", out, "--failed", tmp_path / "failed.csv"]
+    assert said in histo(*line).stderr
+    assert out.read_text() == "id,label\n"
+    assert (tmp_path / "failed.csv").read_text() == "id,path,error\n"
+    shutil.copy(images / "patch-00.png", inbox)
+    histo(*line)
+    (inbox / "patch-00.png").rename(tmp_path / "moved.png")
+    (inbox / "notes.txt").write_text("x")
+    done = histo(*line)
+    assert said in done.stderr
+    assert is_pattern or "1 file skipped: 1 .txt" in done.stderr
+    assert "0 patches scored" in done.stderr
+    assert out.read_text().count("\n") == 2
+    assert said in histo.fails(*PREDICT, given, "--out", out)[0]
+
+
+def test_skip_done_of_a_folder_that_does_not_exist_is_an_error(histo, tmp_path):
+    line = [*PREDICT, tmp_path / "inbx", "--skip-done", "--out", tmp_path / "x.csv"]
+    assert "there is no file, folder or data set" in histo.fails(*line)[0]
+
+
+def test_skip_done_finds_ids_with_an_apostrophe_again(histo, images, tmp_path):
+    (images / "patch-00.png").rename(images / "=patch.png")
+    line, out = [*PREDICT, images, "--skip-done", "--escape-formulas", "--out", tmp_path / "x.csv"], tmp_path / "x.csv"
+    histo(*line)
+    before = out.read_text()
+    assert "'=patch," in before
+    assert "done: 0 patches scored" in histo(*line).stderr
+    assert out.read_text() == before
+
+
+def test_skip_done_refuses_what_does_not_fit_the_file(histo, images, tmp_path):
+    out = tmp_path / "x.csv"
+    line = [*PREDICT, images, "--skip-done", "--out", out]
+    assert "--out FILE" in histo.fails(*PREDICT, images, "--skip-done", code=2)[0]
+    histo(*line)
+    assert "has the columns id,label" in histo(*line, "--columns", "full", code=1).stderr
+    assert "made with another --tta" in histo(*line, "--tta", code=1).stderr
+    assert "made with another --escape-formulas" in histo(*line, "--escape-formulas", code=1).stderr
+    before = out.read_text()
+    out.write_text(before[:-5])
+    assert "its last line is incomplete" in histo(*line, code=1).stderr
+
+
+def test_skip_done_knows_what_a_file_was_made_with_that_was_written_without_it(histo, images, tmp_path):
+    line = [*PREDICT, images, "--out", tmp_path / "x.csv"]
+    histo(*line, "--tta")
+    assert "made with another --tta" in histo(*line, "--skip-done", code=1).stderr
+    histo(*line)  # replaces the rows, and so the record
+    assert "made with another --tta" in histo(*line, "--skip-done", "--tta", code=1).stderr
+    link = tmp_path / "link.csv"
+    link.symlink_to(tmp_path / "x.csv")
+    assert "made with another --tta" in histo(*PREDICT, images, "--out", link, "--skip-done", "--tta", code=1).stderr
+    (tmp_path / ".x.csv.made-with.json").unlink()
+    for more in ([], ["--tta"]):  # what the rows were made with stays unknown
+        assert "it is not known which checkpoint and options" in histo(*line, "--skip-done", *more).stderr
+
+
+@pytest.fixture
+def deep(histo, tmp_path):
+    """A folder with the patches a/01.png and b/02.png."""
+    for name in ("a/01.png", "b/02.png"):
+        add_image(histo, tmp_path / "deep" / name)
+    return tmp_path / "deep"
+
+
+def add_image(histo, path):
+    """Write a patch to a path."""
+    (image,) = write_images(histo, path.parent, 1)
+    image.rename(path)
+
+
+def read_ids(path):
+    return [row["id"] for row in table(path.read_text(encoding="utf-8"))]
+
+
+def make_file(histo, out, ids, *, record="none"):
+    """Write predictions with these ids, with a record as this version or an earlier one writes it, or with none."""
+    write_images(histo, out.parent / "one", 1)
+    histo(*PREDICT, out.parent / "one", "--out", out)
+    out.write_text("id,label\n" + "".join(f"{key},0.5\n" for key in ids), encoding="utf-8")
+    path = out.with_name(f".{out.name}.made-with.json")
+    values = json.loads(path.read_text())
+    if record == "none":
+        path.unlink()
+    elif record == "earlier":
+        path.write_text(json.dumps({name: value for name, value in values.items() if name != "id"}))
+
+
+@pytest.mark.parametrize(
+    ("more", "ids"),
+    [
+        ([], ["01", "02", "03"]),
+        (["--id", "stem"], ["01", "02", "03"]),
+        (["--id", "path-stem"], ["a/01", "b/02", "b/03"]),
+        (["--id", "path"], ["a/01.png", "b/02.png", "b/03.png"]),
+    ],
+)
+def test_new_rows_get_the_kind_of_id_that_the_file_has(histo, deep, tmp_path, more, ids):
+    out = tmp_path / "x.csv"
+    histo(*PREDICT, deep, "--out", out, *more)
+    add_image(histo, deep / "b" / "03.png")
+    assert "1 patch scored" in histo(*PREDICT, deep, "--skip-done", "--out", out).stderr
+    assert read_ids(out) == ids
+    add_image(histo, deep / "c" / "04.png")
+    assert "1 patch scored" in histo(*PREDICT, deep, "--skip-done", "--out", out, *more).stderr
+
+
+def test_another_kind_of_id_than_the_file_has_is_refused(histo, deep, tmp_path):
+    out = tmp_path / "x.csv"
+    line = [*PREDICT, deep, "--skip-done", "--out", out]
+    histo(*line, "--id", "path")
+    before = out.read_bytes()
+    error, hint = histo.fails(*line, "--id", "stem")
+    assert error == f"--skip-done: {out} was made with --id path, and not --id stem"
+    assert hint == "use --id path, or give another --out"
+    assert out.read_bytes() == before
+
+
+def test_a_new_image_with_the_stem_of_another_needs_another_file(histo, deep, tmp_path):
+    line = [*PREDICT, deep, "--skip-done", "--out"]
+    histo(*line, tmp_path / "x.csv")
+    add_image(histo, deep / "b" / "01.png")
+    error, hint = histo.fails(*line, tmp_path / "x.csv")
+    assert error == "--id stem: a/01.png and b/01.png would have the same id"
+    assert "use --id path, and with --skip-done a new file" in hint
+    histo(*line, tmp_path / "new.csv", "--id", "path")
+    assert read_ids(tmp_path / "new.csv") == ["a/01.png", "b/01.png", "b/02.png"]
+
+
+@pytest.mark.parametrize("record", ["none", "earlier"])
+@pytest.mark.parametrize(
+    ("key", "more"),
+    [
+        ("01", ["--id", "path-stem"]),
+        ("01", ["--id", "path"]),
+        ("a/01", []),
+        ("a/01", ["--id", "path"]),
+        ("a/01.png", []),
+        ("a/01.png", ["--id", "path-stem"]),
+    ],
+)
+def test_without_a_recorded_kind_an_image_with_another_id_in_the_file_is_refused(
+    histo, deep, tmp_path, key, more, record
+):
+    out = tmp_path / "x.csv"
+    make_file(histo, out, [key], record=record)
+    result = histo(*PREDICT, deep, "--skip-done", "--out", out, *more, code=1)
+    assert f"error: --skip-done: {out} has the id '{key}', and the same image would now get the id" in result.stderr
+    assert read_ids(out) == [key]
+
+
+@pytest.mark.parametrize("record", ["none", "earlier"])
+def test_without_a_recorded_kind_a_new_image_with_an_old_name_is_scored(histo, deep, tmp_path, record):
+    """The images of yesterday were moved away, and those of today have the same names."""
+    out = tmp_path / "x.csv"
+    make_file(histo, out, ["yesterday/01.png", "yesterday/02.png"], record=record)
+    histo(*PREDICT, deep, "--skip-done", "--out", out, "--id", "path")
+    assert read_ids(out) == ["yesterday/01.png", "yesterday/02.png", "a/01.png", "b/02.png"]
+
+
+def test_an_empty_list_does_not_record_a_kind_of_id(histo, deep, tmp_path):
+    out = tmp_path / "x.csv"
+    make_file(histo, out, ["01", "02"], record="earlier")
+    histo(*PREDICT, "-", "--skip-done", "--out", out, stdin="")
+    assert "0 patches scored" in histo(*PREDICT, deep, "--skip-done", "--out", out).stderr
+
+
+@pytest.mark.parametrize("ids", [[], ["01", "02"]])
+def test_an_empty_list_from_stdin_is_named(histo, tmp_path, ids):
+    out = tmp_path / "x.csv"
+    make_file(histo, out, ids, record="earlier")
+    line = [*PREDICT, "-", "--skip-done", "--id", "stem", "--out", out]
+    assert "warning: there are no paths on stdin" in histo(*line, stdin="").stderr
+    assert read_ids(out) == ids
+    write_images(histo, tmp_path / "more", 1)
+    for _ in range(2):  # the second time, there is a path and nothing to score
+        assert "no paths on stdin" not in histo(*line, stdin=f"{tmp_path}/more/patch-00.png\n").stderr
+
+
+def test_ids_without_their_leading_zeros_are_refused(histo, tmp_path):
+    out, folder = tmp_path / "x.csv", tmp_path / "numbers"
+    for name in ("0000", "0001", "0002", "3"):
+        add_image(histo, folder / f"{name}.png")
+    line = [*PREDICT, folder, "--skip-done", "--out", out]
+    histo(*line)
+    saved = out.read_text().replace("\n000", "\n")  # as a spreadsheet saves it
+    out.write_text(saved)
+    error, hint = histo.fails(*line)
+    assert error == f"--skip-done: {out} has 3 ids without leading zeros: '0' is probably '0000'"
+    assert "a spreadsheet removes the zeros" in hint
+    assert out.read_text() == saved
+    add_image(histo, folder / "0.png")  # now the row 0 is that of this image
+    assert "has 2 ids without leading zeros: '1' is probably '0001'" in histo(*line, code=1).stderr
+
+
+def test_a_mark_of_utf_8_is_accepted_and_left_out(histo, images, tmp_path):
+    out = tmp_path / "x.csv"
+    line = [*PREDICT, images, "--skip-done", "--out", out]
+    last = (images / "patch-11.png").rename(tmp_path / "last.png")
+    histo(*line)
+    out.write_text("\ufeff" + out.read_text(), encoding="utf-8")
+    last.rename(images / "patch-11.png")
+    assert "1 patch scored" in histo(*line).stderr
+    assert out.read_text(encoding="utf-8") == histo(*PREDICT, images).stdout
+
+
+@pytest.mark.parametrize("content", ["", "id,label\n", "\ufeffid,label\n", "id,path,probability,class\n"])
+def test_a_file_without_rows_that_other_options_made_is_continued(histo, images, tmp_path, content):
+    out, line = tmp_path / "x.csv", [*PREDICT, images, "--out", tmp_path / "x.csv"]
+    histo(*line, "--ckpt", "histonet-pcam", "--id", "path")
+    out.write_text(content, encoding="utf-8")
+    assert "done: 12 patches scored" in histo(*line, "--skip-done").stderr
+    assert out.read_text() == histo(*PREDICT, images).stdout
+    assert "0 patches scored" in histo(*line, "--skip-done", "--id", "stem").stderr  # the record is a new one
+    assert "other checkpoints" in histo(*line, "--skip-done", "--ckpt", "histonet-pcam", code=1).stderr
+
+
+@pytest.mark.parametrize("content", ["my notes\n", "id;label\n", "id;label\na;0.5\n"])
+def test_a_file_without_a_column_id_is_refused(histo, images, tmp_path, content):
+    out = tmp_path / "x.csv"
+    out.write_text(content)
+    error, _ = histo.fails(*PREDICT, images, "--skip-done", "--out", out)
+    assert error == f"--skip-done: {out} cannot be read as csv: its first line has no column id"
+    assert out.read_text() == content
