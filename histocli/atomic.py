@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from histocli.errors import HistoError
+from histocli.errors import DamagedError, HistoError
 from histocli.fs import check_replaceable, fsync, make_write_error, require_space
 from histocli.temporary import make_temporary
 from histocli.text import parse_finite
@@ -83,12 +83,12 @@ def read_json(path: Path, hint: str = "") -> Any:
         if (size := path.stat().st_size) > _MAX_JSON:
             raise HistoError(f"{path} has {size >> 20:,} MiB: histo writes no such JSON file", hint)
         if not size:
-            raise HistoError(f"cannot read {path}: it is empty", hint)
+            raise DamagedError(f"cannot read {path}: it is empty", hint)
         return json.loads(path.read_text(encoding="utf-8"), parse_float=parse_finite, parse_constant=parse_finite)
     except FileNotFoundError:
         why = ": it is a link to a file that does not exist" if path.is_symlink() else ""
-        raise HistoError(f"there is no file {path}{why}", hint) from None
+        raise DamagedError(f"there is no file {path}{why}", hint) from None
     except OSError as error:
         raise HistoError(f"cannot read {path}: {error}", hint) from error
     except (ValueError, RecursionError) as error:
-        raise HistoError(f"cannot read {path} as JSON: {error}", hint) from error
+        raise DamagedError(f"cannot read {path} as JSON: {error}", hint) from error

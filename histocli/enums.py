@@ -147,7 +147,6 @@ class Columns(StrEnum):
 
     KAGGLE = "kaggle"
     FULL = "full"
-    SHARPNESS = "sharpness"
 
 
 class ExportFormat(StrEnum):

@@ -30,6 +30,10 @@ class PartialError(HistoError):
     """Some inputs could not be read, and all others were processed; the command line exits with `EXIT_PARTIAL`."""
 
 
+class DamagedError(HistoError):
+    """A file that `histo` wrote is missing, or its content cannot be read; reading it again will not help."""
+
+
 class UsageError(HistoError):
     """An option or its value is not allowed; the command line exits with `EXIT_USAGE`."""
 

@@ -153,12 +153,6 @@ class Workspace:
         configs = sorted(self.runs_dir.glob("[!.]*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p))
         return [p.parent.name for p in configs]
 
-    def list_members(self, name: str) -> list[str]:
-        """Return the runs of the folds or seeds with the common name `name`, by their numbers."""
-        pattern = re.compile(rf"{re.escape(name)}-(?:fold|seed)(\d+)")
-        numbers = {run: int(match[1]) for run in self.list_runs() if (match := pattern.fullmatch(run))}
-        return sorted(numbers, key=lambda run: numbers[run])
-
     def list_subsets(self) -> list[str]:
         """Return the names of all manifests that are not of a packed data set: subsets and folds."""
         datasets = {*self.list_datasets(), *self.list_incomplete()}

@@ -142,8 +142,8 @@ def evaluate(
             "--scores",
             metavar="FILE",
             help="Measure these scores again, without scoring patches: a .csv file in metrics/ that histo eval or "
-            "histo train --folds wrote, with the .json file of the same name beside it. Of a .json file the metrics "
-            "are printed as they were written. --threshold NUMBER uses another threshold.",
+            "histo train --folds wrote, with the .json file of the same name beside it. For a .json file, the "
+            "metrics are printed as they were written. --threshold NUMBER uses another threshold.",
             rich_help_panel=_COMPARING,
         ),
     ] = None,

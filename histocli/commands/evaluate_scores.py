@@ -1,6 +1,8 @@
 """`histo eval --scores`: measure scores that were written before, without scoring patches again."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +16,6 @@ from histocli.listeners import SILENT, CommandListener
 from histocli.metrics import Measurement
 from histocli.metrics.thresholds import parse_threshold
 from histocli.reports.evaluation import EvaluationReport, is_evaluation, write_evaluation
-from histocli.text import format_count, format_metric
 from histocli.workspace import Workspace, is_path
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ def evaluate_scores(
         raise UsageError(
             f"--threshold {threshold} cannot be chosen on the scores that it is applied to", "give a number"
         )
-    path, hint = _find_file(workspace, name), _make_hint(workspace)
-    is_table = path.suffix.lower() == ".csv"
-    table = read_scores(path, hint) if is_table else None
-    report_path = path.with_suffix(".json") if is_table else path
-    report = _read_report(report_path, path, hint)
+    with _name_possible_files(workspace):
+        path = _find_file(workspace, name)
+        is_table = path.suffix.lower() == ".csv"
+        table = read_scores(path, hint="") if is_table else None
+        report = _read_report(path.with_suffix(".json") if is_table else path, path)
     if table is None and value is None:
         return Evaluation(path, report)
     table_path = path if is_table else path.with_name(report.scores)
@@ -64,8 +65,9 @@ def evaluate_scores(
     if value is None:
         return Evaluation(path, evaluation)
     target = path.with_name(f"{path.stem}-{format_threshold(threshold)}.json")
-    write_evaluation(target, replace(evaluation, threshold_rule=threshold))
-    return Evaluation(target, replace(evaluation, threshold_rule=threshold))
+    evaluation = replace(evaluation, threshold_rule=threshold)
+    write_evaluation(target, evaluation)
+    return Evaluation(target, evaluation)
 
 
 def _measure(
@@ -73,16 +75,16 @@ def _measure(
 ) -> EvaluationReport:
     """Return the report with the metrics of the scores in `table`, which were read from `path`."""
     measured, _, intervals = measure_scores(table.assign(raw=table["prob"]), threshold)
-    is_changed = _is_changed(report.measured, measured)
-    if is_changed:
+    changes = _list_changes(report.measured, measured)
+    if changes:
         listener.on_warning(
-            f"{path} was changed after it was evaluated, from {_describe(report.measured)} to {_describe(measured)}: "
-            "the metrics are of the changed scores, and the notes of the scores before"
+            f"{path} was changed after it was evaluated ({', '.join(changes)}): the metrics are of the changed scores; "
+            "the notes below are still about the scores before the change"
         )
     return replace(
         report,
         measured=measured,
-        before_calibration={} if is_changed else report.before_calibration,
+        before_calibration={} if changes else report.before_calibration,
         uncertainty=intervals,
         slides=measure_groups("slide", table, threshold),
         hospitals=measure_groups("hospital", table, threshold),
@@ -92,18 +94,28 @@ def _measure(
 def _find_file(workspace: Workspace, name: str) -> Path:
     """Return the file with this name in `metrics/`, or at this path; raise `HistoError` if it cannot be scores."""
     path = Path(name) if is_path(name) else workspace.metrics_dir / name
-    hint = _make_hint(workspace)
     if path.is_dir():
-        raise HistoError(f"{path} is a folder, and --scores needs a file of scores", hint)
+        raise HistoError(f"{path} is a folder, and --scores needs a file of scores")
     if not path.exists():
-        if not is_path(name) and Path(name).is_file():
-            hint = f"to use the file in the current directory, write ./{name}"
+        is_here = not is_path(name) and Path(name).is_file()
+        hint = f"to use the file in the current directory, write ./{name}" if is_here else ""
         raise HistoError(f"there is no file {path}", hint)
     if path.suffix.lower() not in (".csv", ".json"):
-        raise HistoError(f"{path} is not a file of scores: its name does not end in .csv or .json", hint)
+        raise HistoError(f"{path} is not a file of scores: its name does not end in .csv or .json")
     if path.is_file() and not path.stat().st_size:
-        raise HistoError(f"{path} is empty", hint)
+        raise HistoError(f"{path} is empty")
     return path
+
+
+@contextmanager
+def _name_possible_files(workspace: Workspace) -> Iterator[None]:
+    """Give an error in this block that has no hint the one that says which files of scores there are."""
+    try:
+        yield
+    except HistoError as error:
+        if error.hint:
+            raise
+        raise type(error)(str(error), _make_hint(workspace)) from error
 
 
 def _make_hint(workspace: Workspace) -> str:
@@ -116,26 +128,26 @@ def _make_hint(workspace: Workspace) -> str:
     return f"histo eval and histo train --folds write such files; in {folder}: {', '.join(shown)}"
 
 
-def _read_report(path: Path, given: Path, hint: str) -> EvaluationReport:
+def _read_report(path: Path, given: Path) -> EvaluationReport:
     """Return the evaluation in the file `path`, which the user gave, or which is beside the scores `given`."""
     if path != given and not path.is_file():
         raise HistoError(
             f"there is no file {path.name} beside {given}: it has the run and the threshold of these scores",
             "copy both files; histo eval writes them together",
         )
-    value = read_json(path, hint)
+    value = read_json(path)
     if not is_evaluation(value):
-        raise HistoError(f"{path} is not an evaluation of histo eval", hint)
+        raise HistoError(f"{path} is not an evaluation of histo eval")
     return EvaluationReport.from_json(value, str(path))
 
 
-def _is_changed(before: Measurement, now: Measurement) -> bool:
-    """Return whether the scores differ from those that were measured before, maybe at another threshold."""
-    if (before.n, before.positives) != (now.n, now.positives):
-        return True
-    pairs = [(before.metrics.get(name), now.metrics[name]) for name in ("auc", "brier")]
-    return any(a is not None and b is not None and not math.isclose(a, b, rel_tol=_TOLERANCE) for a, b in pairs)
-
-
-def _describe(measured: Measurement) -> str:
-    return f"{format_count(measured.n, 'patch')} with AUC {format_metric(measured.metrics['auc'])}"
+def _list_changes(before: Measurement, now: Measurement) -> list[str]:
+    """Return how the scores differ from those that were measured before, maybe at another threshold."""
+    counts = [("patches", before.n, now.n), ("tumour patches", before.positives, now.positives)]
+    changes = [f"{name} from {a:,} to {b:,}" for name, a, b in counts if a != b]
+    for name, key in (("AUC", "auc"), ("Brier score", "brier")):
+        a, b = before.metrics.get(key), now.metrics[key]
+        if a is not None and b is not None and not math.isclose(a, b, rel_tol=_TOLERANCE):
+            digits = 4 if f"{a:.4f}" != f"{b:.4f}" else 10
+            changes.append(f"{name} from {a:.{digits}f} to {b:.{digits}f}")
+    return changes

@@ -87,7 +87,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
         )
     chosen = None
     if config.choose_on is not None:
-        _check_separate(finished, training)
+        _check_comparable(finished, training)
         chosen = _choose_score(config.choose_on, _evaluate_slides(training, find_truth, threshold)[0])
     notes += describe_others(found)
     report = _compute_report(config, slides, without_truth, threshold, chosen)
@@ -113,8 +113,13 @@ def _evaluate_slides(
     return slides, without_truth
 
 
-def _check_separate(finished: list[tuple[Path, FinishedSlide]], training: list[tuple[Path, FinishedSlide]]) -> None:
-    """Refuse to choose on slides that are measured."""
+def _check_comparable(finished: list[tuple[Path, FinishedSlide]], training: list[tuple[Path, FinishedSlide]]) -> None:
+    """Refuse to choose on slides that are measured, or that were scored with other checkpoints or options."""
+    if training[0][1].scored_with != finished[0][1].scored_with:
+        raise HistoError(
+            "the slides of --choose-on and of --maps were scored with different checkpoints or options",
+            "score both with the same options of histo predict",
+        )
     measured = {slide.path for _, slide in finished} | {slide.record.slide for _, slide in finished}
     for _, slide in training:
         if slide.path in measured or slide.record.slide in measured:

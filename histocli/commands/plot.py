@@ -12,7 +12,7 @@ from histocli.errors import ExplanationError, HistoError, UsageError
 from histocli.inference.score_table import find_clusters, read_scores
 from histocli.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.evaluation import EvaluationReport, find_newest_name, read_evaluations
-from histocli.reports.run import EpochRecord, read_history, read_run
+from histocli.reports.run import EpochRecord, list_members, read_history, read_run
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError, read_resolutions
 from histocli.workspace import Workspace
 
@@ -84,7 +84,7 @@ def choose_runs(workspace: Workspace, runs: Sequence[str], *, has_evaluations: b
     names = workspace.list_runs()
     for run in runs:
         if not workspace.run_dir(run).is_dir() and not read_evaluations(workspace, run):
-            if members := workspace.list_members(run):
+            if members := list_members(workspace, run):
                 options = " ".join(f"--run {name}" for name in members)
                 raise HistoError(
                     f"{run!r} is the common name of {len(members)} runs, and has no evaluation",

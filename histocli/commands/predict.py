@@ -37,6 +37,7 @@ from histocli.listeners import SILENT, CommandListener
 from histocli.locks import hold
 from histocli.schema import to_json
 from histocli.signals import Stopped
+from histocli.text import format_count
 from histocli.workspace import Workspace
 
 
@@ -105,7 +106,8 @@ def _write_parts(job: Job, fingerprint: str, ranks: Ranks) -> Prediction:
     ranks.check_equal(fingerprint, "inputs, checkpoints or devices")
     parts = Parts(job.out, fingerprint, math.ceil(total / size), ranks)
     before = total - parts.count_unfinished(total, size)
-    resumed = f"; {before:,} of {total:,} patches were scored before" if before else ""
+    were = "was" if before == 1 else "were"
+    resumed = f"; {before:,} of {format_count(total, 'patch')} {were} scored before" if before else ""
     job.listener.on_note(job.predictor.reason + resumed)
     job.listener.on_total(parts.count_share(total, size))
     if ranks.size == 1:
@@ -155,8 +157,11 @@ def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction
     parts.remove()
     if job.done is None or job.done.is_recorded:  # else it is not known what the earlier rows were made with
         made_with = describe_rows(job.config, job.predictor)
-        id_kind = job.inputs.id_kind or (job.done and job.done.id_kind)
-        write_record(parts.target, replace(made_with, id=id_kind))  # for a later call with --skip-done
+        id_kind, folder = job.inputs.id_kind, job.inputs.folder
+        if job.done:
+            id_kind = id_kind or job.done.id_kind
+            folder = job.done.add_folder(folder) if job.inputs.total else job.done.folder
+        write_record(parts.target, replace(made_with, id=id_kind, folder=folder))  # for a later call with --skip-done
     _report_unreadable(counts, listener)
     return job.finish(counts)
 
@@ -170,13 +175,14 @@ def _compute_fingerprint(workspace: Workspace, job: Job) -> str:
     """Return a SHA-256 of everything that the result depends on; parts are only used again if it is the same."""
     options = (
         *("split", "output_format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors", "escape_formulas"),
-        *("prevalence", "columns", "id", "mpp"),
+        *("prevalence", "columns", "mpp"),
     )
     values = {
         "histo": histocli.__version__,
         "inputs": hash_inputs(job.inputs, job.config.inputs, workspace, job.lines, job.config.split),
         "total": job.inputs.total,
         "done": job.done.digest if job.done else None,
+        "id": job.inputs.id_kind,
         "size": job.chunk_size,
         "checkpoints": [member.sha256 for member in job.predictor.members],
         "compute": job.predictor.kind,

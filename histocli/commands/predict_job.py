@@ -37,8 +37,9 @@ class Prediction(NamedTuple):
     """The number of patches that were scored, that could not be read, and that have each flag.
 
     `can_find_duplicates` is false if `--qc` needs the training patches and they are not in the workspace. `done_before`
-    is the number of patches that the file contained before, and `skipped` the number of inputs among them. `remarks`
-    counts the changes and guesses in images. `likeness` compares the patches with the training patches.
+    is the number of patches that the file contained before, and `skipped` is how many of the inputs it contained
+    already. `remarks` counts the changes and guesses in images. `likeness` compares the patches with the training
+    patches.
     """
 
     scored: int
@@ -254,7 +255,7 @@ def open_job(
                 "kept, and new rows are added"
             )
         patches = list(inputs.patches)
-        new = select_new_patches(patches, done, config.out)
+        new = select_new_patches(patches, done, config.out, inputs.folder)
         inputs, skipped = inputs._replace(patches=new, total=len(new)), len(patches) - len(new)
     size = predictor.choose_chunk_size(config.batch_size)
     meter = predictor.make_likeness_meter(inputs.total)
@@ -262,8 +263,8 @@ def open_job(
 
 
 def check_done(job: Job) -> None:
-    """Raise `HistoError` if the file has other rows than when `--skip-done` read it."""
-    if job.done is not None and _read_done(job.config, job.predictor).ids != job.done.ids:
+    """Raise `HistoError` if the file has other ids, or another record, than when `--skip-done` read it."""
+    if job.done is not None and _read_done(job.config, job.predictor) != job.done:
         raise HistoError(f"{job.config.out} was changed by another process", "run the command again")
 
 

@@ -151,7 +151,7 @@ def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> Slid
     (folder / FILE).unlink(missing_ok=True)
     _write_folder(folder, slide.name, plan, scores, job.threshold)
     size = plan.grid.size
-    path, options = str(slide.path.absolute()), _compute_hash(_collect_options(job))
+    path, options = str(slide.path.absolute()), _hash_options(job)
     write_finished(folder, FinishedSlide(path, made_of, job.threshold, job.config.step, *size, record, mpp[1], options))
     return record
 
@@ -219,7 +219,7 @@ def _find_finished(job: _Job, slide: SlideFile) -> SlideRecord | None:
         finished = read_finished(job.out / slide.name)
     except HistoError:
         return None  # an older version wrote it, or it is damaged: the slide is scored again
-    if finished is None or not is_complete(job.out / slide.name):
+    if finished is None:
         return None
     if finished.path != str(slide.path.absolute()):
         raise HistoError(
@@ -229,7 +229,7 @@ def _find_finished(job: _Job, slide: SlideFile) -> SlideRecord | None:
         is_current = finished.made_of == _compute_fingerprint(job, slide)
     except HistoError:
         return None  # it or its mask is missing: the slide is then recorded as failed, and the others are scored
-    return finished.record if is_current else None
+    return finished.record if is_current and is_complete(job.out / slide.name) else None
 
 
 def _compute_fingerprint(job: _Job, slide: SlideFile) -> str:
@@ -244,7 +244,8 @@ def _compute_fingerprint(job: _Job, slide: SlideFile) -> str:
         raise HistoError(f"cannot read {slide.path}: {error.strerror}", "copy the slide again") from error
     config = job.config
     values = {
-        **_collect_options(job),
+        "scored_with": _hash_options(job),
+        "threshold": job.threshold,
         "histo": histocli.__version__,
         "compute": job.predictor.kind,
         "no_mask": config.no_mask,
@@ -257,14 +258,10 @@ def _compute_fingerprint(job: _Job, slide: SlideFile) -> str:
     return _compute_hash(values)
 
 
-def _collect_options(job: _Job) -> dict[str, object]:
-    """Return the checkpoints and options that must be the same for the scores of two slides to be compared."""
-    names = ("tta", "uncalibrated", "prevalence", "step")
-    return {
-        "checkpoints": [member.sha256 for member in job.predictor.members],
-        "threshold": job.threshold,
-        **{name: getattr(job.config, name) for name in names},
-    }
+def _hash_options(job: _Job) -> str:
+    """Return a SHA-256 of the checkpoints and options that are the same for scores that can be compared."""
+    values = {name: getattr(job.config, name) for name in ("tta", "uncalibrated", "prevalence", "step")}
+    return _compute_hash(values | {"checkpoints": [member.sha256 for member in job.predictor.members]})
 
 
 def _compute_hash(values: dict[str, object]) -> str:

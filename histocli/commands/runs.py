@@ -14,7 +14,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.fs import measure_folder
 from histocli.locks import hold, is_held
 from histocli.models.checkpoint import load_checkpoint
-from histocli.reports.run import EpochRecord, RunRecord, read_history, read_run
+from histocli.reports.run import EpochRecord, RunRecord, list_members, make_history_hint, read_history, read_run
 from histocli.schema import Count
 from histocli.temporary import remove_folder
 from histocli.workspace import Workspace
@@ -92,7 +92,7 @@ def remove_runs(workspace: Workspace, names: Sequence[str]) -> RemovedRuns:
     known = sorted({path.name for path in workspace.runs_dir.glob("[!.]*") if path.is_dir()})
     for name in names:
         if name not in known:
-            if members := workspace.list_members(name):
+            if members := list_members(workspace, name):
                 hint = f"histo runs rm {' '.join(members)}"
                 raise HistoError(f"{name!r} is the common name of {len(members)} runs", hint)
             raise HistoError(f"there is no run {name!r}", f"runs: {', '.join(known) or 'none'}")
@@ -134,7 +134,7 @@ def _summarise(workspace: Workspace, run: str) -> RunSummary:
     except HistoError as error:
         problem, fix = str(error), error.hint
     except FileNotFoundError as error:
-        problem, fix = f"there is no file {error.filename}", f"histo train --resume --name {run} writes it again"
+        problem, fix = f"there is no file {error.filename}", make_history_hint(folder)
     best = max(history, key=lambda row: (-1.0 if row.val_auc is None else row.val_auc, -row.val_loss), default=None)
     epochs = int(record.options.get("epochs") or 0)
     return RunSummary(

@@ -11,7 +11,6 @@ from histocli.compute.memory import release_memory
 from histocli.config import RunConfig, TrainConfig
 from histocli.data.manifest import hash_file
 from histocli.errors import HistoError, UsageError
-from histocli.pages.model_card import has_card
 from histocli.reports.repeats import RepeatsReport
 from histocli.reports.run import read_run
 from histocli.signals import Stopped
@@ -25,6 +24,7 @@ from histocli.training.repeats import (
     find_first_run,
     find_newest_run,
     find_repeats_name,
+    is_complete,
     plan_repeats,
     summarise,
     write_folds,
@@ -32,7 +32,6 @@ from histocli.training.repeats import (
 from histocli.training.resume import (
     StoredRun,
     apply_given_options,
-    count_epochs,
     extend_config,
     load_run_config,
     load_run_options,
@@ -94,7 +93,7 @@ def _train_members(
     """
     for member in repeats.members:
         is_started = member.name in started
-        if is_started and ranks.on_rank0(partial(_is_complete, workspace, member)):
+        if is_started and ranks.on_rank0(partial(is_complete, workspace, member)):
             continue
         try:
             report = _train_member(workspace, repeats, member, is_started, can_halve_batch, listen, ranks)
@@ -121,13 +120,18 @@ def _find_started(workspace: Workspace, names: list[str], *, resume: bool) -> se
 def _make_run_config(
     workspace: Workspace, config: TrainConfig, given: Collection[str], resumed: str | None, ranks: Ranks
 ) -> RunConfig:
-    """Return the options that all runs share: those that the runs named `resumed` were started with, if there are."""
+    """Return the options that all runs share: those that the runs named `resumed` were started with, if there are.
+
+    If the runs of the first seeds were removed, `--seed` says which seed is the first.
+    """
     run_config = config.run
     kind = "folds" if config.folds else "seeds"
     if resumed and (first := ranks.on_rank0(lambda: find_first_run(workspace, resumed, kind))):
         stored = ranks.on_rank0(lambda: load_run_options(workspace, first))
         if config.folds:
             stored = replace(stored, data=config.data)  # each fold has its own manifest
+        elif "seed" in given:
+            stored = replace(stored, seed=min(config.seed, stored.seed))
         if "epochs" in given and config.epochs > stored.epochs:
             planned = partial(plan_repeats, workspace, stored, resumed, config.folds or 0, config.seeds or 0)
             ranks.on_rank0(lambda: _check_finished(workspace, planned(), config.epochs))
@@ -151,7 +155,7 @@ def _train_member(
     """Train the run of one fold or seed, or continue it with the options that it was started with."""
     member_config = member.config
     if is_started:
-        stored = _load_member(workspace, repeats, member)
+        stored = ranks.on_rank0(lambda: _load_member(workspace, repeats, member))
         member_config = stored.config
         if member_config.epochs < member.config.epochs:
             member_config = ranks.on_rank0(lambda: extend_config(stored, member.config.epochs))
@@ -190,12 +194,7 @@ def _check_finished(workspace: Workspace, repeats: Repeats, epochs: int) -> None
 
 
 def _load_member(workspace: Workspace, repeats: Repeats, member: PlannedRun) -> StoredRun:
-    """Return a started run as its last.pt has it; if it cannot be resumed, the hint says how to train it again."""
-    with explain_damaged_member(repeats, member.name):
+    """Return a started run as its last.pt has it; if a file of it is damaged, the hint says what to do."""
+    with explain_damaged_member(workspace, repeats, member):
         read_run(workspace.run_dir(member.name))  # resuming needs it too, after other runs were trained
         return load_run_config(workspace, member.name)
-
-
-def _is_complete(workspace: Workspace, member: PlannedRun) -> bool:
-    """Return whether a run has all its epochs and its model card, which is written after them."""
-    return has_card(workspace, member.name) and count_epochs(workspace, member.name) >= member.config.epochs

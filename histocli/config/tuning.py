@@ -27,7 +27,7 @@ class TuneConfig:
     lr: str = "0.0003:0.03"
     batch_size: tuple[int, ...] = (64, 128, 256, 512)
     epochs: str = "4:16"
-    augment: tuple[Augment, ...] = tuple(Augment)
+    augment: tuple[Augment, ...] = (Augment.NONE, Augment.FLIPS, Augment.FULL)
     arch: tuple[str, ...] = ("histonet", "histonet-wide", "histonet-64")
     weights: Weights = Weights.RANDOM
     allow_leak: bool = False

@@ -19,7 +19,7 @@ _UNMIX = torch.linalg.inv(_STAINS)
 STAIN_SCALE = 0.3  # standard deviation of a stain's relative strength
 STAIN_SHIFT = 0.04  # standard deviation of a stain's additive density
 ZOOM = 1.2  # `apply_random_affine` enlarges or shrinks a patch by up to this factor
-SHARPNESS = 0.8  # `apply_random_sharpness` blurs or sharpens by up to this
+SHARPNESS = 0.8  # `apply_random_sharpness` removes or adds up to this fraction of the finest details
 OFFSET = 6 / 96  # the largest shift in x and in y, as a fraction of the patch's side
 _MAX_ROWS = 2**15 - 2  # rows of the largest image that OpenCV can remap
 

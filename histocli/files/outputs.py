@@ -23,7 +23,7 @@ _ZIP = b"PK\3\4"  # archives, checkpoints, and documents of Office
 # Programs, for example the interpreter of Python, to which the link /proc/self/exe leads; and arrays.
 _OTHER_STARTS = (b"\x7fELF", b"MZ", b"#!", b"\xcf\xfa\xed\xfe", b"\x89HDF", b"\x93NUMPY")
 # Of the maps of slides, which `histo predict` writes and other commands read. `files` cannot import `slides.records`.
-_SLIDE_RECORD = "slide.json"
+_SLIDE_FILES = ("slide.json", "scores.csv")  # in a folder of each slide
 _SLIDE_TABLE_START = b"slide,status,"
 _MAX_LINKS = 40  # symbolic links in a row that Linux follows
 
@@ -56,14 +56,14 @@ def check_output(
     file, start = resolve_link(path), _read_start(path)
     if file.is_symlink():
         raise UsageError(f"{option} {path} is a link that leads back to itself", "remove it, or name another file")
+    if not path.exists():
+        return
     is_slide_table = start.removeprefix(codecs.BOM_UTF8).startswith(_SLIDE_TABLE_START)
-    if is_slide_table or (file.parent / _SLIDE_RECORD).is_file():
+    if is_slide_table or all((file.parent / name).is_file() for name in _SLIDE_FILES):
         raise UsageError(
             f"{option} {path} is part of the maps of slides, which other commands of histo read",
             "name a file in another folder",
         )
-    if not path.exists():
-        return
     for source in inputs:
         if source.exists() and source.samefile(path):
             raise UsageError(f"{option} {path} is the input {source}, which would be lost", "name another file")

@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from histocli.atomic import read_json, write_json
 from histocli.enums import IdKind, Output, Resize
 from histocli.errors import HistoError
+from histocli.files.file import split_suffix
 from histocli.fs import shorten_name
 from histocli.inference.writers import escape_formula
 from histocli.patch import Patch
@@ -26,17 +27,23 @@ class PredictedIds(NamedTuple):
     """The ids in a file of predictions, and what its record says.
 
     `is_recorded` says whether a record has the options that the file was made with. `id_kind` is the kind of the ids,
-    None if the record does not have it.
+    None if the record does not have it. `folder` is the folder that all images are from, in which the paths in the ids
+    begin; None if there are several, or the record does not have it.
     """
 
     ids: frozenset[str]
     is_recorded: bool = True
     id_kind: IdKind | None = None
+    folder: str | None = None
 
     @property
     def digest(self) -> str:
         """A SHA-256 of the ids."""
         return sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
+
+    def add_folder(self, folder: str | None) -> str | None:
+        """Return the folder that all images are from after those of `folder` were added, None if there are several."""
+        return folder if not self.ids or folder == self.folder else None
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class RowOptions:
     mpp: str | None = None
     escape_formulas: bool = False
     id: IdKind | None = None  # None: several kinds, or no image files
+    folder: str | None = None  # in which the paths in the ids begin; None: several
 
 
 def read_done(path: Path, format: Output, columns: list[str], made_with: RowOptions) -> PredictedIds:
@@ -87,7 +95,8 @@ def read_done(path: Path, format: Output, columns: list[str], made_with: RowOpti
             f"--skip-done: {path} was made with --id {id_kind}, and not --id {made_with.id}",
             f"use --id {id_kind}, or give another --out",
         )
-    return PredictedIds(frozenset(ids), record is not None, id_kind)
+    folder = record.get("folder") if record is not None else None
+    return PredictedIds(frozenset(ids), record is not None, id_kind, folder if isinstance(folder, str) else None)
 
 
 def write_record(path: Path, made_with: RowOptions) -> None:
@@ -95,18 +104,24 @@ def write_record(path: Path, made_with: RowOptions) -> None:
     write_json(_record_path(path), to_json(made_with))
 
 
-def select_new_patches(patches: Sequence[Patch], done: PredictedIds, out: Path) -> list[Patch]:
-    """Select the patches that the file does not contain.
+def select_new_patches(patches: Sequence[Patch], done: PredictedIds, out: Path, folder: str | None) -> list[Patch]:
+    """Select the patches that the file does not contain; `folder` is the one that all patches are from, if any.
 
     Raises:
-        HistoError: a patch has another id in the file: one without leading zeros, or another kind of id.
+        HistoError: a patch has another id in the file: one without leading zeros, of another kind, or with a path that
+            begins in another folder.
     """
     new = [patch for patch in patches if patch.id not in done.ids]
     unmatched = done.ids - {patch.id for patch in patches}
-    _refuse_lost_zeros(new, unmatched, out)
-    if done.id_kind is None:
-        _refuse_other_kinds(new, unmatched, out)
+    if not any(_has_leading_zeros(key) for key in done.ids):  # a spreadsheet removes those of all ids
+        _refuse_lost_zeros(new, unmatched, out)
+    if folder is None or folder != done.folder:  # else an image has the same id as before
+        _refuse_other_ids(new, unmatched, out)
     return new
+
+
+def _has_leading_zeros(key: str) -> bool:
+    return len(key) > 1 and key[0] == "0" and key.isdecimal()
 
 
 def _refuse_lost_zeros(new: list[Patch], unmatched: frozenset[str], out: Path) -> None:
@@ -114,31 +129,33 @@ def _refuse_lost_zeros(new: list[Patch], unmatched: frozenset[str], out: Path) -
     changed = {
         patch.id: short
         for patch in new
-        if patch.id.isdecimal() and (short := patch.id.lstrip("0") or "0") != patch.id and short in unmatched
+        if _has_leading_zeros(patch.id) and (short := patch.id.lstrip("0") or "0") in unmatched
     }
     if changed:
         key, short = next(iter(changed.items()))
         raise HistoError(
             f"--skip-done: {out} has {format_count(len(changed), 'id')} without leading zeros: {short!r} is probably "
             f"{key!r}",
-            "a spreadsheet removes the zeros when it saves a file: restore the file, or give another --out",
+            "a spreadsheet removes the zeros when it saves a file: restore the file, or give another --out; if these "
+            "are different images, rename the new ones",
         )
 
 
-def _refuse_other_kinds(new: list[Patch], unmatched: frozenset[str], out: Path) -> None:
-    """Raise `HistoError` if the id of a new patch is in the file as another kind of id.
+def _refuse_other_ids(new: list[Patch], unmatched: frozenset[str], out: Path) -> None:
+    """Raise `HistoError` if a new patch has another id in the file: of another kind, or from another folder.
 
-    This is for files whose record does not have the kind. An id of any kind is the end of the path, from the file's
-    name to the whole path, with or without the suffix.
+    Every id of an image is the end of its whole path, from the file's name on, with or without the suffix.
     """
+    known = {os.path.normpath(key): key for key in unmatched}  # find writes ./a.png
     for patch in new if unmatched else ():
-        parts = patch.path.split("/")
+        parts = os.path.abspath(patch.path).split("/") if patch.path else []  # noqa: PTH100 - Path keeps `..`
         ends = ["/".join(parts[start:]) for start in range(len(parts))]
-        ends += [end.removesuffix(PurePosixPath(patch.path).suffix) for end in ends]
-        if other := next((end for end in ends if end and end in unmatched), None):
+        ends += [end.removesuffix(split_suffix(patch.path)[1]) for end in ends]
+        if other := next((known[end] for end in ends if end in known), None):
             raise HistoError(
                 f"--skip-done: {out} has the id {other!r}, and the same image would now get the id {patch.id!r}",
-                "choose the kind of id that the file has: --id stem, path-stem or path; or give another --out",
+                "give the same inputs as before, or choose the kind of id that the file has: --id stem, path-stem or "
+                "path; for another image, give another --out",
             )
 
 
@@ -154,7 +171,7 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     record_path = _record_path(path)
     if not record_path.is_file():
         return None
-    record = read_json(record_path)
+    record = read_json(record_path, _OTHER_OUT_HINT)
     if not isinstance(record, dict):
         raise HistoError(f"--skip-done: {record_path} is damaged: it is not an object", _OTHER_OUT_HINT)
     return record
@@ -168,7 +185,7 @@ def _find_differences(record: dict[str, Any], made_with: RowOptions) -> list[str
     return [
         "other checkpoints" if name == "checkpoints" else f"another --{name.replace('_', '-')}"
         for name, value in to_json(made_with).items()
-        if name != "id" and record.get(name, False if isinstance(value, bool) else None) != value
+        if name not in ("id", "folder") and record.get(name, False if isinstance(value, bool) else None) != value
     ]
 
 

@@ -16,7 +16,7 @@ from histocli.data.manifest import hash_file
 from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive
-from histocli.files.file import File, describe_others, find_images, make_file
+from histocli.files.file import File, describe_others, find_images, make_file, to_utf8
 from histocli.files.formats import explain_no_images, refuse_format
 from histocli.files.listing import list_files
 from histocli.images.decode import Preparation
@@ -35,7 +35,7 @@ class Inputs(NamedTuple):
 
     `files` are the image files in each folder. `notes` are lines for the user: the numbers of other files, which are
     skipped, and the splits that are scored. `id_kind` is the kind of the ids of image files, None if there are several
-    kinds or no image files.
+    kinds or no image files. `folder` is the folder or archive with all images, None if there are several inputs.
     """
 
     total: int | None
@@ -43,6 +43,7 @@ class Inputs(NamedTuple):
     files: dict[str, list[File]]
     notes: tuple[str, ...] = ()
     id_kind: IdKind | None = None
+    folder: str | None = None
 
 
 def open_inputs(
@@ -87,8 +88,9 @@ def open_inputs(
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UsageError(f"the input {twice[0]} is given twice", "give it once")
     inputs = [_open_input(name, workspace, preparation, lines, split, ids, may_be_empty) for name in names]
-    if len(names) > 1:
-        inputs = [_prefix_ids(part, name) for part, name in zip(inputs, names, strict=True)]
+    if len(names) == 1:
+        return inputs[0]._replace(notes=shadowed + inputs[0].notes)
+    inputs = [_prefix_ids(part, name) for part, name in zip(inputs, names, strict=True)]
     totals = [part.total for part in inputs]
     total = None if None in totals else sum(n for n in totals if n is not None)
     files = {name: files for part in inputs for name, files in part.files.items()}
@@ -170,7 +172,8 @@ def _open_input(
     folder = path.parent if is_single else path
     prefix = "" if str(folder) == "." else f"{folder.as_posix()}/"
     notes = _describe_empty({name: files}) + _describe_skipped(others)
-    return _make_file_inputs(files, prefix, preparation, ids, {name: files})._replace(notes=notes)
+    found = _make_file_inputs(files, prefix, preparation, ids, {name: files})
+    return found._replace(notes=notes, folder=to_utf8(str(folder.absolute())) if files else None)
 
 
 def _has_image_files(path: Path) -> bool:
@@ -248,15 +251,17 @@ def _make_file_inputs(
 
 
 def _make_new_id(file: File, kind: IdKind, owners: dict[str, str]) -> str:
-    """Return the id of a file, and add it to `owners`, the names of the files by id.
+    """Return the id of a file, and add it to `owners`, the names of the files by id, unless ids are names.
 
     Raises:
         HistoError: another file has the same id.
     """
     key = make_id(file, kind)
+    if kind is IdKind.PATH:
+        return key
     if (other := owners.setdefault(key, file.name)) != file.name:
         raise HistoError(
-            f"--id {kind}: {other} and {file.name} would have the same id",
+            f"{other} and {file.name} would have the same id {key!r}, which is of the kind {kind}",
             "use --id path, and with --skip-done a new file for --out, because the ids of a file are of one kind",
         )
     return key

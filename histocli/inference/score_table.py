@@ -44,7 +44,7 @@ def read_scores(path: Path, hint: str = "histo eval writes it again") -> "pd.Dat
     try:
         if path.exists() and not path.is_file():  # reading a pipe could block for ever
             raise HistoError(f"{path} is not a file", hint)
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             table = pd.DataFrame(read_columns(file, str(path)), dtype=str)
         if missing := set(_REQUIRED) - set(table.columns):
             raise HistoError(f"{path} has no column {', '.join(sorted(missing))}", hint)

@@ -15,14 +15,16 @@ from typing import Annotated, Any
 import torch
 
 from histocli.atomic import write_atomically
+from histocli.compute.memory import is_out_of_memory
 from histocli.data.quality import Reference
-from histocli.errors import HistoError, UsageError, describe_value, read_first_line
+from histocli.errors import DamagedError, HistoError, UsageError, describe_value, read_first_line
 from histocli.locks import hold
 from histocli.metrics.calibration import HIGHEST, LOWEST
 from histocli.models import Classifier, packaged
 from histocli.models.archive import check_archive
 from histocli.models.backbone import HEAD
 from histocli.models.limits import build_for
+from histocli.reports.run import list_members
 from histocli.schema import Count, Fraction, Range, from_json
 from histocli.workspace import Workspace, check_name, is_path
 
@@ -159,11 +161,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise HistoError(f"there is no checkpoint {path}", "histo train makes one") from None
+        raise DamagedError(f"there is no checkpoint {path}", "histo train makes one") from None
     except Exception as error:  # damaged bytes can make PyTorch raise any kind of exception
         is_onnx = path.suffix.lower() == ".onnx"
         hint = "give the checkpoint that it was exported from, and --engine onnx" if is_onnx else ""
-        raise HistoError(f"{path} cannot be read safely as a checkpoint: {read_first_line(error)}", hint) from error
+        is_temporary = isinstance(error, OSError) or is_out_of_memory(error)
+        kind = HistoError if is_temporary else DamagedError
+        raise kind(f"{path} cannot be read safely as a checkpoint: {read_first_line(error)}", hint) from error
     found = content.get("format") if isinstance(content, dict) else content
     if isinstance(content, dict) and type(found) is int and found == 3:
         content, found = _convert_from_3(content), FORMAT
@@ -256,7 +260,7 @@ def find_checkpoint(workspace: Workspace, name: str) -> Path:
         if (best := workspace.runs_dir / name / "best.pt").exists():
             raise HistoError(f"{best} is not a file", "restore the checkpoint, or train again")
         raise HistoError(f"the run {name!r} has not finished an epoch", f"histo train --resume --name {name}")
-    if members := workspace.list_members(name):
+    if members := list_members(workspace, name):
         options = " ".join(f"--ckpt {run}" for run in members)
         raise HistoError(
             f"{name!r} is the common name of {len(members)} runs, and not a checkpoint",

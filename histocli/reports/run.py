@@ -1,6 +1,7 @@
 """The records of a training run: `config.json`, and `history.jsonl` with a row for each epoch."""
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from histocli.errors import HistoError, describe_value
 from histocli.reports.audit import AuditReport
 from histocli.schema import Count, from_json
 from histocli.text import format_count
+from histocli.workspace import Workspace
+
+_MEMBER = re.compile(r"(.+)-(fold|seed)(\d+)")  # the name of a fold, or of one of several seeds
 
 Option = bool | int | float | str | None
 
@@ -84,7 +88,9 @@ def read_run(run_dir: Path) -> RunRecord:
         HistoError: it cannot be read, or a field is missing or has a wrong type or value.
     """
     path = run_dir / "config.json"
-    hint = f"restore it from a copy; without it the run cannot be resumed, but --ckpt {run_dir.name} still works"
+    hint = "restore it from a copy; without it the run cannot be resumed"
+    if (run_dir / "best.pt").is_file():
+        hint += f", but --ckpt {run_dir.name} still works"
     value = read_json(path, hint)
     if isinstance(value, dict) and not value.get("audit"):  # a run without an audit has an empty one
         value["audit"] = None
@@ -101,6 +107,41 @@ def _has_name_of_repeat(record: RunRecord) -> bool:
     return options.get("data") == record.run or record.run.endswith(f"-seed{options.get('seed', 0)}")
 
 
+def list_members(workspace: Workspace, name: str | None = None, kind: str | None = None) -> list[str]:
+    """Return the runs that are folds or seeds, by their numbers.
+
+    A run that only has such a name, and was trained alone, is left out. If this is not known, because its record is
+    damaged, its name decides.
+
+    Args:
+        workspace: where the runs are.
+        name: their common name; None for any.
+        kind: folds or seeds; None for both.
+    """
+    numbers = {}
+    for run in workspace.list_runs():
+        match = _MEMBER.fullmatch(run)
+        if match is None or name not in (None, match[1]) or kind not in (None, f"{match[2]}s"):
+            continue
+        if _may_be_repeat(workspace.run_dir(run)):
+            numbers[run] = int(match[3])
+    return sorted(numbers, key=lambda run: numbers[run])
+
+
+def _may_be_repeat(run_dir: Path) -> bool:
+    try:
+        return read_run(run_dir).is_repeat
+    except HistoError:
+        return True
+
+
+def make_history_hint(run_dir: Path) -> str:
+    """Return how to get a missing or damaged `history.jsonl` back."""
+    if (run_dir / "last.pt").is_file():
+        return f"histo train --resume --name {run_dir.name} writes it again"
+    return "restore it from a copy"
+
+
 def read_history(path: Path) -> list[EpochRecord]:
     """Read the `history.jsonl` of a run.
 
@@ -108,7 +149,7 @@ def read_history(path: Path) -> list[EpochRecord]:
         FileNotFoundError: the file does not exist.
         HistoError: it cannot be read, or a field is missing or has a wrong type or value.
     """
-    hint = f"histo train --resume --name {path.parent.name} writes it again"
+    hint = make_history_hint(path.parent)
     if path.exists() and not path.is_file():  # reading a pipe could block for ever
         raise HistoError(f"{path} is not a file", hint)
     rows = []

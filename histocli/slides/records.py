@@ -136,8 +136,7 @@ def read_finished_slides(out: Path) -> list[tuple[Path, FinishedSlide]]:
     options = Counter((slide.threshold, slide.step, slide.scored_with) for _, slide in finished)
     if len(options) > 1:
         raise HistoError(
-            f"the slides in {out} were scored with different checkpoints or options "
-            f"({' and '.join(f'{count:,}' for count in options.values())} slides)",
+            f"the slides in {out} were scored with {len(options)} different sets of checkpoints and options",
             "run histo predict again with all slides; the column checkpoint of slides.csv names the networks",
         )
     return finished

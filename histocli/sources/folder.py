@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated
 
 from histocli.class_names import describe_counts, find_label, find_splits_of_folders, parse_classes
@@ -12,7 +12,7 @@ from histocli.config import PATCH_MPP
 from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive, remove_archive_suffix
-from histocli.files.file import File, describe_others, find_images
+from histocli.files.file import File, describe_others, find_images, split_suffix
 from histocli.files.formats import explain_no_images
 from histocli.files.listing import list_files
 from histocli.labels.classes import find_classes, read_splits, read_splits_in_names
@@ -208,7 +208,7 @@ def make_id(file: File, kind: IdKind) -> str:
     """Return the id of a file."""
     if kind is IdKind.STEM:
         return file.stem
-    return file.name if kind is IdKind.PATH else str(PurePosixPath(file.name).with_suffix(""))
+    return file.name if kind is IdKind.PATH else file.name.removesuffix(split_suffix(file.name)[1])
 
 
 def _describe_magnifications(names: Sequence[str]) -> str:

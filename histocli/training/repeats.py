@@ -15,16 +15,18 @@ from histocli.data.folds import make_folds
 from histocli.data.groups import find_held_out_hospitals, find_split_unit, is_validated_on_other_slides
 from histocli.data.manifest import hash_file, read_manifest, write_manifest
 from histocli.enums import Group
-from histocli.errors import HistoError, UsageError
+from histocli.errors import DamagedError, HistoError, UsageError
 from histocli.metrics import evaluate
 from histocli.metrics.calibration import compute_probabilities
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
+from histocli.pages.model_card import has_card
 from histocli.reports.balance import read_balance_report
 from histocli.reports.repeats import RepeatedRun, RepeatsReport, write_repeats
-from histocli.reports.run import read_run
+from histocli.reports.run import list_members
 from histocli.training.calibrate import calibrate
 from histocli.training.out_of_fold import write_out_of_fold
 from histocli.training.provenance import make_name_stem
+from histocli.training.resume import count_epochs
 from histocli.workspace import Workspace, check_name
 
 
@@ -49,8 +51,9 @@ class Repeats(NamedTuple):
 
     @property
     def resume_command(self) -> str:
-        """The command that trains those that are not finished."""
-        return f"histo train --{self.kind} {len(self.members)} --name {self.name} --resume"
+        """The command that trains those that are not finished; it names the first seed, whose run may be removed."""
+        first = f" --seed {self.members[0].number}" if self.kind == "seeds" else ""
+        return f"histo train --{self.kind} {len(self.members)}{first} --name {self.name} --resume"
 
 
 def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, folds: int, seeds: int) -> Repeats:
@@ -77,26 +80,45 @@ def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, fold
     return Repeats(prefix, kind, members)
 
 
+def is_complete(workspace: Workspace, member: PlannedRun) -> bool:
+    """Return whether a run has all its epochs and its model card, which is written after them."""
+    return has_card(workspace, member.name) and count_epochs(workspace, member.name) >= member.config.epochs
+
+
 @contextmanager
-def explain_damaged_member(repeats: Repeats, run: str) -> Iterator[None]:
-    """Give the error of a damaged file of a fold or seed, read in this block, a hint: how to train this run again."""
+def explain_damaged_member(workspace: Workspace, repeats: Repeats, member: PlannedRun) -> Iterator[None]:
+    """Give the error of a missing or damaged file of a fold or seed, read in this block, a hint.
+
+    The hint is how to train the run again. A complete run with a good best.pt is only read to be extended: then the
+    hint is not to do this. Other errors, such as missing permissions, pass unchanged.
+    """
+    run = member.name
     try:
         yield
-    except HistoError as error:
-        hint = f"histo runs rm {run} removes this run, and {repeats.resume_command} trains it again"
-        raise HistoError(str(error), hint) from error
+    except DamagedError as error:
+        if is_complete(workspace, member) and _has_readable_best(workspace, run):
+            hint = f"leave --epochs out: without it, {run} is complete, and its best.pt is used"
+        else:
+            hint = f"histo runs rm {run} removes this run, and {repeats.resume_command} trains it again"
+        raise DamagedError(str(error), hint) from error
+
+
+def _has_readable_best(workspace: Workspace, run: str) -> bool:
+    try:
+        load_checkpoint(workspace.run_dir(run) / "best.pt")
+    except HistoError:
+        return False
+    return True
 
 
 def find_first_run(workspace: Workspace, name: str, kind: str) -> str | None:
-    """Return the run of the lowest fold or seed (`kind`: folds, seeds) whose name begins with `name`."""
-    pattern = re.compile(rf"{re.escape(name)}-{kind.removesuffix('s')}(\d+)")
-    runs = {int(match[1]): run for run in workspace.list_runs() if (match := pattern.fullmatch(run))}
-    return runs[min(runs)] if runs else None
+    """Return the run of the lowest fold or seed (`kind`: folds, seeds) with the common name `name`."""
+    return next(iter(list_members(workspace, name, kind)), None)
 
 
 def find_newest_run(workspace: Workspace, kind: str) -> str | None:
     """Return the newest run that is a fold or one of several seeds (`kind`: folds, seeds)."""
-    return next(reversed(_list_members(workspace, ".+", kind)), None)
+    return max(list_members(workspace, kind=kind), key=workspace.list_runs().index, default=None)
 
 
 def find_repeats_name(run: str) -> str:
@@ -108,24 +130,7 @@ def count_members(workspace: Workspace, run: str) -> tuple[str, int]:
     """Return "folds" or "seeds", and the number of runs that are folds or seeds together with this one."""
     name = find_repeats_name(run)
     kind = run[len(name) + 1 :].rstrip("0123456789") + "s"
-    return kind, len(_list_members(workspace, re.escape(name), kind))
-
-
-def _list_members(workspace: Workspace, name: str, kind: str) -> list[str]:
-    """Return the runs that are folds or seeds (`kind`) with a common name that fits the pattern `name`; oldest first.
-
-    A run that only has such a name, and was trained alone, is left out. If this is not known, because its record is
-    damaged, its name decides.
-    """
-    pattern = re.compile(rf"{name}-{kind.removesuffix('s')}\d+")
-    return [run for run in workspace.list_runs() if pattern.fullmatch(run) and _may_be_repeat(workspace, run)]
-
-
-def _may_be_repeat(workspace: Workspace, run: str) -> bool:
-    try:
-        return read_run(workspace.run_dir(run)).is_repeat
-    except HistoError:
-        return True
+    return kind, len(list_members(workspace, name, kind))
 
 
 def _find_unused_name(workspace: Workspace, arch: str) -> str:
@@ -187,7 +192,7 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     the validation patches of the other folds, so not on the patches that they are applied to. The best epoch of a fold
     is still chosen on its own validation patches.
     """
-    best = [_load_best(workspace, repeats, member.name) for member in repeats.members]
+    best = [_load_best(workspace, repeats, member) for member in repeats.members]
     divided = repeats.members if repeats.kind == "folds" else repeats.members[:1]  # seeds share one manifest
     manifests = [read_manifest(workspace.run_dir(member.name) / "manifest.csv") for member in divided]
     if repeats.kind == "folds":
@@ -217,9 +222,9 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     return report
 
 
-def _load_best(workspace: Workspace, repeats: Repeats, run: str) -> Checkpoint:
-    with explain_damaged_member(repeats, run):
-        return load_checkpoint(workspace.run_dir(run) / "best.pt")
+def _load_best(workspace: Workspace, repeats: Repeats, member: PlannedRun) -> Checkpoint:
+    with explain_damaged_member(workspace, repeats, member):
+        return load_checkpoint(workspace.run_dir(member.name) / "best.pt")
 
 
 def _calibrate_on_other_folds(best: list[Checkpoint], *, on_other_slides: bool) -> list[tuple[float, float]]:

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import NamedTuple
 
 from histocli.config import RunConfig, TrainConfig
-from histocli.errors import HistoError, UsageError
+from histocli.errors import DamagedError, HistoError, UsageError
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.run import read_history, read_run
 from histocli.schema import from_json
@@ -31,7 +31,7 @@ def load_run_config(workspace: Workspace, name: str | None) -> StoredRun:
     """
     runs = [run for run in workspace.list_runs() if (workspace.run_dir(run) / "last.pt").is_file()]
     if name and name not in runs and name in workspace.list_runs():
-        raise HistoError(
+        raise DamagedError(
             f"{workspace.run_dir(name) / 'last.pt'} is missing, or is not a file: {name!r} cannot be resumed",
             _NEW_RUN_HINT,
         )
@@ -47,7 +47,9 @@ def load_run_config(workspace: Workspace, name: str | None) -> StoredRun:
     try:
         checkpoint = load_checkpoint(last)
     except HistoError as error:
-        raise HistoError(str(error), f"{_NEW_RUN_HINT}; --ckpt {run} still uses the run's best epoch") from error
+        has_best = (workspace.run_dir(run) / "best.pt").is_file()
+        hint = f"{_NEW_RUN_HINT}; --ckpt {run} still uses the run's best epoch" if has_best else _NEW_RUN_HINT
+        raise type(error)(str(error), hint) from error
     return StoredRun(run, _parse_options(checkpoint.config, f"{last}, options"), checkpoint.epoch)
 
 
@@ -62,13 +64,19 @@ def load_run_options(workspace: Workspace, run: str) -> RunConfig:
     """Return the options of a run: those in its last.pt, or in its config.json if last.pt was removed or is damaged.
 
     Raises:
-        HistoError: neither can be read, or the options cannot be used.
+        HistoError: neither can be read or has options, or the options cannot be used.
     """
     folder = workspace.run_dir(run)
     try:
         options, file = load_checkpoint(folder / "last.pt").config, folder / "last.pt"
     except HistoError:
         options, file = read_run(folder).options, folder / "config.json"
+    if not options:  # those that are not stored would be the defaults
+        raise HistoError(
+            f"the options of {run} are not known: {file} has none"
+            + ("" if file.name == "last.pt" else f", and {folder / 'last.pt'} cannot be read"),
+            f"restore {folder / 'last.pt'} from a copy, or {_NEW_RUN_HINT}",
+        )
     return _parse_options(options, f"{file}, options")
 
 

@@ -1,12 +1,15 @@
 """`histo eval --scores`: the file that is named is the file that is read."""
 
+import codecs
 import csv
 import json
+import re
 import shutil
 
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from histocli.commands import evaluate_scores
 from tests.cli import Histo, template
 
 TABLE, REPORT = "first-synthetic-val.csv", "first-synthetic-val.json"
@@ -33,16 +36,20 @@ def show(histo, name, *options):
     return json.loads(result.stdout), result.stderr
 
 
+def write_rows(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def change_labels(path):
     """Swap the labels of the first two rows with different ones, and return all labels and probabilities."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     other = next(i for i, row in enumerate(rows) if row["label"] != rows[0]["label"])
     rows[0]["label"], rows[other]["label"] = rows[other]["label"], rows[0]["label"]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, rows)
     return [int(row["label"]) for row in rows], [float(row["prob"]) for row in rows]
 
 
@@ -67,10 +74,46 @@ def test_a_table_is_measured_as_it_is_now(histo, threshold):
     assert evaluation["metrics"]["auc"] == pytest.approx(auc)
     assert evaluation["metrics"]["auc"] != json.loads(written)["metrics"]["auc"]
     assert evaluation["before_calibration"] == {}
-    assert f"warning: {folder / TABLE} was changed after it was evaluated" in told
-    assert f"to 15 patches with AUC {auc:.4f}" in told
+    before = json.loads(written)["metrics"]["auc"]
+    told = " ".join(told.split())
+    assert f"warning: {folder / TABLE} was changed after it was evaluated (AUC from {before:.4f} to {auc:.4f}" in told
+    assert "the notes below are still about the scores before the change" in told
     assert (folder / REPORT).read_bytes() == written
     assert show(histo, REPORT)[0] == json.loads(written)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1 - 1e-5])
+def test_the_warning_about_changed_scores_names_what_differs(histo, factor):
+    path = histo.root / "metrics" / TABLE
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:  # in the same order, so that the AUC is the same
+        row["prob"] = repr(float(row["prob"]) * factor)
+    write_rows(path, rows)
+    told = " ".join(show(histo, TABLE)[1].split())
+    before, after = re.search(
+        r"was changed after it was evaluated \(Brier score from ([\d.]+) to ([\d.]+)\):", told
+    ).groups()
+    assert before != after
+    write_rows(path, rows[1:])
+    assert "(patches from 15 to 14, " in show(histo, TABLE)[1]
+
+
+def test_a_table_that_a_spreadsheet_saved_is_read(histo):
+    path = histo.root / "metrics" / TABLE
+    expected, _ = show(histo, TABLE)
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+    evaluation, told = show(histo, TABLE)
+    assert evaluation == expected
+    assert "was changed" not in told
+
+
+def test_other_files_are_only_looked_for_if_there_is_an_error(histo, monkeypatch):
+    def fail(workspace):
+        raise AssertionError
+
+    monkeypatch.setattr(evaluate_scores, "_make_hint", fail)
+    show(histo, TABLE)
 
 
 def test_a_table_and_its_report_may_be_renamed_and_moved(histo, tmp_path, monkeypatch):

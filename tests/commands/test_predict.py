@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from dataclasses import replace
 
@@ -21,11 +22,16 @@ from PIL import Image
 from scipy.special import logit
 
 from histocli.commands.predict_job import Job
+from histocli.enums import Columns, IdKind, Resize
 from histocli.errors import HistoError
+from histocli.files.file import File
+from histocli.inference.inputs import open_inputs
 from histocli.inference.parts import Parts
 from histocli.locks import hold
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.signals import Stopped
+from histocli.sources.folder import make_id
+from histocli.workspace import Workspace
 from tests.cli import REPOSITORY, TRAIN, write_images
 from tests.faults.processes import Process
 
@@ -298,6 +304,19 @@ def test_after_a_signal_the_same_command_continues_and_says_so(histo, images, tm
     assert error == "stopped by a signal; the state is saved"
     assert hint.startswith("run the same command again")
     assert "4 of 12 patches were scored before" in histo(*line).stderr
+
+
+def test_a_single_patch_that_was_scored_before_is_named_in_the_singular(histo, tmp_path, monkeypatch):
+    write_images(histo, tmp_path / "one", 1)
+    line = [*PREDICT, tmp_path / "one", "--out", tmp_path / "preds.csv"]
+
+    def fail(*args):
+        raise HistoError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("histocli.commands.predict._join_parts", fail)
+        histo(*line, code=1)
+    assert "1 of 1 patch was scored before" in histo(*line).stderr
 
 
 def test_a_list_of_paths_from_stdin_continues_too(histo, images, tmp_path):
@@ -703,6 +722,12 @@ def test_an_array_with_its_channels_first_is_an_error_that_says_so(histo, tmp_pa
 # the nightly job
 
 
+@pytest.mark.parametrize("columns", list(Columns))
+def test_every_choice_of_columns_has_the_probability(histo, images, columns):
+    rows = run_predict(histo, images, "--columns", columns)
+    assert all(0 <= float(row["probability" if "probability" in row else "label"]) <= 1 for row in rows)
+
+
 def test_columns_full_adds_the_path_and_the_class(histo, images):
     rows = run_predict(histo, images, "--columns", "full")
     assert list(rows[0]) == ["id", "path", "probability", "class"]
@@ -733,6 +758,38 @@ def test_ids_of_listed_paths_can_be_stems(histo, images, tmp_path):
     result = histo(*PREDICT, "-", "--id", "stem", "--out", tmp_path / "x.csv", stdin=more, code=1)
     assert error in result.stderr
     assert hint in result.stderr
+
+
+def test_path_stems_of_a_list_are_the_paths_as_they_are(histo, tmp_path, monkeypatch):
+    """`find .` lists folders too."""
+    write_images(histo, tmp_path, 1)
+    monkeypatch.chdir(tmp_path)
+    listed = ".\n/\n./\n..\n./patch-00.png\npatch-00.png\n"
+    result = histo(*PREDICT, "-", "--id", "path-stem", stdin=listed, code=4)
+    assert [row["id"] for row in table(result.stdout)] == ["./patch-00", "patch-00"]
+    assert "4 of 6 files could not be read" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "name", [".", "/", "", "..", "./a", "a.png", "a.b/c", "a.b/c.png", ".hidden", "x/.a.png", "a."]
+)
+def test_a_path_stem_ends_with_the_stem(name):
+    file = File(name, bytes)
+    stem = make_id(file, IdKind.PATH_STEM)
+    assert name.startswith(stem)
+    assert stem.rpartition("/")[2] == file.stem == make_id(file, IdKind.STEM)
+
+
+def test_a_long_list_of_paths_takes_no_memory(tmp_path):
+    lines = [f"{'folder/' * 20}{number}.png\n".encode() for number in range(10_000)]
+    inputs = open_inputs(["-"], Workspace(tmp_path), Resize.CROP, lines)
+    tracemalloc.start()
+    try:
+        for _ in inputs.patches:
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_id_chooses_the_kind_of_the_ids(histo, tmp_path):

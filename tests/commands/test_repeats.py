@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch
 from scipy.special import logit
 
 from histocli.commands import train_repeats as commands
+from histocli.compute.ddp import Ranks
 from histocli.config import TrainConfig
-from histocli.models.checkpoint import load_checkpoint
+from histocli.models import checkpoint as checkpoints
+from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.signals import Stopped
 from histocli.training.repeats import plan_repeats
 from histocli.workspace import Workspace
@@ -181,10 +184,108 @@ def test_no_fold_is_extended_if_one_is_damaged(folds, name):
     extend = ("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu", "--epochs", 2)
     error, hint = folds.fails(*extend)
     assert str(runs / "cv-fold2" / name) in error
-    assert hint == (
+    assert hint == "leave --epochs out: without it, cv-fold2 is complete, and its best.pt is used"
+    assert load_run_checkpoint(folds, "cv-fold1").epoch == 1
+    folds(*extend[:-2])
+    (runs / "cv-fold2" / "best.pt").write_bytes(b"x")
+    assert folds.fails(*extend)[1] == (
         "histo runs rm cv-fold2 removes this run, and histo train --folds 3 --name cv --resume trains it again"
     )
-    assert load_run_checkpoint(folds, "cv-fold1").epoch == 1
+
+
+def test_no_hint_removes_a_finished_fold_without_last_checkpoint(folds):
+    (folds.root / "runs" / "cv-fold2" / "last.pt").unlink()  # as a user does who needs the space
+    resume = ("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
+    error, hint = folds.fails(*resume, "--epochs", 2)
+    assert "last.pt is missing" in error
+    assert hint == "leave --epochs out: without it, cv-fold2 is complete, and its best.pt is used"
+    folds(*resume)
+
+
+def test_no_hint_removes_a_fold_of_a_newer_version(folds):
+    path = folds.root / "runs" / "cv-fold2" / "last.pt"
+    checkpoint = load_checkpoint(path)
+    save_checkpoint(replace(checkpoint, config=checkpoint.config | {"magic": 1}), path)
+    extend = ("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu", "--epochs", 2)
+    error, hint = folds.fails(*extend)
+    assert error == f"{path}, options: it has options that this version does not know: magic"
+    assert "runs rm" not in hint
+
+
+def test_no_hint_removes_a_fold_that_cannot_be_read_now(folds, monkeypatch):
+    def check_archive(path):
+        if path.parent.name == "cv-fold2":
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoints, "check_archive", check_archive)
+    error, hint = folds.fails("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
+    assert "Input/output error" in error
+    assert "runs rm" not in hint
+
+
+def test_folds_are_not_continued_with_the_defaults_if_their_options_are_lost(folds):
+    folder = folds.root / "runs" / "cv-fold1"
+    (folder / "last.pt").write_bytes(b"x")
+    record = json.loads((folder / "config.json").read_text())
+    del record["options"]
+    (folder / "config.json").write_text(json.dumps(record))
+    shutil.rmtree(folds.root / "runs" / "cv-fold3")
+    error, hint = folds.fails("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
+    assert error == (
+        f"the options of cv-fold1 are not known: {folder / 'config.json'} has none, and {folder / 'last.pt'} cannot be "
+        "read"
+    )
+    assert hint == f"restore {folder / 'last.pt'} from a copy, or start a new run with another --name"
+    assert not (folds.root / "runs" / "cv-fold3").exists()
+
+
+def test_a_damaged_first_seed_is_trained_again_as_the_hint_says(histo):
+    """Its seed was left out, and one more was trained after the last."""
+    runs = histo.root / "runs"
+    histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--name", "cv")
+    expected = load_run_checkpoint(histo, "cv-seed0", "best.pt").model
+    (runs / "cv-seed0" / "best.pt").write_bytes(b"x")
+    _, hint = histo.fails("train", "--seeds", 2, "--name", "cv", "--resume", "--device", "cpu")
+    resume = "train --seeds 2 --seed 0 --name cv --resume"
+    assert hint == f"histo runs rm cv-seed0 removes this run, and histo {resume} trains it again"
+    histo("runs", "rm", "cv-seed0")
+    histo(*resume.split(), "--device", "cpu")
+    assert same_weights(load_run_checkpoint(histo, "cv-seed0", "best.pt").model, expected)
+    report = json.loads((histo.root / "metrics" / "cv-seeds.json").read_text())
+    assert [run["run"] for run in report["runs"]] == ["cv-seed0", "cv-seed1"]
+    assert not (runs / "cv-seed2").exists()
+    error, _ = histo.fails("train", "--seeds", 2, "--seed", 1, "--name", "cv", "--resume", code=2)
+    assert error == "--seed 1: the run was started with 0"
+
+
+def test_a_run_that_was_trained_alone_is_not_taken_for_the_first_seed(histo):
+    shutil.copytree(histo.root / "runs" / "first", histo.root / "runs" / "cv-seed0")
+    record = json.loads((histo.root / "runs" / "first" / "config.json").read_text())
+    (histo.root / "runs" / "cv-seed0" / "config.json").write_text(json.dumps(record | {"run": "cv-seed0"}))
+    histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--seed", 1, "--name", "cv")
+    histo("train", "--seeds", 2, "--name", "cv", "--resume", "--device", "cpu")
+    report = json.loads((histo.root / "metrics" / "cv-seeds.json").read_text())
+    assert [run["run"] for run in report["runs"]] == ["cv-seed1", "cv-seed2"]
+    _, hint = histo.fails("runs", "rm", "cv")
+    assert hint == "histo runs rm cv-seed1 cv-seed2"
+
+
+def test_only_one_process_reads_the_run_of_a_fold_that_is_continued(folds, monkeypatch):
+    class CountingRanks(Ranks):
+        depth = 0
+
+        def on_rank0(self, function):
+            self.depth += 1
+            try:
+                return function()
+            finally:
+                self.depth -= 1
+
+    ranks, depths, load = CountingRanks(), [], commands._load_member
+    monkeypatch.setattr(commands, "_load_member", lambda *args: depths.append(ranks.depth) or load(*args))
+    (folds.root / "runs" / "cv-fold2" / "model_card.md").unlink()
+    commands.train_repeats(Workspace(folds.root), TrainConfig(folds=3, name="cv", resume=True), ranks=ranks)
+    assert depths == [1]
 
 
 @pytest.mark.parametrize("name", ["best.pt", "last.pt"])
@@ -306,7 +407,7 @@ def test_a_signal_in_the_last_epoch_of_a_run_stops_before_the_next_run(histo, mo
     train_run = commands.train_run
     monkeypatch.setattr(commands, "train_run", ends_with_a_signal)
     config = TrainConfig(epochs=1, batch_size=16, seeds=2, name="s")
-    with pytest.raises(Stopped, match="histo train --seeds 2 --name s --resume"):
+    with pytest.raises(Stopped, match="histo train --seeds 2 --seed 0 --name s --resume"):
         commands.train_repeats(Workspace(histo.root), config)
     assert begun == ["s-seed0"]
 

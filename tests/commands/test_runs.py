@@ -110,6 +110,29 @@ def test_a_run_whose_last_checkpoint_is_damaged_is_not_resumed_and_its_best_one_
     histo("eval", "--ckpt", "first", "--device", "cpu")
 
 
+@pytest.mark.parametrize("name", ["config.json", "last.pt"])
+def test_the_best_checkpoint_is_not_offered_before_the_first_epoch(histo, name):
+    folder = histo.root / "runs" / "first"
+    (folder / "best.pt").unlink()
+    (folder / name).write_bytes(b"x")
+    _, hint = histo.fails("train", "--resume", "--name", "first", "--device", "cpu")
+    assert hint in (
+        "restore it from a copy; without it the run cannot be resumed",
+        "start a new run with another --name",
+    )
+
+
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_a_history_is_not_written_again_without_last_checkpoint(histo, content):
+    folder = histo.root / "runs" / "first"
+    (folder / "last.pt").unlink()
+    (folder / "history.jsonl").unlink()
+    if content:
+        (folder / "history.jsonl").write_bytes(content)
+    (run,) = list_runs(histo)
+    assert run["fix"] == "restore it from a copy"
+
+
 def test_an_empty_workspace_has_no_runs_and_no_data(empty):
     assert json.loads(empty("runs", "--json").stdout) == []
     assert "histo train makes one" in empty("runs").stderr

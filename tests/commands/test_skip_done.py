@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+import re
 import shutil
 
+import numpy as np
 import pytest
 
+from histocli.locks import hold
 from tests.cli import write_images
 
 PREDICT = ["predict", "--device", "cpu"]
@@ -147,7 +150,7 @@ def make_file(histo, out, ids, *, record="none"):
     if record == "none":
         path.unlink()
     elif record == "earlier":
-        path.write_text(json.dumps({name: value for name, value in values.items() if name != "id"}))
+        path.write_text(json.dumps({name: value for name, value in values.items() if name not in ("id", "folder")}))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +188,7 @@ def test_a_new_image_with_the_stem_of_another_needs_another_file(histo, deep, tm
     histo(*line, tmp_path / "x.csv")
     add_image(histo, deep / "b" / "01.png")
     error, hint = histo.fails(*line, tmp_path / "x.csv")
-    assert error == "--id stem: a/01.png and b/01.png would have the same id"
+    assert error == "a/01.png and b/01.png would have the same id '01', which is of the kind stem"
     assert "use --id path, and with --skip-done a new file" in hint
     histo(*line, tmp_path / "new.csv", "--id", "path")
     assert read_ids(tmp_path / "new.csv") == ["a/01.png", "b/01.png", "b/02.png"]
@@ -222,6 +225,112 @@ def test_without_a_recorded_kind_a_new_image_with_an_old_name_is_scored(histo, d
     assert read_ids(out) == ["yesterday/01.png", "yesterday/02.png", "a/01.png", "b/02.png"]
 
 
+def refuse(histo, out, *line, **options):
+    """Run a command that is refused because an image has another id in the file; return this id and the new one."""
+    before = out.read_bytes()
+    stderr = histo(*PREDICT, *line, "--skip-done", "--out", out, code=1, **options).stderr
+    assert "hint: give the same inputs as before, or choose the kind" in stderr
+    assert out.read_bytes() == before
+    return re.search("has the id '(.*)', and the same image would now get the id '(.*)'", stderr).groups()
+
+
+@pytest.fixture
+def inbox(histo, tmp_path, monkeypatch):
+    """A folder with the patch 01.png, in the current folder."""
+    add_image(histo, tmp_path / "inbox" / "01.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "inbox"
+
+
+def test_a_pattern_that_matches_one_file_more_does_not_mix_ids(histo, inbox, tmp_path):
+    out, line = tmp_path / "x.csv", ["inbox/*.png", "--id", "path"]
+    histo(*PREDICT, *line, "--skip-done", "--out", out)
+    assert read_ids(out) == ["01.png"]
+    add_image(histo, inbox / "02.png")
+    assert refuse(histo, out, *line) == ("01.png", "inbox/01.png")
+
+
+@pytest.mark.parametrize("start", ["", "./", "{cwd}/"])
+def test_a_list_and_then_its_folder_do_not_mix_ids(histo, inbox, tmp_path, start):
+    out, listed = tmp_path / "x.csv", f"{start.format(cwd=tmp_path)}inbox/01.png"
+    histo(*PREDICT, "-", "--out", out, stdin=f"{listed}\n")
+    assert read_ids(out) == [listed]
+    assert refuse(histo, out, "inbox") == (listed, "01.png")
+    if start != "./":
+        histo(*PREDICT, "inbox", "--id", "path", "--out", out)
+        assert refuse(histo, out, "-", stdin=f"{listed}\n") == ("01.png", listed)
+
+
+def test_another_folder_or_an_array_among_the_inputs_does_not_mix_ids(histo, inbox, tmp_path):
+    out = tmp_path / "x.csv"
+    add_image(histo, tmp_path / "more" / "02.png")
+    np.save("x.npy", np.zeros((1, 96, 96, 3), np.uint8))
+    histo(*PREDICT, "inbox", "--id", "path", "--out", out)
+    assert refuse(histo, out, "inbox", "more") == ("01.png", "inbox/01.png")
+    histo(*PREDICT, "inbox", "--out", out)
+    assert refuse(histo, out, "inbox", "x.npy") == ("01", "inbox/01")
+    histo(*PREDICT, "inbox", "x.npy", "--out", out)
+    assert refuse(histo, out, "inbox") == ("inbox/01", "01")
+    histo(*PREDICT, "inbox", "--out", out)
+    histo(*PREDICT, "inbox", "more", "--skip-done", "--out", out)  # the ids of this kind are without the folder
+    assert read_ids(out) == ["01", "02"]
+
+
+def test_a_new_image_may_end_like_one_that_was_moved_away(histo, inbox, tmp_path):
+    out, line = tmp_path / "x.csv", [*PREDICT, "--id", "path", "--skip-done", "--out", tmp_path / "x.csv"]
+    histo(*line, "inbox")
+    (inbox / "01.png").unlink()
+    histo(*line, "inbox")  # nothing to score
+    add_image(histo, inbox / "a" / "01.png")
+    histo(*line, inbox)
+    assert read_ids(out) == ["01.png", "a/01.png"]
+    inbox.rename(tmp_path / "moved")
+    add_image(histo, tmp_path / "moved" / "02.png")
+    histo(*line, "moved")
+    assert read_ids(out) == ["01.png", "a/01.png", "02.png"]
+    assert json.loads((tmp_path / ".x.csv.made-with.json").read_text())["folder"] is None
+
+
+def change_id_kind(out, kind):
+    path = out.with_name(f".{out.name}.made-with.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id": kind}))
+
+
+def test_parts_with_ids_of_another_kind_are_not_used(histo, images, tmp_path):
+    out, last = tmp_path / "x.csv", images / "patch-11.png"
+    line = [*PREDICT, images, "--skip-done", "--batch-size", 2, "--errors", "fail", "--out", out]
+    make_file(histo, out, ["old"], record="this")
+    data = last.read_bytes()
+    last.write_bytes(b"no picture")
+    histo(*line, code=1)
+    last.write_bytes(data)
+    change_id_kind(out, "path")
+    assert "scored before" not in histo(*line).stderr
+    assert read_ids(out) == ["old", *(f"patch-{i:02}.png" for i in range(12))]
+
+
+def test_a_record_that_another_process_changes_is_noticed(histo, images, tmp_path, monkeypatch):
+    out = tmp_path / "x.csv"
+    make_file(histo, out, ["old"], record="this")
+
+    def change_then_hold(*args):
+        change_id_kind(out, "path")
+        return hold(*args)
+
+    monkeypatch.setattr("histocli.commands.predict.hold", change_then_hold)
+    assert "was changed by another process" in histo(*PREDICT, images, "--skip-done", "--out", out, code=1).stderr
+    assert read_ids(out) == ["old"]
+
+
+def test_a_damaged_record_has_a_hint(histo, images, tmp_path):
+    out = tmp_path / "x.csv"
+    make_file(histo, out, ["old"], record="this")
+    (tmp_path / ".x.csv.made-with.json").write_text("{")
+    error, hint = histo.fails(*PREDICT, images, "--skip-done", "--out", out)
+    assert ".x.csv.made-with.json as JSON" in error
+    assert hint.startswith("give another --out, or omit --skip-done")
+
+
 def test_an_empty_list_does_not_record_a_kind_of_id(histo, deep, tmp_path):
     out = tmp_path / "x.csv"
     make_file(histo, out, ["01", "02"], record="earlier")
@@ -253,8 +362,19 @@ def test_ids_without_their_leading_zeros_are_refused(histo, tmp_path):
     assert error == f"--skip-done: {out} has 3 ids without leading zeros: '0' is probably '0000'"
     assert "a spreadsheet removes the zeros" in hint
     assert out.read_text() == saved
+    assert hint.endswith("if these are different images, rename the new ones")
     add_image(histo, folder / "0.png")  # now the row 0 is that of this image
     assert "has 2 ids without leading zeros: '1' is probably '0001'" in histo(*line, code=1).stderr
+
+
+def test_a_new_image_may_have_the_number_of_an_old_one_if_the_file_has_leading_zeros(histo, tmp_path):
+    out, folder = tmp_path / "x.csv", tmp_path / "numbers"
+    for name in ("3", "04"):
+        add_image(histo, folder / f"{name}.png")
+    histo(*PREDICT, folder, "--out", out)
+    (folder / "3.png").rename(folder / "03.png")
+    histo(*PREDICT, folder, "--skip-done", "--out", out)
+    assert read_ids(out) == ["04", "3", "03"]
 
 
 def test_a_mark_of_utf_8_is_accepted_and_left_out(histo, images, tmp_path):
@@ -286,3 +406,10 @@ def test_a_file_without_a_column_id_is_refused(histo, images, tmp_path, content)
     error, _ = histo.fails(*PREDICT, images, "--skip-done", "--out", out)
     assert error == f"--skip-done: {out} cannot be read as csv: its first line has no column id"
     assert out.read_text() == content
+
+
+def test_an_empty_parquet_file_is_refused(histo, images, tmp_path):
+    out = tmp_path / "x.parquet"
+    out.touch()
+    error, _ = histo.fails(*PREDICT, images, "--skip-done", "--out", out)
+    assert f"{out} cannot be read as parquet" in error

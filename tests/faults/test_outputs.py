@@ -252,7 +252,7 @@ def maps(tmp_path):
     return tmp_path / "maps"
 
 
-@pytest.mark.parametrize("name", ["slides.csv", "a/s/scores.csv", "a/s/slide.json", "a/s/new.csv"])
+@pytest.mark.parametrize("name", ["slides.csv", "a/s/scores.csv", "a/s/slide.json"])
 @pytest.mark.parametrize("is_link", [False, True])
 def test_the_maps_of_slides_are_not_written_over(root, tmp_path, maps, name, is_link):
     path = maps / name
@@ -269,6 +269,8 @@ def test_the_maps_of_slides_are_not_written_over(root, tmp_path, maps, name, is_
 def test_predictions_of_patches_may_lie_beside_the_maps_of_slides(root, maps):
     for _ in range(2):  # the second call replaces the file of the first one
         histo(root, *PREDICT, "--out", maps / "patches.csv", "--failed", maps / "failed.csv")
+    (maps / "slide.json").write_text("{}")  # a file of the user's own
+    histo(root, *PREDICT, "--out", maps / "patches.csv")
 
 
 @pytest.mark.parametrize("option", ["--out", "--failed"])

@@ -25,6 +25,7 @@ def test_a_damaged_line_of_a_history_is_named(tmp_path, line):
     path = tmp_path / "first" / "history.jsonl"
     path.parent.mkdir()
     path.write_bytes(EPOCH + line + b"\n")
+    (path.parent / "last.pt").touch()
     with pytest.raises(HistoError, match=r"history\.jsonl, line 2") as caught:
         read_history(path)
     assert caught.value.hint == "histo train --resume --name first writes it again"

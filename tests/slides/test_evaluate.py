@@ -140,5 +140,10 @@ def test_the_score_of_slides_is_chosen_on_training_slides(histo, slides, tmp_pat
     assert "needs slides with and without tumour" in error
     error, _ = histo.fails(*line, "--choose-on", slides.maps)
     assert "is in --choose-on and in --maps" in error
+    other = shutil.copytree(slides.training, tmp_path / "other")
+    for path in other.rglob("slide.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"scored_with": "other checkpoints"}))
+    error, _ = histo.fails(*line, "--choose-on", other)
+    assert "the slides of --choose-on and of --maps were scored with different checkpoints or options" in error
     error, _ = histo.fails("eval", "--choose-on", slides.maps, code=2)
     assert "--choose-on is for the maps of whole slides" in error

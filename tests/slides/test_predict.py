@@ -246,7 +246,7 @@ def test_maps_of_different_checkpoints_are_not_evaluated_together(histo, slides,
     assert checkpoints["first"] not in ("", "histonet-pcam")
     (tmp_path / "labels.csv").write_text("id,label\nfirst,1\nsecond,0\n")
     error, hint = histo.fails("eval", "--maps", out, "--labels", tmp_path / "labels.csv")
-    assert "were scored with different checkpoints or options (1 and 1 slides)" in error
+    assert "were scored with 2 different sets of checkpoints and options" in error
     assert "run histo predict again with all slides" in hint
 
 
