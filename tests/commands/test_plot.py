@@ -42,12 +42,12 @@ def add_data(workspace, name, labels, pixels=None):
     write_text(workspace.manifest_path(name), "id,label\n" + rows)
 
 
-def add_run(workspace, run, epochs=3, age=0):
+def add_run(workspace, run, epochs=3, age=0, is_repeat=False):
     row = {"train_loss": 0.5, "val_loss": 0.6, "val_auc": 0.9, "val_accuracy": 0.8, "lr": 0.001}
     lines = (json.dumps(row | {"epoch": epoch}) + "\n" for epoch in range(1, epochs + 1))
     write_text(workspace.run_dir(run) / "history.jsonl", "".join(lines))
     config = workspace.run_dir(run) / "config.json"
-    write_json(config, {"run": run, "data": "pcam", "val_patches": 40})
+    write_json(config, {"run": run, "data": "pcam", "val_patches": 40, "is_repeat": is_repeat})
     changed = config.stat().st_mtime - age
     os.utime(config, (changed, changed))
 
@@ -221,7 +221,7 @@ def test_an_unknown_run_is_refused_with_the_known_ones(workspace):
 
 def test_the_common_name_of_seeds_is_refused_with_the_names_of_the_runs(workspace):
     for number in (9, 10):
-        add_run(workspace, f"net-seed{number}")
+        add_run(workspace, f"net-seed{number}", is_repeat=True)
     with pytest.raises(HistoError, match="'net' is the common name of 2 runs, and has no evaluation") as caught:
         plot(workspace, PlotConfig(("net",), (Kind.ALL,)))
     assert caught.value.hint == "for the curves of the runs: --run net-seed9 --run net-seed10"
