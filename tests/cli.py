@@ -2,6 +2,7 @@
 
 import atexit
 import csv
+import io
 import os
 import pty
 import shutil
@@ -24,6 +25,7 @@ REPOSITORY = Path(__file__).parents[1]
 PATCHES = 320  # in the template workspace: synthetic, from 8 slides
 SUBSET = 64  # patches in balanced.csv
 TRAIN = ["train", "--batch-size", 16, "--device", "cpu"]
+PREDICT = ["predict", "--device", "cpu"]
 
 
 class Histo:
@@ -62,6 +64,11 @@ class Histo:
             stdout, stderr = process.communicate(timeout=120)
         assert process.returncode == code, stderr
         return stdout, stderr
+
+
+def table(text):
+    """Return the rows of a CSV text."""
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def write_images(histo, folder, n=12):

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import io
 import json
 import os
 import re
@@ -32,21 +31,8 @@ from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.signals import Stopped
 from histocli.sources.folder import make_id
 from histocli.workspace import Workspace
-from tests.cli import REPOSITORY, TRAIN, write_images
+from tests.cli import PREDICT, REPOSITORY, TRAIN, table, write_images
 from tests.faults.processes import Process
-
-PREDICT = ["predict", "--device", "cpu"]
-
-
-def table(text):
-    return list(csv.DictReader(io.StringIO(text, newline="")))
-
-
-@pytest.fixture
-def images(histo, tmp_path):
-    """A folder of twelve patches."""
-    write_images(histo, tmp_path / "images")
-    return tmp_path / "images"
 
 
 def run_predict(histo, *line, **options):

@@ -1,7 +1,5 @@
 """`histo predict --skip-done`: score only what the file does not have yet, and never mix rows of different kinds."""
 
-import csv
-import io
 import json
 import re
 import shutil
@@ -10,20 +8,7 @@ import numpy as np
 import pytest
 
 from histocli.locks import hold
-from tests.cli import write_images
-
-PREDICT = ["predict", "--device", "cpu"]
-
-
-def table(text):
-    return list(csv.DictReader(io.StringIO(text, newline="")))
-
-
-@pytest.fixture
-def images(histo, tmp_path):
-    """A folder of twelve patches."""
-    write_images(histo, tmp_path / "images")
-    return tmp_path / "images"
+from tests.cli import PREDICT, table, write_images
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
