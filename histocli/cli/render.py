@@ -124,7 +124,7 @@ def _show_missing_intervals(reporter: Reporter, evaluation: EvaluationReport, un
 
 
 def _show_calibration(reporter: Reporter, evaluation: EvaluationReport) -> None:
-    """Print the metrics with and without the temperature, unless the scores are not calibrated or these not known."""
+    """Print the metrics with and without the temperature, if the scores are calibrated and both are known."""
     temperatures = [checkpoint.temperature for checkpoint in evaluation.checkpoints]
     is_uncalibrated = not evaluation.is_calibrated or all(temperature == 1 for temperature in temperatures)
     if is_uncalibrated or not evaluation.before_calibration:

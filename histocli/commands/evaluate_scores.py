@@ -30,9 +30,9 @@ def evaluate_scores(
 ) -> Evaluation:
     """Return the evaluation of scores that were written before, at their own threshold or at another number.
 
-    Of a `.csv` file, the scores are read and measured. The `.json` file of the same name must be beside it: it has the
-    run and the threshold. Of a `.json` file, the metrics are returned as they were written. At another threshold, the
-    evaluation is written to another file, with the threshold in its name.
+    If `name` is a `.csv` file, its scores are measured. The `.json` file of the same name must be beside it, because it
+    has the run and the threshold. If `name` is a `.json` file, its metrics are returned as they were written. With
+    another threshold, the evaluation is written to a new file, which has the threshold in its name.
 
     Args:
         workspace: where the scores are.
@@ -142,7 +142,7 @@ def _read_report(path: Path, given: Path) -> EvaluationReport:
 
 
 def _list_changes(before: Measurement, now: Measurement) -> list[str]:
-    """Return how the scores differ from those that were measured before, maybe at another threshold."""
+    """Return a text for each count or metric that differs from the one measured before; none depends on a threshold."""
     counts = [("patches", before.n, now.n), ("tumour patches", before.positives, now.positives)]
     changes = [f"{name} from {a:,} to {b:,}" for name, a, b in counts if a != b]
     for name, key in (("AUC", "auc"), ("Brier score", "brier")):

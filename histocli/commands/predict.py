@@ -160,7 +160,7 @@ def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction
         id_kind, folder = job.inputs.id_kind, job.inputs.folder
         if job.done:
             id_kind = id_kind or job.done.id_kind
-            folder = job.done.add_folder(folder) if job.inputs.total else job.done.folder
+            folder = job.done.find_common_folder(folder) if job.inputs.total else job.done.folder
         write_record(parts.target, replace(made_with, id=id_kind, folder=folder))  # for a later call with --skip-done
     _report_unreadable(counts, listener)
     return job.finish(counts)

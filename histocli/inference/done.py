@@ -41,8 +41,8 @@ class PredictedIds(NamedTuple):
         """A SHA-256 of the ids."""
         return sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
 
-    def add_folder(self, folder: str | None) -> str | None:
-        """Return the folder that all images are from after those of `folder` were added, None if there are several."""
+    def find_common_folder(self, folder: str | None) -> str | None:
+        """Return the folder of all images if those of `folder` are added to the file; None if there are several."""
         return folder if not self.ids or folder == self.folder else None
 
 
