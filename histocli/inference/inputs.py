@@ -9,19 +9,17 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from histocli.data.dataset import open_packed
 from histocli.data.manifest import hash_file
 from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive
 from histocli.files.file import File, describe_others, find_images, make_file, to_utf8
-from histocli.files.formats import explain_no_images, refuse_format
+from histocli.files.formats import explain_no_images
 from histocli.files.listing import list_files
 from histocli.images.decode import Preparation
-from histocli.images.image_files import ImageFile, PackedPatch, infer_file_ranges
+from histocli.images.image_files import ImageFile, infer_file_ranges
 from histocli.inference.array_inputs import is_array, open_array, read_array_patches
+from histocli.inference.dataset_inputs import open_dataset_patches
 from histocli.inference.path_list import read_path_list, read_stdin_lines
 from histocli.patch import Patch
 from histocli.sources.folder import choose_id_kind, make_id
@@ -62,9 +60,9 @@ def open_inputs(
     The same inputs give the same ids in the same order.
 
     A path is preferred to a data set of the same name, unless `split` is given, which only data sets have. The kind of
-    the ids of image files is `ids`, by default the first one that gives all files different ids; a path begins with the
-    input's path if there are several inputs. The id in an array is the row number. If there are several inputs and one
-    is an array or a data set, every id begins with its input's name.
+    the ids of image files is `ids`, by default the first one that gives all files different ids. A path begins in the
+    folder or archive if that is the only input, else with the input's path. The id in an array is the row number. If
+    there are several inputs and one is an array or a data set, every id begins with its input's name.
     `lines` are the lines of stdin for `-`, if they have been read already. With `split`, only this split of data sets
     is opened. `mpp` are the micrometres per pixel of the images, if they differ from those of the training patches.
     With `may_be_empty`, a folder without images is no error, but a note.
@@ -76,7 +74,8 @@ def open_inputs(
     """
     preparation = Preparation(resize, mpp)
     shadowed = () if split else _describe_shadowed(names, workspace)
-    if not split and len(names) > 1 and all(_has_image_files(Path(name)) for name in names):
+    has_image_files = not split and all(_has_image_files(Path(name)) for name in names)
+    if has_image_files and (len(names) > 1 or not all(_is_folder(Path(name)) for name in names)):
         others: list[File] = []
         files = {name: _list_prefixed_files(name, others, may_be_empty) for name in names}
         listed = [file for name in names for file in files[name]]
@@ -167,18 +166,24 @@ def _open_input(
         array = open_array(path)
         return Inputs(array.shape[0], read_array_patches(array, path, preparation), {})
     others: list[File] = []
-    files = _list_input_images(path, others, may_be_empty)
-    is_single = not path.is_dir() and not is_archive(path.name)
-    folder = path.parent if is_single else path
+    is_folder = _is_folder(path)
+    files = _list_input_images(path, others, may_be_empty) if is_folder else [_open_file(path, path.name)]
+    folder = path if is_folder else path.parent
     prefix = "" if str(folder) == "." else f"{folder.as_posix()}/"
     notes = _describe_empty({name: files}) + _describe_skipped(others)
     found = _make_file_inputs(files, prefix, preparation, ids, {name: files})
-    return found._replace(notes=notes, folder=to_utf8(str(folder.absolute())) if files else None)
+    return found._replace(notes=notes, folder=to_utf8(str(folder.absolute())) if is_folder and files else None)
 
 
 def _has_image_files(path: Path) -> bool:
     """Return whether an input is a folder, an archive or a file, and not an array."""
-    return path.is_dir() or (path.is_file() and not is_array(path)) or _is_dead_link(path)
+    is_file = os.path.isfile(path)  # noqa: PTH113 - as in `_open_input`
+    return _is_folder(path) or (is_file and not is_array(path)) or _is_dead_link(path)
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether an input is a folder or an archive."""
+    return os.path.isdir(path) or (os.path.isfile(path) and is_archive(path.name))  # noqa: PTH112, PTH113 - the same
 
 
 def _is_dead_link(path: Path) -> bool:
@@ -187,19 +192,27 @@ def _is_dead_link(path: Path) -> bool:
 
 
 def _list_input_images(path: Path, others: list[File], may_be_empty: bool) -> list[File]:
-    """List the images of an input, and add its other files to `others`; a single file is treated as an image.
+    """List the images of a folder or archive, and add its other files to `others`.
 
     Raises:
         HistoError: there are none, unless the input is a folder and it `may_be_empty`.
     """
-    files = [make_file(path, path.name)] if _is_dead_link(path) else list_files(path)
-    if path.is_dir() or is_archive(path.name):
-        found = find_images(files)
-        files = found.images
-        others += found.others
-    if not files and not (may_be_empty and path.is_dir()):
+    found = find_images(list_files(path))
+    others += found.others
+    if not found.images and not (may_be_empty and path.is_dir()):
         raise HistoError(f"there are no images in {path}", explain_no_images(others))
-    return files
+    return found.images
+
+
+def _open_file(path: Path, name: str | None = None) -> File:
+    """Return a single file, which is treated as an image, under its path or another name.
+
+    Raises:
+        HistoError: it is not a regular file, or its format is not read.
+    """
+    if not _is_dead_link(path):
+        list_files(path)  # for its errors
+    return make_file(path, name)
 
 
 def _describe_shadowed(names: Sequence[str], workspace: Workspace) -> tuple[str, ...]:
@@ -225,11 +238,8 @@ def _describe_skipped(others: list[File]) -> tuple[str, ...]:
 def _list_prefixed_files(name: str, others: list[File], may_be_empty: bool) -> list[File]:
     """List the files of an input with the input in their names, so that names are unique among several inputs."""
     path = Path(name)
-    if _is_dead_link(path):
-        return [make_file(path)]
-    if path.is_file() and not is_archive(path.name):
-        refuse_format(path)
-        return [make_file(path)]
+    if not _is_folder(path):
+        return [_open_file(path)]
     return [
         File(f"{path.as_posix()}/{file.name}", file.read) for file in _list_input_images(path, others, may_be_empty)
     ]
@@ -277,24 +287,5 @@ def _read_paths(lines: Iterable[bytes], preparation: Preparation, kind: IdKind) 
 
 def _open_dataset(workspace: Workspace, name: str, split: SplitName | None, preparation: Preparation) -> Inputs:
     """Return the patches of a packed data set, or of one of its splits."""
-    if preparation.mpp is not None:
-        raise UsageError(
-            f"--mpp is for images, and {name} is a packed data set",
-            "its patches are 96x96: histo download --source folder --mpp rescales images before it packs them",
-        )
-    required = ("id", "label") if split in (None, SplitName.ALL) else ("id", "split")
-    store, manifest = open_packed(workspace, name, required)
-    rows = np.arange(len(store))
-    notes: tuple[str, ...] = ()
-    counts = Counter(manifest["split"]) if split is None and "split" in manifest else Counter()
-    if len(counts) > 1:
-        listed = ", ".join(f"{found or 'none'} ({counts[found]:,})" for found in sorted(counts))
-        notes = (f"all splits of {name} are scored: {listed}; --split scores one of them",)
-    if split not in (None, SplitName.ALL):
-        split = split.choose_existing(set(manifest["split"]))
-        rows = np.flatnonzero(manifest["split"] == split.value)
-        if not len(rows):
-            splits = ", ".join(sorted(set(manifest["split"]) - {""})) or "none"
-            raise HistoError(f"{name} has no patches in its split {split.value!r}", f"its splits: {splits}")
-    ids = manifest["id"].tolist()
-    return Inputs(len(rows), (Patch(ids[row], PackedPatch(store, row)) for row in rows.tolist()), {}, notes)
+    total, patches, notes = open_dataset_patches(workspace, name, split, preparation)
+    return Inputs(total, patches, {}, notes)
