@@ -69,8 +69,8 @@ def release_memory() -> None:
 
 def make_memory_error(patches: int) -> HistoError:
     """Return the error for a batch of `patches` patches that needs more memory than there is."""
-    smaller = f"--batch-size {patches // 2}, or --batch-size auto, takes less" if patches > 1 else "free some of it"
-    return HistoError(f"memory is full with {patches:,} patches at a time", smaller)
+    smaller = f"use --batch-size {patches // 2}, or --batch-size auto" if patches > 1 else "free some of it"
+    return HistoError(f"there is not enough memory for {patches:,} patches at a time", smaller)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from histocli.compute.cores import map_pieces
 from histocli.compute.device import Compute
 from histocli.data.features import is_features
 from histocli.data.transforms import make_d4_views
+from histocli.models.head import run_head_in_fp32
 
 Network = Callable[[Tensor], Tensor]  # float images (N,3,96,96) in [0, 1], or their features (N,F) -> logits (N,2)
 
@@ -31,10 +32,15 @@ def compute_log_odds(network: Network, images: Tensor, compute: Compute, *, tta:
             pixels = images.float().div_(255)
             views = make_d4_views(pixels) if tta else [pixels]
         with compute.autocast():
-            logits = [network(batch) for batch in _join_views(views)]
+            logits = [run_network(network, batch) for batch in _join_views(views)]
         return torch.cat([_subtract_logits(batch) for batch in logits]).view(len(views), len(images))
 
     return map_pieces(compute_piece, images)
+
+
+def run_network(network: Network, inputs: Tensor) -> Tensor:
+    """Return the logits (N,2) of float images, or of features in fp32, as a whole network computes its last layer."""
+    return run_head_in_fp32(network, inputs) if is_features(inputs) else network(inputs)
 
 
 def _join_views(views: list[Tensor]) -> list[Tensor]:

@@ -3,7 +3,7 @@
 PyTorch's max-pooling writes a position of 8 bytes for each value, which only the gradient needs. On a GPU, kernels
 that need no positions do the same (`triton_pool.py`). On a CPU in bf16, the gradient of a depthwise convolution with
 stride 2 is slow too: together they took 60% of a training step of `histonet` with AMX. `_PoolInBlocks` takes less than
-half of their time. In fp32 it takes as much as they do, and is not used.
+half of their time. In fp32 it is not faster, so it is not used.
 """
 
 import sys

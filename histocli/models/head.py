@@ -1,10 +1,12 @@
 """The last layers of a network, computed in fp32 whatever the number format of the layers before them."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def run_head_in_fp32(head: nn.Module, features: Tensor) -> Tensor:
+def run_head_in_fp32(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
     """Return the logits (N,2) of features (N,F) in fp32, also under autocast to bf16 or fp16.
 
     A logit in bf16 has 8 significant bits, so many patches would get the same score. The head takes so little of a

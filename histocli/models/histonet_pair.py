@@ -16,8 +16,9 @@ class HistoNetPair(PatchNetwork):
     """A `histonet` and a `histonet-64`, which are trained together and predict the mean of their probabilities.
 
     Takes normalised images (N,3,96,96), and returns logits (N,2): the logarithm of the mean of the two probabilities.
-    The two share no weights. Training gives each its own loss and augmentation, as if it were trained alone
-    (`list_members`): on the mean of their probabilities, they would learn to make up for each other.
+    The two share no weights. Training gives each its own loss and augmentation (`list_members`): with one loss of the
+    mean of their probabilities, each would learn only to correct the errors of the other. The loss is the mean of the
+    two, and their gradients are clipped together.
 
     Costs for one patch, forward (a multiply-add counts as two): as `histonet-pair` 1,413,284 parameters, 180 MFLOP.
     """

@@ -15,8 +15,8 @@ NOTICE = (
     "Research use only: it is not a medical device."
 )
 NOTE = (
-    f"{NAME}: it was trained on 31,157 of PCam's training patches, which are also Kaggle's: on patches of these slides "
-    "the validation AUC is too high, so compare it on other slides only"
+    f"{NAME} was trained on 31,157 training patches of PCam, and Kaggle has the same slides. On patches of these "
+    "slides the validation AUC is too high: compare it on other slides only"
 )
 
 

@@ -54,8 +54,8 @@ def _view_wide(flat: Tensor, matrix: tuple[int, int, int]) -> Tensor:
 def stack_matrices(params: list[nn.Parameter], dtype: torch.dtype, device: torch.device) -> list[MatrixStack]:
     """Group weights for `orthogonalize`: by shape, and on a GPU also small ones padded to the shape of larger ones.
 
-    A GPU takes as long for one small matrix as for ten, if it computes them in 16 bits. In fp32 it takes longer for
-    padding, and a CPU always does.
+    A GPU takes as long for one small matrix as for ten, if it computes them in 16 bits. In fp32, padded matrices
+    take longer on a GPU; on a CPU they always do.
     """
     should_pad = device.type != "cpu" and dtype is not torch.float32
     groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from histocli.architectures import ENCODERS
 from histocli.config import RunConfig
-from histocli.enums import HeadKind, Weights
+from histocli.enums import Augment, HeadKind, Weights
 from histocli.errors import UsageError
 from histocli.metrics.thresholds import parse_threshold
 from histocli.models import check_architecture, check_weights
@@ -13,7 +13,11 @@ from histocli.models.encoders import find_short_name
 from histocli.training.lora import require_peft
 
 _NOT_WITH_KNN = ("epochs", "lr")
-_NOT_WITH_FREEZE = ("augment", "rotate", "compile")
+_NOT_WITH_FREEZE = {
+    "augment": "the features of each patch are computed once, without augmentation",
+    "rotate": "the features of each patch are computed once, without augmentation",
+    "compile": "only the last layer is trained",
+}
 
 
 def check_values(config: RunConfig) -> None:
@@ -26,10 +30,15 @@ def complete_config(config: RunConfig, given: Collection[str]) -> RunConfig:
     """Return the options with those that follow from others and were not given.
 
     An architecture that names published weights starts from them, and a k-NN head needs one epoch.
+
+    Raises:
+        UsageError: there is no such architecture, or it has no such weights.
     """
     config = replace(config, arch=find_short_name(config.arch))
     if "weights" not in given:
         config = replace(config, weights=choose_weights(config.arch, config.weights))
+    check_architecture(config.arch)
+    check_weights(config.arch, config.weights)  # a resumed run does not need them, and they may have changed
     return replace(config, epochs=1) if config.head is HeadKind.KNN and "epochs" not in given else config
 
 
@@ -51,8 +60,9 @@ def check_run_options(config: RunConfig, given: Collection[str]) -> None:
             raise UsageError(f"--{key} has no meaning with --head knn: this head is not trained, it stores features")
     for key in _NOT_WITH_FREEZE:
         if config.freeze and key in given:
-            raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")
+            raise UsageError(f"--{key} has no meaning with --freeze: {_NOT_WITH_FREEZE[key]}")
+    if config.augment is Augment.NONE and "rotate" in given:
+        raise UsageError("--rotate has no meaning with --augment none: the patches are not changed")
     config.check()
-    check_weights(config.arch, config.weights)
     if config.lora is not None:
         require_peft()

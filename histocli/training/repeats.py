@@ -89,8 +89,8 @@ def is_complete(workspace: Workspace, member: PlannedRun) -> bool:
 def explain_damaged_member(workspace: Workspace, repeats: Repeats, member: PlannedRun) -> Iterator[None]:
     """Give the error of a missing or damaged file of a fold or seed, read in this block, a hint.
 
-    The hint is how to train the run again. A complete run with a good best.pt is only read to be extended: then the
-    hint is not to do this. Other errors, such as missing permissions, pass unchanged.
+    The hint is how to train the run again. If a run is complete and its best.pt can be read, its last.pt is needed only
+    to extend it: then the hint is to leave out --epochs. Other errors, such as missing permissions, pass unchanged.
     """
     run = member.name
     try:

@@ -141,7 +141,7 @@ class Run:
             if is_due:
                 self._last_save = time.monotonic()
             signal, save = self.ranks.all_max_async(stop.signal or 0, is_due)
-            if save:
+            if save and step % self.train_loader.steps:  # after the last step of an epoch, `fit` saves
                 self._save()
             return bool(signal)
 
@@ -225,7 +225,7 @@ class Run:
         self.ranks.on_rank0(write)
 
     def _check_same_device(self) -> None:
-        """Raise `HistoError` if a process has another kind of device or precision: it would wait without end."""
+        """Raise `HistoError` if a process has another kind of device or precision: all would wait for ever."""
         kind = self.compute.device.type, self.compute.precision
         hint = "nvidia-smi shows whether another program uses a GPU; --device and --precision name one for all"
         self.ranks.check_equal(kind, "devices or precisions", hint)

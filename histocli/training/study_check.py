@@ -1,7 +1,8 @@
 """Check the file of a study before it is used.
 
-A SQLite file can compute what is read from it, without end, and Optuna believes all that it reads. So only tables that
-Optuna wrote are read, no value may be long, and each trial must be one that `histo tune` can have written.
+Reading a prepared SQLite file can start a computation that never ends, and Optuna does not check the values that it
+reads. So only tables that Optuna wrote are read, no value may be long, and each trial must be one that `histo tune` can
+have written.
 """
 
 import math

@@ -18,6 +18,7 @@ from histocli.data.loaders import Batch, PatchLoader
 from histocli.data.transforms import augment
 from histocli.enums import Augment, Precision, Rotate
 from histocli.errors import HistoError
+from histocli.inference.forward import run_network
 from histocli.models import Classifier
 from histocli.models.backbone import PATCH_SIDE
 from histocli.models.equivariant import GroupBatchNorm
@@ -208,7 +209,8 @@ class Trainer:
         """Return the loss of one network on its own augmentations of the images."""
         inputs = images if is_features(images) else member.augment(images, self.recipe.augment)
         with self.compute.autocast():
-            return F.cross_entropy(member.network(inputs), labels, label_smoothing=self.recipe.label_smoothing)
+            logits = run_network(member.network, inputs)
+            return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
 
     @torch.no_grad()
     def _average_statistics(self) -> None:

@@ -416,7 +416,7 @@ def test_a_run_that_was_not_evaluated_is_shown_with_the_command_to_run(histo):
 
 def test_weights_that_were_trained_on_pcam_are_named_wherever_the_validation_metrics_are(histo):
     result = histo(*TRAIN, "--weights", "histonet-pcam", "--epochs", 1, "--name", "tuned")
-    sentence = "histonet-pcam: it was trained on 31,157 of PCam's training patches, which are also Kaggle's"
+    sentence = "histonet-pcam was trained on 31,157 training patches of PCam, and Kaggle has the same slides"
     assert f"warning: {sentence}" in " ".join(result.stderr.split())
     assert f"**{sentence}" in (histo.root / "runs" / "tuned" / "model_card.md").read_text()
     page = page_of(histo, name="tuned-report.html")

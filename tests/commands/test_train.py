@@ -166,6 +166,16 @@ def test_a_resumed_run_keeps_its_options(histo):
     histo("train", "--resume", "--device", "auto")  # another device is allowed
 
 
+def test_a_run_from_weights_that_this_version_does_not_have_is_extended(histo):
+    path = histo.root / "runs" / "first" / "config.json"
+    config = json.loads(path.read_text())
+    config["options"]["weights"] = "histonet-pcam"  # which was of another architecture in an earlier version
+    path.write_text(json.dumps(config))
+    assert config["options"]["arch"] != "histonet-pair"
+    histo("train", "--resume", "--name", "first", "--epochs", 3)
+    assert len(history(histo, "first")) == 3
+
+
 def test_more_epochs_extend_a_finished_run_with_a_cycle_of_their_own(histo):
     before = history(histo, "first")
     result = histo("train", "--resume", "--name", "first", "--epochs", 5, "--device", "cpu")

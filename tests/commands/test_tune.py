@@ -219,7 +219,7 @@ def test_a_trial_that_needs_too_much_memory_is_reported(histo, monkeypatch):
 
     monkeypatch.setattr(Trainer, "train_epoch", fill)
     report = tune(histo, 2, *SPACE)
-    assert {trial["problem"] for trial in report["trials"]} == {"memory is full with 16 patches at a time"}
+    assert {trial["problem"] for trial in report["trials"]} == {"there is not enough memory for 16 patches at a time"}
     assert (report["best"], report["command"], report["importance"]) == (None, "", {})
 
 

@@ -82,8 +82,8 @@ def hungry(root):
 
 def test_too_large_a_batch_is_an_error_that_suggests_a_smaller_one(root, wide, hungry):
     process = histo(root, *hungry, wide, "--batch-size", 64, code=1, limits={"memory": LITTLE})
-    assert "error: memory is full with 64 patches at a time" in process.stderr
-    assert "hint: --batch-size 32, or --batch-size auto, takes less" in process.stderr
+    assert "error: there is not enough memory for 64 patches at a time" in process.stderr
+    assert "hint: use --batch-size 32, or --batch-size auto" in process.stderr
     assert "Traceback" not in process.stderr
 
 
@@ -103,8 +103,8 @@ def test_training_without_enough_memory_is_an_error_and_leaves_no_run(root):
     line = ["train", "--device", "cpu", "--epochs", 1, "--name", "large", "--arch", "p4m-densenet"]  # takes gigabytes
     before = tree(root / "checkpoints")
     process = histo(root, *line, "--batch-size", 128, code=1, limits={"memory": 300 * MIB})
-    assert "error: memory is full with 128 patches at a time" in process.stderr
-    assert "hint: --batch-size 64, or --batch-size auto, takes less" in process.stderr
+    assert "error: there is not enough memory for 128 patches at a time" in process.stderr
+    assert "hint: use --batch-size 64, or --batch-size auto" in process.stderr
     assert tree(root / "checkpoints") == before
 
 

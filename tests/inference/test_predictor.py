@@ -17,7 +17,9 @@ from histocli.inference.forward import _join_views, compute_log_odds
 from histocli.inference.inputs import open_inputs
 from histocli.inference.predictor import BatchPredictor, CalibratedNetwork, _average_log_odds
 from histocli.models import create_model
+from histocli.models.backbone import Head
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
+from histocli.models.knn import KnnHead
 from histocli.patch import Patch
 from histocli.workspace import Workspace
 from tests.listeners import RecordingListener
@@ -304,6 +306,21 @@ def test_scores_in_bf16_are_not_quantised(network):
     compute = Compute(torch.device("cpu"), Precision.BF16, "")
     odds = compute_log_odds(network.eval(), images, compute)[0]
     assert len(odds.unique()) >= 60
+
+
+@pytest.mark.parametrize("name", ["linear", "knn"])
+def test_a_head_on_features_is_computed_in_fp32(name):
+    torch.manual_seed(0)
+    features = torch.randn(64, 32)
+    head = Head(32).eval()
+    if name == "knn":
+        head = KnnHead(32, 200).eval()
+        head.remember(torch.randn(200, 32), torch.arange(200) % 2)
+    odds = [
+        compute_log_odds(head, features, Compute(torch.device("cpu"), precision, ""))
+        for precision in (Precision.FP32, Precision.BF16)
+    ]
+    assert torch.equal(*odds)
 
 
 def export_network(workspace, predictor, monkeypatch):

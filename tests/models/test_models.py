@@ -306,6 +306,7 @@ def test_a_pretrained_backbone_learns_at_its_own_rate(one_thread):
         (["--weights", "pretrained", "--backbone-lr", 0.1, "--freeze"], "--freeze does not train the backbone"),
         (["--weights", "pretrained", "--freeze", "--augment", "none"], "--augment has no meaning with --freeze"),
         (["--weights", "pretrained", "--freeze", "--compile"], "--compile has no meaning with --freeze"),
+        (["--augment", "none", "--rotate", "any"], "--rotate has no meaning with --augment none"),
     ],
 )
 def test_options_without_effect_are_refused(histo, options, why):
@@ -344,6 +345,12 @@ def test_freeze_trains_the_head_and_not_the_backbone(histo, hub):
     report = json.loads(histo("eval", "--ckpt", "head", "--raw", "--json", "--device", "cpu").stdout)
     assert report["metrics"]["auc"] == pytest.approx(best.metrics["val_auc"])
     assert report["metrics"]["log_loss"] == pytest.approx(best.metrics["val_loss"], rel=1e-5)
+
+
+def test_imagenet_weights_can_be_frozen(histo, hub):
+    publish(SMALL, hub)
+    histo(*TRAIN, "--arch", SMALL, "--weights", "imagenet", "--freeze", "--epochs", 1, "--name", "imagenet")
+    assert (histo.root / "runs" / "imagenet" / "best.pt").is_file()
 
 
 def test_a_feature_with_almost_no_variance_is_not_magnified():

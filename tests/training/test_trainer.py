@@ -16,6 +16,7 @@ from histocli.enums import Augment, Device, Precision, Rotate
 from histocli.errors import HistoError
 from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
 from histocli.models import create_model
+from histocli.training.optim import LOSS_SCALE
 from histocli.training.trainer import Recipe, Trainer
 
 CPU = torch.device("cpu")
@@ -292,6 +293,7 @@ def test_a_run_saved_without_a_loss_scale_continues_with_one():
     second.load_state(state, average)
     assert second.step == 1
     assert have_equal_tensors(second.model.state_dict(), first.model.state_dict())
+    assert float(second.optimizer.loss_scale) == LOSS_SCALE
 
 
 class FakeGpu:
