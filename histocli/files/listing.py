@@ -28,7 +28,7 @@ def list_files(path: Path) -> list[File]:
     try:
         if path.is_dir():
             folder = str(path)
-            files = [File(to_utf8(name), DiskReader(folder, name)) for name in sorted(_walk(folder))]
+            files = [File(to_utf8(name), DiskReader(folder, name)) for name in sorted(walk_folder(folder))]
             openers: dict[str, ArchiveOpener] = {}
             return open_inner_archives(
                 files,
@@ -45,11 +45,14 @@ def list_files(path: Path) -> list[File]:
     raise HistoError(wrong, "give a folder, an archive or an image file")
 
 
-def _walk(folder: str) -> Iterator[str]:
+def walk_folder(folder: str) -> Iterator[str]:
     """Yield the relative POSIX paths of all regular files in `folder`, and of links that lead nowhere.
 
     A link to a folder is followed, unless this folder is listed already: a link may lead back to a folder above it.
     A million files are listed in a few seconds, because only folders and links need another system call.
+
+    Raises:
+        OSError: a folder cannot be read.
     """
     folders, links = [(folder, "")], list[tuple[str, str]]()
     listed: set[tuple[int, int]] = set()

@@ -8,8 +8,10 @@ from operator import itemgetter
 from typing import IO, Any
 
 from histocli.errors import HistoError
+from histocli.text import format_count
 
 SEPARATORS = ",;\t|"
+_NAME_OF_SEPARATOR = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar", " ": "space"}
 UTF8_HINT = (
     "save it as UTF-8, as other encodings cannot be told apart; in Excel: Save As, CSV UTF-8 (Comma delimited); in a "
     "shell: iconv -f CP1252 -t UTF-8"
@@ -86,21 +88,37 @@ def make_table_writer(file: IO[str], delimiter: str = ",") -> Any:
 
 def _read_rows(file: IO[str], name: str, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, fields) of the header and every row; all have the same number of fields."""
-    line, width = 1, 0
+    line, header_line = 1, 1
+    header: list[str] = []
     try:
         reader = _open_reader(file, delimiter)
         for row in reader:
             if (row and row[0]) or any(map(str.strip, row)):
-                width = width or len(row)
+                if not header:
+                    header, header_line = row, line
+                width = len(header)
                 if len(row) != width and (len(row) < width or any(row[width:])):
-                    hint = "a field that contains a comma needs quotes around it"
-                    raise HistoError(f"{name}, line {line}: {len(row)} fields, {width} columns", hint)
+                    raise HistoError(
+                        f"{name}, line {line}: this line has {format_count(len(row), 'field')}, but line {header_line} "
+                        f"names {format_count(width, 'column')}",
+                        _explain_width(row, header, header_line, reader.dialect.delimiter),
+                    )
                 yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
         raise HistoError(f"{name}, line {line}: {_explain(error)}", "correct it and try again") from error
     except UnicodeDecodeError as error:
         raise HistoError(f"{name} is not UTF-8 text: {error}", UTF8_HINT) from error
+
+
+def _explain_width(row: list[str], header: list[str], header_line: int, separator: str) -> str:
+    """Return what to do with a row that has more or fewer fields than the header has columns."""
+    mark = _NAME_OF_SEPARATOR.get(separator, "separator")
+    if len(row) > len(header):
+        return f"a field that contains a {mark} needs quotes around it"
+    if header[-1].strip():
+        return "add the missing field"
+    return f"add the missing field, or remove the {mark} at the end of line {header_line}"
 
 
 def _explain(error: csv.Error) -> str:

@@ -9,11 +9,12 @@ from histocli.class_names import describe_counts, format_classes_option
 from histocli.errors import HistoError
 from histocli.files.file import File, make_file
 from histocli.labels.classes import ClassFolders, find_classes
-from histocli.labels.found import Labels, format_examples
+from histocli.labels.found import ContradictionError, Labels, format_examples
 from histocli.labels.label_tables import LabelTables
 from histocli.labels.patch_tables import TableOptions
 from histocli.labels.sidecars import find_words_in_names, read_labels_in_names, read_sidecars
-from histocli.labels.table_files import find_table, peek_columns
+from histocli.labels.table_files import UnreadableTableError, find_table, peek_columns
+from histocli.labels.table_search import use_tables_beside, use_tables_inside
 from histocli.text import format_count
 
 _OTHER_TABLE = re.compile(
@@ -78,17 +79,29 @@ def _read_tables(
     if options.labels:
         tables.add_label_table(find_table(options.labels))
     else:
-        tables.use_tables_inside(others)
-        tables.use_tables_beside(locations, found)
+        use_tables_inside(tables, others)
+        use_tables_beside(tables, locations, found)
         _add_sidecars(tables, others)
 
 
 def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> None:
-    """Use small files next to the images for labels, slides, hospitals and splits that no table has."""
+    """Use small files next to the images for labels, slides, hospitals and splits that no table has.
+
+    Raises:
+        ContradictionError: a table has another label for an image.
+    """
     result = tables.result
     found = read_sidecars(tables.names, others, tables.options.classes)
     if not found.labels:
         return
+    both = [name for name in found.labels if name in result.labels]
+    if other := [name for name in both if found.labels[name] != result.labels[name]]:
+        raise ContradictionError(
+            f"the table and the .cls or .json files have different labels for {len(other):,} of {len(both):,} images: "
+            f"{other[0]} has label {result.labels[other[0]]} in the table",
+            "--labels TABLE uses the table; move the table away to use the files",
+        )
+    tables.words |= found.words
     result.used.update(found.files)
     result.labels = found.labels | result.labels
     result.notes.append(f"labels from {len(found.labels):,} .cls or .json files next to the images")
@@ -119,7 +132,8 @@ def _add_folder_labels(result: Labels, folders: ClassFolders) -> None:
     if folders.unknown:
         option = format_classes_option(folders.unknown)
         known = "" if folders.labels else f"; known names are 0, 1, normal, tumor and others; else give {option}"
-        result.notes.append(f"folders whose names are no known label: {describe_counts(folders.unknown)}{known}")
+        counts = describe_counts(folders.unknown)
+        result.notes.append(f"folders whose names histo does not know as labels: {counts}{known}")
 
 
 def _add_labels_in_names(result: Labels, names: list[str]) -> None:
@@ -172,7 +186,11 @@ def _note_possible_tables(tables: LabelTables, others: Sequence[File]) -> None:
 def _note_table_beside(tables: LabelTables, role: str, option: str) -> None:
     """Add a note on a table next to the images, if it has columns of ids and of labels or slides (`role`)."""
     for path in tables.tables_beside[:_MAX_TABLES]:
-        if {"id", role} <= peek_columns(make_file(path), tables.options.columns):
+        try:
+            roles = peek_columns(make_file(path), tables.options.columns)
+        except UnreadableTableError:
+            continue
+        if {"id", role} <= roles:
             tables.result.notes.append(
                 f"{path.name} next to the images may have the {option}: --{option} {shlex.quote(str(path))}"
             )
@@ -186,14 +204,25 @@ def _check_options(tables: LabelTables) -> None:
         HistoError: one does not exist.
     """
     options = tables.options
-    named = [f"--{role}-column" for role, name in options.columns._asdict().items() if name]
-    if named and not tables.n_tables:
-        raise HistoError(f"{named[0]} is given, but no table was read", "give the table to --labels or --slides")
+    named = {role: name for role, name in options.columns._asdict().items() if name}
+    if named and not tables.tables:
+        raise HistoError(
+            f"--{next(iter(named))}-column is given, but no table was read", "give the table to --labels or --slides"
+        )
+    for role, name in named.items():
+        if role not in tables.roles:
+            columns = dict.fromkeys(column for listed in tables.tables.values() for column in listed)
+            raise HistoError(
+                f"there is no column {name!r} in {format_examples(list(tables.tables))}",
+                f"--{role}-column names a column of a table; the columns are {', '.join(columns)}",
+            )
     folders = {part.lower() for name in tables.names for part in name.split("/")[:-1]}
     if unknown := sorted(set(options.classes) - folders - tables.words):
         found = ", ".join(sorted(folders | tables.words)[:12]) or "none"
         raise HistoError(
-            f"--classes names {', '.join(unknown)}, which is no folder and no label of a table", f"there are {found}"
+            f"--classes names {', '.join(unknown)}, which is no folder and no label of a table or of a file beside an "
+            "image",
+            f"there are {found}",
         )
 
 

@@ -9,7 +9,7 @@ _MAX_EXAMPLES = 3  # ids or images that a message names
 
 
 class ContradictionError(HistoError):
-    """Two tables in the same folder have different labels for an image."""
+    """Two tables, or a table and the files beside the images, have different values for an image."""
 
 
 @dataclass

@@ -1,22 +1,16 @@
 """Read tables of labels, slides, hospitals and splits, and match their rows with the images."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from histocli.class_names import SplitError
 from histocli.errors import HistoError
-from histocli.files.file import File, make_file
+from histocli.files.file import File
 from histocli.labels.found import ContradictionError, Labels, format_examples
 from histocli.labels.matching import ImageIndex, TableMatch, check_unambiguous
 from histocli.labels.patch_tables import PatchTable, TableOptions, check_ids, is_changed_by_spreadsheet, is_rounded
 from histocli.labels.splits import SplitFinder, find_split_of_table, read_split_column
-from histocli.labels.table_files import peek_columns, read_patch_table
+from histocli.labels.table_files import read_patch_table
 
-_TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
-_RESULT_TABLE = re.compile(
-    "submission|prediction|score|result|(?<![a-z])preds?(?![a-z])", re.IGNORECASE
-)  # the labels in these are predictions
 _TEXT_HINT = "export the table again with the ids as text: in Excel, import the column as text"
 _CHANGED_HINT = f"a spreadsheet seems to have changed the ids to dates or to numbers of 15 digits: {_TEXT_HINT}"
 
@@ -26,9 +20,10 @@ class LabelTables:
 
     Attributes:
         result: the collected values.
-        problems: the errors of tables that may be about something else.
-        words: the labels in the tables, in lower case.
-        n_tables: the number of tables that were used.
+        problems: the errors of tables that perhaps do not contain labels.
+        words: the labels in the tables and in the files beside the images, in lower case.
+        tables: the columns of each table that was used, by its name.
+        roles: which of id, label, slide, hospital and split are columns in these tables.
         ignored: the names of the tables inside that have results, or no column with a usual name.
         tables_beside: the tables next to the images without `labels` in their names.
         splits: the splits of the images.
@@ -39,7 +34,8 @@ class LabelTables:
         self.result = Labels()
         self.problems: list[HistoError] = []
         self.words: set[str] = set()
-        self.n_tables = 0
+        self.tables: dict[str, list[str]] = {}
+        self.roles: set[str] = set()
         self.tables_beside: list[Path] = []
         self.ignored: list[str] = []
         self._columns_used: dict[str, str] = {}  # the column of slides and of hospitals in the first table with it
@@ -91,33 +87,7 @@ class LabelTables:
         self._add_note(table, matched, what, ids)
         self._add_others(table, matched)
 
-    def use_tables_inside(self, others: Sequence[File]) -> None:
-        """Use the tables in the locations: those with `label` in their names, and those with the usual columns."""
-        for file in others:
-            base = file.name.rpartition("/")[2]
-            if not _TABLE.search(base):
-                continue
-            if _RESULT_TABLE.search(base):
-                self.ignored.append(file.name)
-                continue
-            roles = peek_columns(file, self.options.columns)
-            if "label" in base.lower() and not base.lower().endswith(".txt"):
-                self._use_named_table(file, roles)
-            elif "id" in roles and "label" in roles:
-                self._use_optional_table(file)
-            elif "id" in roles and "slide" in roles and not self.options.slides:
-                self.add_slide_table(file)
-            elif "id" in roles:
-                self._use_table_of_splits(file, is_named="split" in roles)
-            elif "label" in roles:
-                self.result.notes.append(
-                    f"{file.name} has labels, but no column is known as the id of an image: it is not used; "
-                    "--id-column NAME names the column"
-                )
-            elif not base.lower().endswith(".txt"):
-                self.ignored.append(file.name)
-
-    def _use_table_of_splits(self, file: File, is_named: bool) -> None:
+    def add_split_table(self, file: File, is_named: bool) -> None:
         """Use a table of ids and splits, if it has the id of an image; add a note if it has no splits.
 
         Args:
@@ -145,45 +115,6 @@ class LabelTables:
                 f"{table.title} has images, but no known column of labels, slides or splits; its columns are "
                 f"{format_examples(list(table.columns))}"
             )
-
-    def _use_named_table(self, file: File, roles: set[str]) -> None:
-        """Use a table with `label` in its name; it must give labels, unless it has columns and none is of labels."""
-        if roles and "label" not in roles:  # another table may have the labels
-            self._use_optional_table(file)
-        else:
-            self.add_label_table(file)
-
-    def _use_optional_table(self, file: File) -> None:
-        """Use a table if it matches images; its error is raised later if nothing else gives labels."""
-        if error := self._try_label_table(file):
-            self.problems.append(error)
-
-    def _try_label_table(self, file: File) -> HistoError | None:
-        """Use a table for labels, and return the error if it has none; errors of its splits are raised."""
-        try:
-            self.add_label_table(file)
-        except (SplitError, ContradictionError):
-            raise
-        except HistoError as error:
-            return error
-        return None
-
-    def use_tables_beside(self, locations: Sequence[Path], found: Sequence[Sequence[File]]) -> None:
-        """Use the tables `*labels*.csv` next to locations that contain none, and list the other tables there."""
-        folders: dict[Path, None] = {}
-        for location, files in zip(locations, found, strict=True):
-            if not any(_is_label_table(file.name) for file in files):
-                folders[location.absolute().parent] = None
-        for path in [path for folder in folders for path in sorted(folder.glob("*.csv"))]:
-            if not _is_label_table(path.name) and not _RESULT_TABLE.search(path.name) and path.is_file():
-                self.tables_beside.append(path)
-            elif (
-                _is_label_table(path.name)
-                and path.is_file()
-                and not self.result.labels.keys() >= set(self.names)
-                and (error := self._try_label_table(make_file(path)))
-            ):
-                self.result.notes.append(f"skipped a table next to the images: {error}")
 
     def _match_ids(self, table: PatchTable, ids: Sequence[str], should_guess: bool = True) -> TableMatch:
         """Match ids; of several images of the same name, those in the folder or split of the table are meant."""
@@ -246,11 +177,12 @@ class LabelTables:
             text += f"; rows without an image: {format_examples([ids[row] for row in matched.unmatched])}"
         self.result.notes += [text, *matched.notes]
         self.result.used.add(table.name)
-        self.n_tables += 1
 
     def _add_others(self, table: PatchTable, matched: TableMatch) -> None:
         """Add the slides, hospitals and splits of a table."""
         columns, result = self.options.columns, self.result
+        self.tables[table.title] = list(table.columns)
+        self.roles |= table.list_roles(columns)
         unused = []
         roles = (("slide", result.slides, columns.slide), ("hospital", result.hospitals, columns.hospital))
         for role, values, given in roles:
@@ -272,7 +204,7 @@ class LabelTables:
                 )
         split_column, notes = self.splits.add_table(table, matched.rows)
         result.notes += notes
-        used = self.options.columns._replace(split=split_column)
+        used = columns._replace(split=split_column or columns.split)
         if unused := table.list_unused_columns(used) + unused:  # such as `grade`, which the user may need
             result.notes.append(f"columns of {table.title} that are not used: {format_examples(unused)}")
 
@@ -292,8 +224,3 @@ class LabelTables:
                     f"and {values[name]!r} in another table",
                     "correct one of the tables, or choose one: --labels TABLE",
                 )
-
-
-def _is_label_table(name: str) -> bool:
-    base = name.rpartition("/")[2].lower()
-    return base.endswith((".csv", ".tsv")) and "labels" in base

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from histocli.class_names import find_split
@@ -21,6 +21,33 @@ class TableMatch(NamedTuple):
     unmatched: list[int]
     ambiguous: dict[int, tuple[str, str]]
     notes: list[str]
+
+
+class _Place:
+    """The folder and the split of a table: of several images that an id may name, those in them are preferred.
+
+    If an id may name an image in the folder and another image outside it, several folders have the same file names.
+    Then the table describes only the images in its own folder: all other images are excluded, unless an id is the path
+    of one. The same is true for the split.
+    """
+
+    def __init__(self, folder: str, split: str) -> None:
+        self._conditions: list[Callable[[str], bool]] = []
+        if folder:
+            prefix = f"{folder}/"
+            self._conditions.append(lambda name: name.startswith(prefix))
+        if split:
+            self._conditions.append(lambda name: split in map(find_split, name.split("/")[:-1]))
+        self.excluding: set[int] = set()  # the conditions that exclude other images
+
+    def prefer(self, images: list[int], names: Sequence[str]) -> list[int]:
+        """Return the preferred ones of the images that an id may name."""
+        for number, condition in enumerate(self._conditions):
+            inside = [i for i in images if condition(names[i])]
+            if inside and len(inside) < len(images):
+                self.excluding.add(number)
+            images = inside if inside or number in self.excluding else images
+        return images
 
 
 class ImageIndex:
@@ -45,59 +72,74 @@ class ImageIndex:
         one with quotation marks, or in another case, the only image of this name. All these are guesses, which are
         added to the notes.
         """
+        place = _Place(folder, split)
+        while True:
+            excluding = set(place.excluding)
+            found = self._match_in(place, ids, should_guess)
+            if place.excluding == excluding:
+                return found
+
+    def _match_in(self, place: _Place, ids: Sequence[str], should_guess: bool) -> TableMatch:
+        """Match every id with an image; the result is not complete if `place` begins to exclude images."""
         found = TableMatch({}, [], {}, [])
         by_name: dict[int, int] = {}
+        excluding = len(place.excluding)
         for row in range(len(ids)):
-            self._classify_row(row, ids, (folder, split), found, by_name)
+            self._classify_row(row, ids, place, found, by_name)
+            if len(place.excluding) > excluding:  # the rows before may have images that are excluded now
+                return found
         if not should_guess or len(found.rows) == len(self.names):  # every image has its row
             return found
         absolute = {row: i for row, i in by_name.items() if _is_absolute(ids[row])}
         self._add_guessed(found, absolute if found.rows else by_name, ids, "by file name alone, since folders differ")
-        self._add_guessed(found, self._match_by_number(found, ids), ids, "by number, since leading zeros are lost")
+        by_number = self._match_by_number(found, ids, place)
+        self._add_guessed(found, by_number, ids, "by number, since leading zeros are lost")
         cleaned = {row: key for row in found.unmatched if (key := _remove_marks(ids[row])) != ids[row]}
-        self._add_guessed(found, self._match_only(cleaned), ids, "without quotation marks or the rest of an address")
-        self._add_guessed(found, self._match_any_case(found, ids), ids, "in another case")
+        only = self._match_only(cleaned, place)
+        self._add_guessed(found, only, ids, "without quotation marks or the rest of an address")
+        self._add_guessed(found, self._match_any_case(found, ids, place), ids, "in another case")
         return found
 
-    def _match_only(self, keys: Mapping[int, str]) -> dict[int, int]:
-        """Return the image of each row whose key is the file name or stem of exactly one image, or its address."""
-        found = {row: self._candidates(key.rpartition("/")[2]) for row, key in keys.items()}
-        good = {row for row, key in keys.items() if "/" not in key or _ADDRESS.match(key)}
-        return {row: images[0] for row, images in found.items() if len(images) == 1 and row in good}
+    def _choose_single(self, candidates: Mapping[int, list[int]], place: _Place) -> dict[int, int]:
+        """For each row that has exactly one preferred candidate, return this image."""
+        preferred = {row: place.prefer(images, self.names) for row, images in candidates.items()}
+        return {row: images[0] for row, images in preferred.items() if len(images) == 1}
 
-    def _match_any_case(self, found: TableMatch, ids: Sequence[str]) -> dict[int, int]:
-        """Return the image of each unmatched row whose id is the stem or path of exactly one image in another case."""
+    def _match_only(self, keys: Mapping[int, str], place: _Place) -> dict[int, int]:
+        """For each row whose key is the file name, the stem or the address of exactly one image, return this image."""
+        good = {row: key for row, key in keys.items() if "/" not in key or _ADDRESS.match(key)}
+        return self._choose_single({row: self._candidates(key.rpartition("/")[2]) for row, key in good.items()}, place)
+
+    def _match_any_case(self, found: TableMatch, ids: Sequence[str], place: _Place) -> dict[int, int]:
+        """For each unmatched row that names exactly one image in another case, return this image."""
         if not found.unmatched:
             return {}
-        images: dict[str, set[int]] = {}
+        images: dict[str, list[int]] = {}
         for i, name in enumerate(self.names):
-            for key in (split_suffix(name)[0], name.removesuffix(split_suffix(name)[1])):
-                images.setdefault(_compose(key).casefold(), set()).add(i)
+            for key in {split_suffix(name)[0], name.removesuffix(split_suffix(name)[1])}:
+                images.setdefault(_compose(key).casefold(), []).append(i)
         keys = {row: _compose(ids[row].replace("\\", "/")) for row in found.unmatched}
         keys = {row: key.removesuffix(split_suffix(key)[1]) if is_image(key) else key for row, key in keys.items()}
-        fitting = {row: images.get(key.casefold(), set()) for row, key in keys.items()}
-        return {row: min(found_images) for row, found_images in fitting.items() if len(found_images) == 1}
+        return self._choose_single({row: images.get(key.casefold(), []) for row, key in keys.items()}, place)
 
     def _classify_row(
-        self, row: int, ids: Sequence[str], place: tuple[str, str], found: TableMatch, by_name: dict[int, int]
+        self, row: int, ids: Sequence[str], place: _Place, found: TableMatch, by_name: dict[int, int]
     ) -> None:
         """Add a row to the matched, ambiguous or unmatched ones; also to `by_name` if only its folders differ."""
-        only = self._first.get(ids[row])
+        only = None if place.excluding else self._first.get(ids[row])
         if only is not None and ids[row] not in self._more and found.rows.setdefault(self.names[only], row) == row:
             return  # this is true for nearly all rows
         parts = [part for part in _compose(ids[row]).replace("\\", "/").split("/") if part not in ("", ".")]
         candidates = self._candidates(parts[-1]) if parts else []
         folders = parts[-2::-1] if len(parts) > 1 else []
         scores = {i: _compare_folders(folders, self.names[i].split("/")[-2::-1]) for i in candidates} if folders else {}
-        fitting = [i for i in candidates if not folders or scores[i][0]]
+        preferred = place.prefer(candidates, self.names)
+        fitting = [i for i in candidates if scores[i][0]] if folders else preferred
         if folders and fitting:
             best = max(scores[i] for i in fitting)
             fitting = [i for i in fitting if scores[i] == best]
-        folder, split = place
-        if folder and len(fitting) > 1:
-            fitting = [i for i in fitting if self.names[i].startswith(f"{folder}/")] or fitting
-        if split and len(fitting) > 1:
-            fitting = [i for i in fitting if split in map(find_split, self.names[i].split("/")[:-1])] or fitting
+            if best[1] < min(self.names[i].count("/") for i in fitting) or best[1] == 0:  # the id is not the whole path
+                fitting = place.prefer(fitting, self.names)
         if len(fitting) == 1:
             first = found.rows.setdefault(self.names[fitting[0]], row)
             if first != row and ids[first] != ids[row]:
@@ -106,7 +148,7 @@ class ImageIndex:
             found.ambiguous[row] = (self.names[fitting[0]], self.names[fitting[1]])
         else:
             found.unmatched.append(row)
-            if len(candidates) == 1:
+            if len(candidates) == len(preferred) == 1:
                 by_name[row] = candidates[0]
 
     def _candidates(self, base: str) -> list[int]:
@@ -117,8 +159,8 @@ class ImageIndex:
     def _find_images(self, key: str) -> list[int]:
         return [self._first[key], *self._more.get(key, [])] if key in self._first else []
 
-    def _match_by_number(self, found: TableMatch, ids: Sequence[str]) -> dict[int, int]:
-        """Return the image of each unmatched row whose id is the number of exactly one image, with leading zeros."""
+    def _match_by_number(self, found: TableMatch, ids: Sequence[str], place: _Place) -> dict[int, int]:
+        """For each unmatched row that is the number of exactly one image with leading zeros, return this image."""
         numbers = {row: number[1] for row in found.unmatched if (number := _NUMBER.fullmatch(ids[row]))}
         if not numbers:
             return {}
@@ -127,7 +169,7 @@ class ImageIndex:
             stem = split_suffix(name)[0]
             if stem.isdecimal() and len(stem) < 40:
                 images.setdefault(int(stem), []).append(i)
-        return {row: images[int(n)][0] for row, n in numbers.items() if len(images.get(int(n), [])) == 1}
+        return self._choose_single({row: images.get(int(n), []) for row, n in numbers.items()}, place)
 
     def _add_guessed(self, found: TableMatch, rows: dict[int, int], ids: Sequence[str], how: str) -> None:
         """Add guessed rows, if no other row has the same image."""

@@ -89,21 +89,18 @@ class PatchTable:
     def find(self, role: str, given: str | None = None) -> str | None:
         """Return the name of the column of ids, labels, slides, hospitals or splits; None if there is none.
 
-        Raises:
-            HistoError: there is no column `given`.
+        If the user named the column (`given`), no other column is used.
         """
         if given is not None:
-            found = next((name for name in self.columns if name.lower() == given.strip().lower()), None)
-            if found is None:
-                raise HistoError(f"{self._header}: there is no column {given!r}", f"it has {self._column_list}")
-            return found
+            return next((name for name in self.columns if name.lower() == given.strip().lower()), None)
         by_name = {_normalise(name): name for name in reversed(self.columns)}
         return next((by_name[name] for name in self._find_names(role) if name in by_name), None)
 
     def find_coarser(self, column: str) -> str | None:
-        """Return another usual column of slides or patients, of whose values each has several of `column`.
+        """Return a column of larger units: each of its values belongs to several values of `column`.
 
-        Such is `patient` beside `slide`, if patients have several slides and each slide is of one patient.
+        For example, `patient` if the table has a column `slide` too, a patient has several slides, and each slide is of
+        one patient.
         """
         by_name = {_normalise(name): name for name in reversed(self.columns)}
         for name in (by_name[name] for name in _NAMES_OF_ROLE["slide"] if name in by_name):
@@ -125,6 +122,8 @@ class PatchTable:
             HistoError: there is none; the hint names the option that chooses it.
         """
         if (found := self.find(role, given)) is None:
+            if given is not None:
+                raise HistoError(f"{self._header}: there is no column {given!r}", f"it has {self._column_list}")
             hint = f"name it: --{role}-column NAME; usual names are {', '.join(_NAMES_OF_ROLE[role][:3])}"
             if any(is_image(name) or name in ("0", "1") for name in self.columns):
                 hint = _HEADER_HINT
@@ -172,13 +171,16 @@ class PatchTable:
         return [name for name in self.columns if name not in used and name.lower() not in {*named, *parts}]
 
     def list_roles(self, given: ColumnNames) -> set[str]:
-        """Return which of id, label, slide, hospital and split the table has as columns."""
+        """Return which of id, label, slide, hospital and split the table has as columns.
+
+        A column of ids or labels with a usual name counts, even if the user named another one.
+        """
         by_name = {_normalise(name) for name in self.columns}
-        known = {role for role in _NAMES_OF_ROLE if self.find(role)} | (
-            {"id"} if by_name >= set(_WILDS_COLUMNS) else set()
-        )
-        lower = {name.lower() for name in self.columns}
-        return known | {role for role, name in given._asdict().items() if name and name.lower() in lower}
+        named = {role for role, name in given._asdict().items() if name}
+        known = {role for role in _NAMES_OF_ROLE if self.find(role) and role not in named - {"id", "label"}}
+        if by_name >= set(_WILDS_COLUMNS):
+            known.add("id")
+        return known | {role for role in named if self.find(role, getattr(given, role))}
 
     @property
     def _header(self) -> str:
@@ -193,7 +195,7 @@ class PatchTable:
         """Return a column as labels; raise `HistoError` for a value that is not a label."""
         texts = self.columns[column]
         signs = {} if classes or set(texts) != {"-", "+"} else {"-": 0, "+": 1}
-        known = {text: _parse_label(text, classes or signs) for text in set(texts)}
+        known = {text: parse_label(text, classes or signs) for text in set(texts)}
         for row, text in enumerate(texts):
             if known[text] is None:
                 words = sorted(word for word in known if word)
@@ -212,7 +214,7 @@ class PatchTable:
         """Raise `HistoError` if another column of labels has different labels."""
         by_name = {_normalise(name): name for name in self.columns}
         for other in (by_name[name] for name in self._find_names("label") if by_name.get(name, column) != column):
-            known = {text: _parse_label(text, {}) for text in set(self.columns[other])}
+            known = {text: parse_label(text, {}) for text in set(self.columns[other])}
             values = [known[text] for text in self.columns[other]]
             if None not in values and values != list(labels):
                 raise HistoError(
@@ -229,7 +231,7 @@ class PatchTable:
 
 def _has_contradiction(labels: Sequence[int], texts: Sequence[str]) -> bool:
     """Return whether a patch is positive in the labels and also in a column such as `normal`."""
-    negative = [_parse_label(text, {}) for text in texts]
+    negative = [parse_label(text, {}) for text in texts]
     return None not in negative and any(a == b == 1 for a, b in zip(labels, negative, strict=True))
 
 
@@ -275,10 +277,12 @@ def _normalise(name: str) -> str:
     return re.sub(r"[\s\-]+", "_", words.lower())
 
 
-def _parse_label(text: str, classes: Mapping[str, int]) -> int | None:
+def parse_label(text: str, classes: Mapping[str, int]) -> int | None:
     """Return the label that a text means; None if it is not understood."""
-    if classes and text.lower() in classes:
-        return classes[text.lower()]
-    if number := _NUMBER_OF_LABEL.fullmatch(text):
+    number = _NUMBER_OF_LABEL.fullmatch(text)
+    for key in (text.lower(), number[1] if number else ""):  # 1.0 is the class 1
+        if key in classes:
+            return classes[key]
+    if number:
         return int(number[1])
     return None if text.isdecimal() else find_label(text)

@@ -2,29 +2,35 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from histocli.class_names import LABEL_NAMES, find_label, format_classes_option
+from histocli.class_names import LABEL_NAMES, describe_counts, find_label, format_classes_option
 from histocli.errors import HistoError
 from histocli.files.file import File, read_bytes, split_suffix
-from histocli.labels.patch_tables import ColumnNames, PatchTable
+from histocli.labels.patch_tables import ColumnNames, PatchTable, parse_label
 from histocli.labels.splits import read_split_column
 
 # As in the IDC data set: 8863_idx5_x51_y1251_class0.png; and as PCam is often saved: 17_label_1.png
 _CLASS_IN_NAME = re.compile(r"[_-](?:class|label)[_-]?([01])$", re.IGNORECASE)
+_MAX_LABEL = 40  # characters of a label that a message shows
 _LABEL_KEYS = ("cls", *LABEL_NAMES)  # the keys of a .json file that hold the label
 
 
 @dataclass
 class Sidecars:
-    """The values of images, by the image's path; the names of the files with them; and keys that are not used."""
+    """The values of images, by the image's path; the names of the files with them; and keys that are not used.
+
+    `words` are the labels in the files, in lower case.
+    """
 
     labels: dict[str, int] = field(default_factory=dict)
     slides: dict[str, str] = field(default_factory=dict)
     hospitals: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
+    words: set[str] = field(default_factory=set)
     unused: set[str] = field(default_factory=set)
 
 
@@ -36,30 +42,43 @@ def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping
     """
     images = {name.rpartition(".")[0]: name for name in names}
     found = Sidecars()
+    texts: dict[str, tuple[str, str]] = {}  # the name of the file, and the label in it, by the image's path
     for file in others:
         stem, _, suffix = file.name.rpartition(".")
         if suffix.lower() == "cls" and stem in images:
             text = read_bytes(file).decode("utf-8", "replace").strip()
-            found.labels.setdefault(images[stem], _parse_label(file.name, text, classes))
+            texts.setdefault(images[stem], (file.name, text))
             found.files.add(file.name)
-        elif suffix.lower() == "json" and stem in images:
-            _read_json(file, images[stem], classes, found)
+        elif suffix.lower() == "json" and stem in images and (text := _read_json(file, images[stem], found)):
+            texts.setdefault(images[stem], (file.name, text))
+    _add_labels(found, texts, classes)
     return found
 
 
-def _read_json(file: File, image: str, classes: Mapping[str, int], found: Sidecars) -> None:
-    """Add the label, slide, hospital and split in a .json file to those that were found."""
+def _add_labels(found: Sidecars, texts: Mapping[str, tuple[str, str]], classes: Mapping[str, int]) -> None:
+    """Add the labels that the texts in the files mean; raise `HistoError` if one is not understood."""
+    counts = Counter(text[:_MAX_LABEL] for _, text in texts.values() if text)
+    for image, (name, text) in texts.items():
+        label = parse_label(text, classes)
+        if label is None:
+            hint = f"the labels are {describe_counts(counts)}; choose the normal and the tumour ones: "
+            hint = hint + format_classes_option(counts) if text else "write the label into the file, or remove the file"
+            raise HistoError(f"{name}: the label {text[:_MAX_LABEL]!r} is not 0 or 1", hint)
+        found.labels[image] = label
+        found.words.add(text.lower())
+
+
+def _read_json(file: File, image: str, found: Sidecars) -> str:
+    """Add the slide, hospital and split in a .json file to those that were found, and return its label, or ""."""
     try:
         values = json.loads(read_bytes(file).decode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
         raise HistoError(f"{file.name} is not JSON: {error}", "correct or remove it") from error
     keys = [key for key in _LABEL_KEYS if isinstance(values, dict) and key in values]
     if not keys:
-        return
+        return ""
     texts = {name: "" if value is None else str(value) for name, value in values.items()}
     key = next((key for key in keys if texts[key]), keys[0])
-    if texts[key]:
-        found.labels.setdefault(image, _parse_label(file.name, texts[key], classes))
     found.files.add(file.name)
     table = PatchTable(file.name, {name: [text] for name, text in texts.items()}, [1])
     for role, known in (("slide", found.slides), ("hospital", found.hospitals)):
@@ -69,6 +88,7 @@ def _read_json(file: File, image: str, classes: Mapping[str, int], found: Sideca
     if splits and splits[0]:
         found.splits[image] = splits[0]
     found.unused.update(set(table.list_unused_columns(ColumnNames(split=column))) - {key})
+    return texts[key].strip()
 
 
 def read_labels_in_names(names: Sequence[str]) -> dict[str, int]:
@@ -88,13 +108,3 @@ def find_words_in_names(names: Sequence[str]) -> str:
         if {find_label(word) for word in set(words.values())} == {0, 1}:
             return names[0]
     return ""
-
-
-def _parse_label(name: str, text: str, classes: Mapping[str, int]) -> int:
-    """Return the label that the text in a file means; raise `HistoError` if it is not understood."""
-    label = find_label(text, classes)
-    if label is None:
-        raise HistoError(
-            f"{name}: the label {text[:40]!r} is not 0 or 1", f"name it: {format_classes_option([text[:40]])}"
-        )
-    return label

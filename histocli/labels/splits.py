@@ -41,18 +41,21 @@ _LIST_SUFFIX = re.compile(r"\.(txt|lst|list|csv|tsv)$", re.IGNORECASE)
 def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None, list[str]]:
     """Return the column of splits of a table, and the split of each row: train, valid, test or "".
 
-    It is the column `given`, one with a usual name, or the only one all of whose values are names of splits. If there
-    is none, or it is empty, return None and [].
+    It is the column `given` if this is not None; else one with a usual name, or the only one all of whose values are
+    names of splits. If there is none, or it is empty, return None and [].
 
     Raises:
-        SplitError: a value of the column is not a split, or a column such as `is_test` marks some rows.
-        HistoError: there is no column `given`.
+        SplitError: a value of the column is not a split; or no column is given, and a column such as `is_test` marks
+            some rows.
     """
     if given is None and table.is_wilds:
         return "split", _read_wilds_splits(table)
-    column = table.find("split", given) or _find_column_by_values(table)
+    column = table.find("split", given)
+    if column is None and given is None:
+        column = _find_column_by_values(table)
+        if column is None:
+            _check_flags(table)
     if column is None:
-        _check_flags(table)
         return None, []
     texts = table.columns[column]
     splits = {text: _SHORT_SPLIT_NAMES.get(text.strip().lower()) or find_split(text) for text in set(texts)}

@@ -21,6 +21,10 @@ _GZIP = b"\x1f\x8b"
 _ENCODING_OF_MARK = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
+class UnreadableTableError(HistoError):
+    """The bytes of a table cannot be read or unpacked, or are too many."""
+
+
 def read_patch_table(file: File) -> PatchTable:
     """Read a table in CSV, with commas, semicolons, tabs, vertical bars or (in a .txt file) spaces, in UTF-8 or UTF-16.
 
@@ -60,25 +64,35 @@ def read_patch_table(file: File) -> PatchTable:
 
 
 def find_table(path: Path) -> File:
-    """Return the table at a path: a CSV file, or the only one in an archive.
+    """Return the table at a path: a CSV file, the only one in an archive, or the labels of a Parquet file with images.
 
     Raises:
-        HistoError: there is no such file, or the archive does not contain exactly one table.
+        HistoError: there is no such file, the archive does not contain exactly one table, or the Parquet file has no
+            images.
     """
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be entered
         raise HistoError(f"there is no file {path}", "give a CSV table")
     if not is_archive(path.name):
         return make_file(path)
-    tables = [file for file in list_files(path) if file.name.lower().endswith((".csv", ".tsv"))]
+    try:
+        files = list_files(path)
+    except HistoError:
+        if path.suffix.lower() == ".parquet":
+            raise HistoError(f"{path} is a Parquet file", "save the table as CSV") from None
+        raise
+    tables = [file for file in files if file.name.lower().endswith((".csv", ".tsv"))]
     if len(tables) != 1:
         raise HistoError(f"{path} contains {len(tables)} CSV tables, not one", "unpack it, and give one of them")
     return File(f"{path}: {tables[0].name}", tables[0].read)
 
 
 def peek_columns(file: File, given: ColumnNames) -> set[str]:
-    """Return which of id, label, slide, hospital and split are columns in the first line of a file."""
-    data = read_bytes(file)
-    data = _unpack_gzip(data, file.name, _PEEKED_BYTES) if data.startswith(_GZIP) else data[:_PEEKED_BYTES]
+    """Return which of id, label, slide, hospital and split are columns in the first line of a file.
+
+    Raises:
+        UnreadableTableError: the file cannot be read.
+    """
+    data = _read_start(file)
     lines = data.decode(_ENCODING_OF_MARK.get(data[:2], "utf-8-sig"), "replace").splitlines() or [""]
     first = lines[1] if lines[0].startswith("sep=") and len(lines) > 1 else lines[0]
     mark = max(SEPARATORS, key=first.count)
@@ -86,16 +100,43 @@ def peek_columns(file: File, given: ColumnNames) -> set[str]:
     return PatchTable(file.name, {name: [] for name in names if name}, []).list_roles(given)
 
 
+def _read_start(file: File) -> bytes:
+    """Return the first bytes of a table, unpacked if it is a gzip file; the rest is not read if this is possible."""
+    read_head = getattr(file.read, "read_head", None)
+    reader = File(file.name, lambda: read_head(_PEEKED_BYTES)) if read_head else file
+    data = _read(reader)[:_PEEKED_BYTES]
+    if not data.startswith(_GZIP):
+        return data
+    start = b""
+    while data.startswith(_GZIP) and len(start) < _PEEKED_BYTES:  # it may have several members
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        try:
+            start += unpacker.decompress(data, _PEEKED_BYTES)
+        except zlib.error as error:
+            raise UnreadableTableError(f"cannot unpack {file.name}: {error}", "check the file") from error
+        data = unpacker.unused_data
+    return start
+
+
+def _read(file: File) -> bytes:
+    """Read the bytes of a file."""
+    try:
+        return read_bytes(file)
+    except HistoError as error:
+        raise UnreadableTableError(str(error), error.hint) from error
+
+
 def _unpack(file: File) -> bytes:
     """Return the bytes of a table, unpacked if it is a gzip file."""
-    data = read_bytes(file)
+    data = _read(file)
     if data[:2] == b"PK":
         raise HistoError(f"{file.name} is an Excel workbook or an archive", "save the table as CSV in UTF-8")
     if not data.startswith(_GZIP):
         return data
     unpacked = _unpack_gzip(data, file.name, MAX_FILE_BYTES + 1)
     if len(unpacked) > MAX_FILE_BYTES:
-        raise HistoError(f"{file.name} unpacks to more than {MAX_FILE_BYTES >> 20} MiB", "no table is that large")
+        size = f"{MAX_FILE_BYTES >> 20} MiB"
+        raise UnreadableTableError(f"{file.name} unpacks to more than {size}", "no table is that large")
     return unpacked
 
 
@@ -108,7 +149,7 @@ def _unpack_gzip(data: bytes, name: str, size: int) -> bytes:
                 parts.append(part)
                 size -= len(part)
     except (OSError, EOFError, zlib.error) as error:
-        raise HistoError(f"cannot unpack {name}: {error}", "check the file") from error
+        raise UnreadableTableError(f"cannot unpack {name}: {error}", "check the file") from error
     return b"".join(parts)
 
 

@@ -303,5 +303,5 @@ def test_a_message_is_one_printable_line_whatever_a_table_contains(tmp_path):
         read_labels(make_file(path))
     assert str(found.value).isprintable()
     with pytest.raises(HistoError, match="there is no column") as found:
-        read_patch_table(make_file(path)).find("label", "y")
+        read_patch_table(make_file(path)).require("label", "y")
     assert found.value.hint == r"it has id, a\n\x1b[2Jb"

@@ -97,7 +97,10 @@ WRONG = {  # what is done -> the message after the path
     "an id twice": (twice, ", line 74, column id: "),
     "no label column": (lambda rows: [[row[0], *row[2:]] for row in rows], ", line 1: there is no column 'label'"),
     "a column twice": (lambda rows: [[*row, row[0]] for row in rows], ", line 1: there are two columns 'id'"),
-    "half a row": (lambda rows: [*rows[:10], rows[10][:3], *rows[11:]], ", line 11: 3 fields, 8 columns"),
+    "half a row": (
+        lambda rows: [*rows[:10], rows[10][:3], *rows[11:]],
+        ", line 11: this line has 3 fields, but line 1 names 8 columns",
+    ),
     "sorted": (lambda rows: rows[:1] + sorted(rows[1:], reverse=True), ", line 2, column id: "),
     "shuffled": (shuffle, ", line 2, column id: "),
     "two rows swapped": (two_swapped, ", line 6, column id: "),
@@ -168,7 +171,7 @@ def test_edited_labels_are_used(root, table):
         ("id,label\na,1\nb,nan\n", "line 3, column label: 'nan' is not 0 or 1"),
         ("id,label\na,1\nb,\n", "line 3, column label: '' is not 0 or 1"),
         ("id,label\na,1\na,1\n", "line 3, column id: 'a' occurs twice"),
-        ("id,label\na\n", "line 2: 1 fields, 2 columns"),
+        ("id,label\na\n", "line 2: this line has 1 field, but line 1 names 2 columns"),
     ],
 )
 def test_a_table_of_labels_is_read_or_refused_with_its_line(root, tmp_path, text, message):

@@ -300,7 +300,7 @@ def test_a_table_of_labels_may_be_written_in_several_ways(text):
         ("id,label\na,1\na,1\n", "line 3, column id: 'a' occurs twice"),
         ("id,size\na,1\n", "line 1: no column is known as the label; the columns are id, size"),
         ("", "line 1: no column is known as the id; the columns are none"),
-        ("id,label\na\n", "line 2: 1 fields, 2 columns"),
+        ("id,label\na\n", "line 2: this line has 1 field, but line 1 names 2 columns"),
         (b"id,label\n\xff,1\n", "is not UTF-8 text"),
         ('id,label\n"a,1\n', "line 2: a quote is not closed"),
     ],

@@ -170,7 +170,7 @@ def test_folders_that_are_not_understood_are_named(tmp_path):
     found, report = pack(tmp_path / "x", "colon_n/1.tif", "colon_aca/2.tif")
     assert {label for label, _ in found.values()} == {None}
     (note,) = report.notes
-    assert "folders whose names are no known label: colon_aca (1), colon_n (1)" in note
+    assert "folders whose names histo does not know as labels: colon_aca (1), colon_n (1)" in note
     assert "--classes negative=colon_n --classes positive=colon_aca" in note
     assert report.counts == {"without a label": 2}
 
