@@ -17,7 +17,7 @@ from histocli.stdio import write_out
 from histocli.text import format_count
 
 _MAX_NAME = 24  # the largest number of characters of a slide's name beside its bar
-_MIN_SLIDES = 10  # slides of a class, below which intervals are rough
+_MIN_SLIDES = 10  # slides of a class, below which intervals are too narrow
 _MAX_LISTED = 3  # how many names of files or slides a message shows
 
 
@@ -75,7 +75,8 @@ class SlideBars(SlideListener):
         elif record.status == NO_TISSUE:
             why = f" ({record.flags})" if record.flags else ""
             self.reporter.warn(
-                f"{where}: no tissue was found{why}, so nothing was scored; see its tissue.png, or --no-mask"
+                f"{where}: no tissue was found{why}, so nothing was scored; if its tissue.png shows tissue, draw its "
+                "outline and give it with --mask FILE"
             )
         else:
             self.reporter.note(f"{where}: {describe(record)}")
@@ -143,9 +144,12 @@ def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> No
     report = written.report
     for note in written.notes:
         state.reporter.note(note)
-    for what, names in (("without a label or annotation", report.without_truth), ("not scored", report.failed)):
+    for what, names in (
+        ("without a label or annotation", report.without_truth),
+        ("could not be scored by histo predict", report.failed),
+    ):
         if names:
-            state.reporter.warn(f"{what}, so not evaluated ({len(names):,}): {', '.join(names)}")
+            state.reporter.warn(f"{what}, so not measured ({len(names):,}): {', '.join(names)}")
     chosen = report.chosen.name if report.chosen else None
     rows = [
         [f"AUC of slides by {name}" + (", chosen" if name == chosen else ""), *_format_estimate(auc)]
@@ -153,7 +157,7 @@ def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> No
     ]
     if report.chosen is None:
         state.reporter.note(
-            "no score was chosen: report the AUC of the score that you fixed in advance, or give --choose-on"
+            "the table has three AUCs: report the one that you chose before you saw them, or let --choose-on choose"
         )
     else:
         there = ", ".join(f"{name} {format_cell(value)}" for name, value in report.chosen.auc.items())
@@ -169,7 +173,7 @@ def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> No
     title = f"{count}, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
     state.reporter.print_table(title, ["", "value", "95% interval"], rows)
     if min(report.tumour_slides, report.slides - report.tumour_slides) < _MIN_SLIDES:
-        state.reporter.note(f"with fewer than {_MIN_SLIDES} slides of a class, the intervals are rough")
+        state.reporter.note(f"with fewer than {_MIN_SLIDES} slides of a class, the intervals are too narrow")
     state.reporter.print_done(f"wrote {written.path} and {', '.join(str(path) for path in written.plots)}")
     if json:
         write_out(dumps(to_json(report), indent=2) + "\n")

@@ -28,7 +28,8 @@ from histocli.slides.lesions import (
     match_detections,
 )
 from histocli.slides.records import FinishedSlide, read_failed_slides, read_finished_slides, read_map
-from histocli.slides.slide_files import FoundAnnotation, NoAnnotationError, describe_others, find_annotation
+from histocli.slides.resolution import list_keys
+from histocli.slides.slide_files import FoundAnnotation, NoAnnotationError, describe_found, find_annotation
 from histocli.text import format_count
 from histocli.workspace import Workspace
 
@@ -60,6 +61,8 @@ class WrittenSlideEvaluation(NamedTuple):
 def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSlideEvaluation:
     """Evaluate the maps in a folder, and write `metrics/slides-FOLDER.json` and plots.
 
+    If this file is of another folder with the same name, the name of the new file has a hash of the folder's path.
+
     The scores of a slide are fixed in advance, or one is chosen on the training slides of `config.choose_on`: nothing
     is chosen on the slides that are measured. Intervals are from a bootstrap that draws slides. A slide that has
     no label or annotation is not measured, and the report lists it.
@@ -74,7 +77,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     notes: list[str] = []
     training = [] if config.choose_on is None else read_finished_slides(config.choose_on)
     files = _find_slide_files([slide for _, slide in finished + training])
-    found: list[FoundAnnotation] = []
+    found: list[FoundAnnotation | None] = []
     find_truth = (
         _make_annotation_lookup(config.annotations, files, found, notes)
         if config.annotations
@@ -89,13 +92,16 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     if config.choose_on is not None:
         _check_comparable(finished, training)
         chosen = _choose_score(config.choose_on, _evaluate_slides(training, find_truth, threshold)[0])
-    notes += describe_others(found)
+    notes += describe_found(found)
     report = _compute_report(config, slides, without_truth, threshold, chosen)
     path = find_slide_evaluation_path(workspace, config.slides)
     write_json(path, to_json(report))
     plots = [draw_slide_roc(workspace.plots_dir / f"{path.stem}-roc.png", report)]
+    froc = workspace.plots_dir / f"{path.stem}-froc.png"
     if report.sensitivity:
-        plots.append(draw_froc(workspace.plots_dir / f"{path.stem}-froc.png", report))
+        plots.append(draw_froc(froc, report))
+    else:
+        froc.unlink(missing_ok=True)  # of an earlier call with annotations
     return WrittenSlideEvaluation(report, path, plots, notes)
 
 
@@ -151,11 +157,11 @@ def _find_slide_files(finished: list[FinishedSlide]) -> dict[str, SlideFile]:
 
 
 def _make_annotation_lookup(
-    folder: Path, files: dict[str, SlideFile], found: list[FoundAnnotation], notes: list[str]
+    folder: Path, files: dict[str, SlideFile], found: list[FoundAnnotation | None], notes: list[str]
 ) -> FindTruth:
     """Return a function that finds the annotated tumour of a slide; None if the slide has no annotation file.
 
-    The function adds the file to `found`, and to `notes` what it leaves out of it.
+    The function adds the file to `found` (None for a normal slide), and to `notes` what it leaves out of it.
     """
     if not folder.is_dir():
         raise UsageError(f"--annotations {folder} is not a folder", "give the folder of the annotations")
@@ -165,10 +171,10 @@ def _make_annotation_lookup(
             annotation = find_annotation(files[slide.path], folder)
         except NoAnnotationError:
             return None
+        found.append(annotation)
         if annotation is None:
             return TumourAreas([], [])
-        found.append(annotation)
-        areas = read_tumour(annotation.path)
+        areas = read_tumour(annotation.path, slide.origin)
         check_inside(areas, annotation.path, Path(slide.path), (slide.width, slide.height))
         notes.extend(areas.describe_problems(annotation.path))
         return areas
@@ -179,18 +185,26 @@ def _make_annotation_lookup(
 def _make_label_lookup(path: Path | None, files: dict[str, SlideFile], notes: list[str]) -> FindTruth:
     """Return a function that finds the label of a slide in a table; None if the table does not have the slide.
 
-    `notes` gets a line if the table has labels of slides without a map.
+    An id is the name of a slide, with or without its suffix. `notes` gets a line if the table has ids without a map.
     """
     assert path is not None
     if not path.is_file():
         raise HistoError(f"there is no file {path}", "give a table with the columns id,label")
     labels = read_labels(make_file(path))
-    unknown = set(labels).difference(*(file.keys for file in files.values()))
+    unknown = set(labels).difference(*(list_keys(file) for file in files.values()))
     if unknown:
-        notes.append(f"{format_count(len(unknown), 'label')} without a map of this name, such as {min(unknown)}")
+        has = "has" if len(unknown) == 1 else "have"
+        known = min(file.name for file in files.values())
+        notes.append(
+            f"{format_count(len(unknown), 'id')} in the table of labels {has} no map, such as {min(unknown)}; "
+            f"ids are names of slides, such as {known}"
+        )
 
     def find(finished: FinishedSlide) -> int | None:
-        return next((labels[key] for key in files[finished.path].keys if key in labels), None)
+        found = {labels[key] for key in list_keys(files[finished.path]) if key in labels}
+        if len(found) > 1:
+            raise HistoError(f"{path} has different labels for the slide {finished.record.slide}", "keep one of them")
+        return min(found, default=None)
 
     return find
 

@@ -3,20 +3,26 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from hashlib import sha256
-from json import dumps
 from pathlib import Path
 from typing import NamedTuple
 
-import histocli
+from histocli.commands.slide_job import (
+    SlideJob,
+    compute_fingerprint,
+    find_finished,
+    find_mask,
+    hash_options,
+    read_earlier_records,
+    read_inputs,
+    remove_other_records,
+)
 from histocli.commands.slide_options import check_slide_options
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import apply_compute_settings
 from histocli.config import PredictConfig
-from histocli.data.manifest import hash_file
 from histocli.enums import OnError
 from histocli.errors import HistoError
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_from_config
+from histocli.inference.checkpoints import STORED, load_from_config
 from histocli.locks import hold
 from histocli.plots.slides import write_heatmap_picture, write_tissue
 from histocli.slides.detection import SlideFile
@@ -32,22 +38,16 @@ from histocli.slides.records import (
     NO_TISSUE,
     SCORED,
     SCORES,
-    TABLE,
     TISSUE,
     FinishedSlide,
     SlideRecord,
-    is_complete,
-    read_failed_slides,
-    read_finished,
     write_finished,
     write_table,
 )
-from histocli.slides.resolution import GivenResolutions, read_resolutions
+from histocli.slides.resolution import read_resolutions
 from histocli.slides.scoring import SlidePlan, plan_slide, score_squares
 from histocli.slides.slide import Slide
-from histocli.slides.slide_files import find_tissue_mask
 from histocli.slides.writers import write_geojson, write_heatmap, write_scores
-from histocli.unchanged import find_state
 from histocli.workspace import Workspace
 
 
@@ -56,16 +56,6 @@ class SlidePrediction(NamedTuple):
 
     records: list[SlideRecord]
     finished_before: int
-
-
-class _Job(NamedTuple):
-    """The options, networks and resources that all slides of a call share."""
-
-    config: PredictConfig
-    out: Path
-    predictor: CheckpointPredictor
-    threshold: float
-    resolutions: GivenResolutions
 
 
 @apply_compute_settings()
@@ -80,7 +70,8 @@ def predict_slides(
     """Score slides, and write a folder for each and `slides.csv` to the folder `config.out`.
 
     A slide that cannot be read is recorded as failed, and the other slides are scored. A slide that was finished by an
-    earlier call with the same options is not scored again. Several processes (`ranks`) share the slides.
+    earlier call with the same options is not scored again. `slides.csv` is written again after each slide. Several
+    processes (`ranks`) share the slides.
 
     Raises:
         HistoError: an option, a checkpoint or the device cannot be used; or, with `errors` `fail`, a slide cannot be
@@ -97,42 +88,74 @@ def predict_slides(
     threshold = predictor.find_threshold(config.threshold or STORED)
     with ExitStack() as stack:
         ranks.on_rank0(lambda: stack.enter_context(hold(out / ".lock", str(out))))
-        job = _Job(config, out, predictor, threshold, resolutions)
-        finished_records = ranks.on_rank0(lambda: [_find_finished(job, slide) for slide in slides])
-        todo = [number for number, record in enumerate(finished_records) if record is None]
+        job = SlideJob(config, out, predictor, threshold, resolutions)
+        found = ranks.on_rank0(lambda: [find_finished(job, slide) for slide in slides])
+        records = ranks.on_rank0(lambda: read_earlier_records(out, slides, listener))
+        records |= {record.slide: record for record in found if record is not None}
+        todo = [number for number, record in enumerate(found) if record is None]
         # The largest slides come first, so that all processes end at about the same time.
         todo.sort(key=lambda number: (-_find_file_size(slides[number].path), number))
         share = sorted(todo[ranks.rank :: ranks.size])
         new_records = {}
         for count, number in enumerate(share, start=1):
-            listener.on_slide_start(slides[number], count, len(share))
-            new_records[number] = _predict_or_record_failure(job, slides[number], listener)
-            listener.on_slide_end(new_records[number])
+            slide = slides[number]
+            listener.on_slide_start(slide, count, len(share))
+            try:
+                _predict_and_record(job, slide, records, listener)
+            finally:
+                if ranks.is_rank0:
+                    _write_table(out, slides, records)
+            new_records[slide.name] = records[slide.name]
+            listener.on_slide_end(records[slide.name])
         for others in ranks.all_gather(new_records):
-            new_records |= others
-        records = [new_records[number] if found is None else found for number, found in enumerate(finished_records)]
-        ranks.on_rank0(lambda: write_table(out, _add_earlier_slides(out, records, listener)))
-    return SlidePrediction(records, len(slides) - len(todo))
+            records |= others
+        ranks.on_rank0(lambda: _write_last_table(out, slides, records, listener))
+    return SlidePrediction([records[slide.name] for slide in slides], len(slides) - len(todo))
 
 
-def _predict_or_record_failure(job: _Job, slide: SlideFile, listener: SlideListener) -> SlideRecord:
-    """Score a slide; return a failed record if it cannot be read, unless `--errors fail` is given."""
+def _write_table(out: Path, slides: list[SlideFile], records: dict[str, SlideRecord]) -> None:
+    """Write `slides.csv`: the slides of this call in the order of the inputs, then those of earlier calls."""
+    names = dict.fromkeys([slide.name for slide in slides] + list(records))
+    write_table(out, [records[name] for name in names if name in records])
+
+
+def _write_last_table(
+    out: Path, slides: list[SlideFile], records: dict[str, SlideRecord], listener: SlideListener
+) -> None:
+    """Write `slides.csv` when all slides are finished, without earlier maps of the same slides."""
+    for name in remove_other_records(out, slides, listener):
+        records.pop(name, None)
+    _write_table(out, slides, records)
+
+
+def _predict_and_record(
+    job: SlideJob, slide: SlideFile, records: dict[str, SlideRecord], listener: SlideListener
+) -> None:
+    """Score a slide, and replace its record; if it cannot be read, its record says so.
+
+    Its earlier map is not valid from now on, so `slide.json` is removed first.
+
+    Raises:
+        HistoError: it cannot be read, and `--errors fail` is given.
+    """
+    records.pop(slide.name, None)
+    (job.out / slide.name / FILE).unlink(missing_ok=True)
     try:
-        return _predict_slide(job, slide, listener)
+        records[slide.name] = _predict_slide(job, slide, listener)
     except HistoError as error:
+        text = f"{error}; {error.hint}" if error.hint else str(error)
+        records[slide.name] = SlideRecord(slide.name, FAILED, error=text)
         if job.config.errors is OnError.FAIL:
             raise
-        text = f"{error}; {error.hint}" if error.hint else str(error)
-        return SlideRecord(slide.name, FAILED, error=text)
 
 
-def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> SlideRecord:
-    """Score one slide and write its folder; `slide.json` is removed first and written last."""
+def _predict_slide(job: SlideJob, slide: SlideFile, listener: SlideListener) -> SlideRecord:
+    """Score one slide and write its folder, `slide.json` last."""
     folder = job.out / slide.name
-    made_of = _compute_fingerprint(job, slide)
+    inputs = read_inputs(job.config, slide)
     with _open(slide.path) as opened:
         mpp, remark = job.resolutions.find(opened, slide)
-        mask = _find_mask(job.config, slide)
+        mask = find_mask(job.config, slide)
         plan = plan_slide(opened, mpp, job.config.step, mask, not job.config.no_mask)
         total = int(plan.needed.sum())
         chunk_size = job.predictor.choose_chunk_size(job.config.batch_size)
@@ -146,13 +169,24 @@ def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> Slid
     record = SlideRecord(
         slide.name, status, mpp[0], total, plan.tissue_mm2, *measures, "; ".join(flags), checkpoint=runs
     )
-    if _compute_fingerprint(job, slide) != made_of:
-        raise HistoError(f"{slide.path} was changed while it was read", "start again when the file is complete")
-    (folder / FILE).unlink(missing_ok=True)
+    if read_inputs(job.config, slide) != inputs:
+        what = f"{slide.path} or its mask" if mask else str(slide.path)
+        raise HistoError(f"{what} was changed while it was read", "start again when the file is complete")
     _write_folder(folder, slide.name, plan, scores, job.threshold)
-    size = plan.grid.size
-    path, options = str(slide.path.absolute()), _hash_options(job)
-    write_finished(folder, FinishedSlide(path, made_of, job.threshold, job.config.step, *size, record, mpp[1], options))
+    finished = FinishedSlide(
+        path=os.path.abspath(slide.path),  # noqa: PTH100 - Path.absolute keeps ".."
+        made_of=compute_fingerprint(job, inputs, job.resolutions.list_possible(slide)[0] if remark else None),
+        threshold=job.threshold,
+        step=job.config.step,
+        width=plan.grid.size[0],
+        height=plan.grid.size[1],
+        record=record,
+        mpp_y=mpp[1],
+        scored_with=hash_options(job),
+        origin=plan.grid.origin,
+        file_state=inputs.state,
+    )
+    write_finished(folder, finished)
     return record
 
 
@@ -174,98 +208,6 @@ def _open(path: Path) -> Iterator[Slide]:
             yield slide
     except OSError as error:
         raise HistoError(f"cannot read {path}: {error.strerror or error}", "copy the slide again") from error
-
-
-def _find_mask(config: PredictConfig, slide: SlideFile) -> Path | None:
-    """Return the user's mask of a slide: the file itself, or in a folder that of the slide's name.
-
-    Raises:
-        HistoError: the folder has none for this slide.
-    """
-    if config.mask is None or config.mask.is_file():
-        return config.mask
-    return find_tissue_mask(slide, config.mask)
-
-
-def _add_earlier_slides(out: Path, records: list[SlideRecord], listener: SlideListener) -> list[SlideRecord]:
-    """Return the records with those of other slides that earlier calls wrote to the same folder, or could not score.
-
-    A damaged file of an earlier call is named in a warning, and left out.
-    """
-    earlier: dict[str, SlideRecord] = {}
-    try:
-        earlier |= {record.slide: record for record in read_failed_slides(out)}
-    except HistoError as error:
-        listener.on_warning(f"{error}: the new {TABLE} leaves out the slides that failed before")
-    for path in sorted(out.rglob(FILE)):
-        try:
-            finished = read_finished(path.parent)
-        except HistoError as error:
-            listener.on_warning(f"{error}: the new {TABLE} leaves out this slide")
-            continue
-        if finished is not None:
-            earlier[finished.record.slide] = finished.record
-    names = {record.slide for record in records}
-    return records + [record for name, record in earlier.items() if name not in names]
-
-
-def _find_finished(job: _Job, slide: SlideFile) -> SlideRecord | None:
-    """Return the record of a slide that an earlier call finished with the same options; None if there is none.
-
-    Raises:
-        HistoError: the folder has the scores of another slide.
-    """
-    try:
-        finished = read_finished(job.out / slide.name)
-    except HistoError:
-        return None  # an older version wrote it, or it is damaged: the slide is scored again
-    if finished is None:
-        return None
-    if finished.path != str(slide.path.absolute()):
-        raise HistoError(
-            f"{job.out / slide.name} has the scores of another slide, {finished.path}", "give another folder: --out DIR"
-        )
-    try:
-        is_current = finished.made_of == _compute_fingerprint(job, slide)
-    except HistoError:
-        return None  # it or its mask is missing: the slide is then recorded as failed, and the others are scored
-    return finished.record if is_current and is_complete(job.out / slide.name) else None
-
-
-def _compute_fingerprint(job: _Job, slide: SlideFile) -> str:
-    """Return a SHA-256 of everything that a slide's files depend on.
-
-    Raises:
-        HistoError: the slide or its mask is missing.
-    """
-    try:
-        size, time = find_state(slide.path)
-    except OSError as error:
-        raise HistoError(f"cannot read {slide.path}: {error.strerror}", "copy the slide again") from error
-    config = job.config
-    values = {
-        "scored_with": _hash_options(job),
-        "threshold": job.threshold,
-        "histo": histocli.__version__,
-        "compute": job.predictor.kind,
-        "no_mask": config.no_mask,
-        "size": size,
-        "time": time,
-        "mpp": [job.resolutions.for_all, job.resolutions.by_slide],
-    }
-    if config.mask is not None:
-        values["mask"] = hash_file(_find_mask(config, slide) or config.mask)
-    return _compute_hash(values)
-
-
-def _hash_options(job: _Job) -> str:
-    """Return a SHA-256 of the checkpoints and options that are the same for scores that can be compared."""
-    values = {name: getattr(job.config, name) for name in ("tta", "uncalibrated", "prevalence", "step")}
-    return _compute_hash(values | {"checkpoints": [member.sha256 for member in job.predictor.members]})
-
-
-def _compute_hash(values: dict[str, object]) -> str:
-    return sha256(dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _find_file_size(path: Path) -> int:

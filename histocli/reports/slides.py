@@ -1,11 +1,15 @@
 """The report of `histo eval --maps`: slide-level AUC, FROC and the recall of lesions."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from histocli.atomic import read_json
+from histocli.errors import HistoError
 from histocli.metrics.curves import compute_roc, rank_scores
 from histocli.schema import Count, Fraction, from_json
 from histocli.workspace import Workspace, make_name
@@ -88,8 +92,25 @@ class SlideEvaluation:
 
 
 def find_slide_evaluation_path(workspace: Workspace, folder: Path) -> Path:
-    """Return where `histo eval --maps` writes the evaluation of the maps in a folder."""
-    return workspace.metrics_dir / f"{make_name(f'slides-{folder.resolve().name}')}.json"
+    """Return where `histo eval --maps` writes the evaluation of the maps in a folder.
+
+    The file is named after the folder. If that file is of another folder with this name, a hash of the path is added.
+    """
+    place = folder.resolve()
+    name = f"slides-{place.name}"
+    first, other = (
+        workspace.metrics_dir / f"{make_name(text)}.json"
+        for text in (name, f"{name}-{sha256(os.fsencode(place)).hexdigest()[:8]}")
+    )
+    return other if other.is_file() or _is_of_other_folder(first, place) else first
+
+
+def _is_of_other_folder(path: Path, folder: Path) -> bool:
+    """Return whether a file is the evaluation of the maps in another folder; a damaged file is written again."""
+    with suppress(HistoError):
+        content = read_json(path) if path.is_file() else None
+        return isinstance(content, dict) and content.get("folder", str(folder)) != str(folder)
+    return False
 
 
 def read_slide_evaluation(workspace: Workspace, folder: Path) -> SlideEvaluation | None:

@@ -20,6 +20,7 @@ from histocli.slides.polygons import (
     describe_counts,
     fill_polygons,
     measure_crossings,
+    shift_polygons,
 )
 from histocli.text import format_count
 
@@ -52,14 +53,17 @@ class TumourAreas(NamedTuple):
         if crossed:
             notes.append(
                 f"{path}: the {'outlines' if crossed > 1 else 'outline'} of {format_count(crossed, 'area')} "
-                f"{'cross themselves' if crossed > 1 else 'crosses itself'}: the parts enclosed twice, "
-                f"{max(share, 0.0001):.2%} of the area, count as not annotated"
+                f"{'cross themselves' if crossed > 1 else 'crosses itself'}: the parts that "
+                f"{'they go' if crossed > 1 else 'it goes'} round twice ({max(share, 0.0001):.2%} of the area) "
+                "are treated as not annotated"
             )
         return notes
 
 
-def read_tumour(path: Path) -> TumourAreas:
+def read_tumour(path: Path, origin: tuple[int, int] = (0, 0)) -> TumourAreas:
     """Read an annotation (.xml, .geojson or .json) and sort its areas by their classes; or open a mask (.tif, .png).
+
+    The coordinates in GeoJSON begin at the `origin` of the slide, those of ASAP and of masks at its upper left corner.
 
     Raises:
         HistoError: the file cannot be read, has objects but no annotation, or a class is not known.
@@ -67,7 +71,7 @@ def read_tumour(path: Path) -> TumourAreas:
     if path.suffix.lower() in MASK_SUFFIXES:
         return TumourAreas([], [], read_mask(path))
     is_xml = path.suffix.lower() == ".xml"
-    annotations, left_out = read_asap(path) if is_xml else read_geojson(path)
+    annotations, left_out = read_asap(path) if is_xml else read_geojson(path, origin)
     areas = TumourAreas([], [], left_out=left_out)
     for polygon in annotations:
         name = normalise_class(polygon.name)
@@ -91,7 +95,8 @@ def check_inside(areas: TumourAreas, path: Path, slide: Path, size: tuple[int, i
         raise HistoError(
             f"{path}: {count:,} of {format_count(len(polygons), 'area')} "
             f"{'lie' if count > 1 else 'lies'} outside the slide {slide}, which has {size[0]}x{size[1]} pixels",
-            "give the annotation of this slide; coordinates are pixels of the largest level",
+            "give the annotation of this slide; coordinates are pixels of the largest level, "
+            "in GeoJSON from the corner that QuPath shows",
         )
 
 
@@ -109,7 +114,7 @@ def label_squares(areas: TumourAreas, grid: Grid) -> Mask:
         count = min(most, rows - first)
         top, bottom = first * side, (first + count) * side
         tumour, excluded = (
-            _shift([polygons[i] for i in np.flatnonzero((low <= bottom) & (high >= top))], top)
+            shift_polygons([polygons[i] for i in np.flatnonzero((low <= bottom) & (high >= top))], 0, -top)
             for polygons, (low, high) in zip((areas.tumour, areas.excluded), extents, strict=True)
         )
         if not tumour:
@@ -126,8 +131,3 @@ def _find_extents(polygons: list[Polygon]) -> tuple[Ring, Ring]:
     """Return the lowest and the highest y coordinate of the outline of each polygon."""
     ys = [polygon.outline[:, 1] for polygon in polygons]
     return np.array([y.min() for y in ys]), np.array([y.max() for y in ys])
-
-
-def _shift(polygons: list[Polygon], top: float) -> list[Polygon]:
-    by = np.array([0.0, top])
-    return [Polygon(polygon.outline - by, [hole - by for hole in polygon.holes], polygon.name) for polygon in polygons]

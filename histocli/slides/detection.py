@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from histocli.errors import UsageError
+from histocli.errors import HistoError, UsageError
+from histocli.files.listing import walk_folder
 
 # Suffixes that only slide scanners use: a damaged file with one of these is a damaged slide, not an unknown file.
 _SLIDE_SUFFIXES = frozenset([".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"])
@@ -84,9 +85,11 @@ def _is_slide_page(tags: dict[int, int]) -> bool:
 def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
     """Return the slides among the inputs and in the folders among them; None if there are none.
 
-    Beside a slide, a TIFF that is empty or whose first page cannot be read is one too: it was copied in part.
+    Beside a slide, a TIFF that is empty or whose first page cannot be read is one too: it was copied in part. A slide
+    that is in several inputs is returned once, with the name that it has below the uppermost folder.
 
     Raises:
+        HistoError: a folder cannot be read.
         UsageError: some inputs are slides or folders of slides, and others are not; or one is the data of a slide.
     """
     slides: list[SlideFile] = []
@@ -95,7 +98,7 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
     for given in inputs:
         path = Path(given)
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
-            files = list(_walk(path))
+            files = _list_files(str(path))
             intact = {file for file in files if is_slide(file)}
             found = [
                 _name_slide(Path(file), path)
@@ -124,14 +127,22 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
             f"{without_slides[0]} is not a slide and contains none, but other inputs do",
             "score slides and patches in two calls",
         )
-    return FoundSlides(_make_names_unique(slides), others)
+    return FoundSlides(_make_names_unique(_drop_repeats(slides)), others)
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Yield the paths of the files of a folder and its subfolders, sorted, without hidden ones."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(root, name) for name in sorted(names) if not name.startswith("."))  # noqa: PTH118
+def _list_files(folder: str) -> list[str]:
+    """List the paths of the files in a folder and its subfolders, sorted, without those of maps of `histo predict`."""
+    from histocli.slides.records import FILE, HEATMAP, SCORES  # imports NumPy
+
+    try:
+        names = sorted(walk_folder(folder))
+    except OSError as error:
+        raise HistoError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
+    known = set(names)
+    heatmaps = [name.removesuffix(HEATMAP) for name in names if f"/{name}".endswith(f"/{HEATMAP}")]
+    maps = {place for place in heatmaps if {place + FILE, place + SCORES} & known}
+    kept = [name for name in names if name[: name.rfind("/") + 1] not in maps]
+    return [os.path.join(folder, name) for name in kept]  # noqa: PTH118 - there may be 100,000s of patches
 
 
 def _name_slide(file: Path, folder: Path) -> SlideFile:
@@ -142,6 +153,15 @@ def _name_slide(file: Path, folder: Path) -> SlideFile:
 def _is_slide_data(file: Path, slides: set[Path]) -> bool:
     """Return whether a file is in the folder of data of a MIRAX or Hamamatsu slide."""
     return any(file.parent.with_suffix(suffix) in slides for suffix in (".mrxs", ".vms", ".vmu"))
+
+
+def _drop_repeats(slides: list[SlideFile]) -> list[SlideFile]:
+    """Keep one of the slides that are the same file under the same file name: the one with the longest name."""
+    kept: dict[tuple[str, str], SlideFile] = {}
+    for slide in slides:
+        key = os.path.realpath(slide.path), slide.path.name
+        kept[key] = max(kept.get(key, slide), slide, key=lambda repeat: len(repeat.name))
+    return list(kept.values())
 
 
 def _make_names_unique(slides: list[SlideFile]) -> list[SlideFile]:

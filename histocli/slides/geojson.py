@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from histocli.errors import HistoError, describe_value
-from histocli.slides.polygons import AnnotatedAreas, Polygon, check_polygons, describe_counts, parse_ring
+from histocli.slides.polygons import (
+    AnnotatedAreas,
+    Polygon,
+    check_polygons,
+    describe_counts,
+    parse_ring,
+    shift_polygons,
+)
 from histocli.slides.qupath import ANNOTATION, parse_class, parse_object_kind
 
 _MAX_POINTS = 2_000_000  # of one shape: until it is an array, each point takes some 200 bytes of memory
@@ -19,10 +26,11 @@ _CLOSED_COORDINATES = re.compile(r'"coordinates"\s*:\s*([][\d\s.,eE+-]*+)(?:"typ
 _WITHOUT_AREA = {"Point": "points", "MultiPoint": "points", "LineString": "lines", "MultiLineString": "lines"}
 
 
-def read_geojson(path: Path) -> AnnotatedAreas:
+def read_geojson(path: Path, origin: tuple[int, int] = (0, 0)) -> AnnotatedAreas:
     """Read the areas of a GeoJSON file: Polygon and MultiPolygon, alone or in features and collections.
 
-    Of QuPath's objects only the annotations count: the tiles of a map were not drawn by anyone.
+    Of QuPath's objects only the annotations count: the tiles of a map were not drawn by anyone. The coordinates in the
+    file begin at the `origin` of the slide; those of the result begin at the slide's upper left corner.
 
     Raises:
         HistoError: it is not GeoJSON, or has shapes but no area of an annotation.
@@ -36,7 +44,7 @@ def read_geojson(path: Path) -> AnnotatedAreas:
             f"{path} has {describe_counts(left_out)}, and no annotation with an area",
             "export the annotations from QuPath; where there is nothing to mark, write an empty list of features",
         )
-    return AnnotatedAreas(areas, left_out)
+    return AnnotatedAreas(shift_polygons(areas, *origin) if any(origin) else areas, left_out)
 
 
 @dataclass

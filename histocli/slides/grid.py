@@ -38,6 +38,7 @@ class Grid:
 
     `xs` (columns+1) and `ys` (rows+1) are the edges of the squares in pixels of the level that is read, rounded to
     whole pixels; the last ones may lie outside the slide. `scale` is the number of level pixels per grid pixel.
+    `origin` is that of the slide.
     """
 
     level: int
@@ -48,6 +49,7 @@ class Grid:
     ys: Edges
     downsample: float
     size: tuple[int, int]  # width and height of level 0
+    origin: tuple[int, int] = (0, 0)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -83,7 +85,8 @@ def plan_grid(slide: Slide, slide_mpp: tuple[float, float], mpp: float, step: in
     read = slide.levels[level]
     scale = tuple(mpp / (level_0_mpp * read.downsample) for level_0_mpp in slide_mpp)
     xs, ys = (_compute_edges(size, step * ratio) for size, ratio in zip((read.width, read.height), scale, strict=True))
-    return Grid(level, step, mpp, (scale[0], scale[1]), xs, ys, read.downsample, (slide.width, slide.height))
+    size = (slide.width, slide.height)
+    return Grid(level, step, mpp, (scale[0], scale[1]), xs, ys, read.downsample, size, slide.origin)
 
 
 def find_level(slide: Slide, slide_mpp: tuple[float, float], mpp: float) -> int:

@@ -22,11 +22,11 @@ _GROWTH_UM = 37.5
 _ISOLATED_UM = 275.0
 _MACRO_UM = 2000.0
 _NEIGHBOURHOOD_UM = 280.0  # a detection has the highest score within this distance
-_MIN_SCORE = 0.05  # a detection has at least this score
 _ISOLATED, _MICRO, _MACRO = "isolated tumour cells", "micrometastasis", "macrometastasis"
 SIZES = (_MICRO, _MACRO)
 
 Labels = np.ndarray[Any, np.dtype[np.int32]]
+Scores = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Lesions(NamedTuple):
@@ -52,7 +52,7 @@ class MatchedDetections(NamedTuple):
 
     lesion_scores: list[float]
     lesion_sizes: list[str]
-    false_positive_scores: list[float]
+    false_positive_scores: Scores
 
 
 class Froc(NamedTuple):
@@ -93,15 +93,16 @@ def _classify_size(mask: Mask) -> str:
 def find_detections(scores: Map, side: float) -> list[Detection]:
     """Return the local maxima of a map (rows, columns) of squares with sides of `side` micrometres.
 
-    Of equal neighbours, only the first in reading order is a maximum.
+    Of equal neighbours, only the first in reading order is a maximum. No score is too low: the FROC curve depends only
+    on the order of the scores, and `--prevalence` can make all of them small.
     """
-    values = np.nan_to_num(scores, nan=0.0)
+    values = np.nan_to_num(scores, nan=-1.0)  # below every score
     reach = max(1, round(_NEIGHBOURHOOD_UM / side))
     kernel = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1)), np.uint8)
     order = np.zeros(values.size)
     order[np.lexsort((-np.arange(values.size), values.ravel()))] = np.arange(1, values.size + 1)
     ranks = order.reshape(values.shape)
-    is_peak = (ranks >= cv2.dilate(ranks, kernel)) & (values >= _MIN_SCORE)
+    is_peak = (ranks >= cv2.dilate(ranks, kernel)) & np.isfinite(scores)
     return [
         Detection((column + 0.5) * side, (row + 0.5) * side, float(values[row, column]))
         for row, column in np.argwhere(is_peak).tolist()
@@ -124,19 +125,26 @@ def match_detections(detections: list[Detection], lesions: Lesions) -> MatchedDe
         elif not best[number - 1] >= detection.score:  # also if the best is NaN
             best[number - 1] = detection.score
     kept = [i for i, size in enumerate(lesions.sizes) if size != _ISOLATED]
-    return MatchedDetections([best[i] for i in kept], [lesions.sizes[i] for i in kept], false_positives)
+    return MatchedDetections(
+        [best[i] for i in kept], [lesions.sizes[i] for i in kept], np.array(false_positives, float)
+    )
 
 
 def compute_froc(slides: list[MatchedDetections]) -> Froc:
     """Return the FROC curve of all slides, from the highest threshold to the lowest, and its score.
 
-    The score is None if there is no lesion.
+    The curve ends at the first threshold with more than 8 false positives per slide. The score is None if there is no
+    lesion.
     """
     best = np.array([score for slide in slides for score in slide.lesion_scores])
-    false_positives = np.array([score for slide in slides for score in slide.false_positive_scores])
     if not best.size:
         return Froc([], [], None)
+    false_positives = np.concatenate([slide.false_positive_scores for slide in slides])
     found = np.sort(best[np.isfinite(best)])
+    count = int(FALSE_POSITIVES[-1] * len(slides)) + 1
+    if false_positives.size > count:
+        lowest = np.partition(false_positives, -count)[-count]
+        found, false_positives = found[found >= lowest], false_positives[false_positives >= lowest]
     thresholds = np.unique(np.concatenate([found, false_positives]))[::-1]
     sensitivity = (len(found) - np.searchsorted(found, thresholds)) / best.size
     per_slide = (false_positives.size - np.searchsorted(np.sort(false_positives), thresholds)) / len(slides)

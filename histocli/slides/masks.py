@@ -47,13 +47,7 @@ class TumourMask:
         Raises:
             HistoError: the mask does not have the shape of the slide, or its pixels are too coarse for labels.
         """
-        scale = self.compute_scale(grid.size)
-        coarsest = scale / (min(grid.scale) * grid.downsample)
-        if coarsest > _MAX_COARSENESS:
-            raise HistoError(
-                f"{self.path}: a pixel of the mask spans {coarsest * grid.mpp:.0f} micrometres",
-                f"labels need a finer mask: at most {_MAX_COARSENESS * grid.mpp:.0f} micrometres per pixel",
-            )
+        scale = self.check_fineness(grid)
         labels = np.zeros(grid.shape, np.bool_)
         width, height = (grid.step * ratio * grid.downsample / scale for ratio in grid.scale)
         for segment in self._read_tumour_segments():
@@ -62,6 +56,21 @@ class TumourMask:
                 for column in _find_squares(segment.x + columns, width, grid.shape[1]):
                     labels[row, column] = True
         return labels
+
+    def check_fineness(self, grid: Grid) -> int:
+        """Return how many level-0 pixels a pixel of the mask spans, after a check that it is fine enough for labels.
+
+        Raises:
+            HistoError: the mask does not have the shape of the slide, or its pixels are too coarse for labels.
+        """
+        scale = self.compute_scale(grid.size)
+        coarsest = scale / (min(grid.scale) * grid.downsample)
+        if coarsest > _MAX_COARSENESS:
+            raise HistoError(
+                f"{self.path}: a pixel of the mask spans {coarsest * grid.mpp:.0f} micrometres",
+                f"labels need a finer mask: at most {_MAX_COARSENESS * grid.mpp:.0f} micrometres per pixel",
+            )
+        return scale
 
     def sample(self, shape: tuple[int, int], size: tuple[int, int]) -> Mask:
         """Return the mask (H,W) at another resolution: each pixel has the value at its centre.

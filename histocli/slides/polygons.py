@@ -137,6 +137,15 @@ def _measure_turns(ring: Ring) -> tuple[float, float]:
     return float(((turns != 0) & (turns % 2 == 0)).sum()) * scale**2, float((turns != 0).sum()) * scale**2
 
 
+def shift_polygons(polygons: list[Polygon], x: float, y: float) -> list[Polygon]:
+    """Return polygons whose coordinates are larger by `x` and `y`."""
+    by = np.array([x, y])
+    return [
+        polygon._replace(outline=polygon.outline + by, holes=[hole + by for hole in polygon.holes])
+        for polygon in polygons
+    ]
+
+
 def count_outside(polygons: list[Polygon], size: tuple[int, int]) -> int:
     """Return how many areas lie wholly outside a slide of `size` (width, height) pixels."""
     low = np.array([polygon.outline.min(0) for polygon in polygons]).reshape(-1, 2)

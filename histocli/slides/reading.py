@@ -99,6 +99,9 @@ class OpenSlideReader(Slide):
         if found == [None, None] and (unit := properties.get("tiff.ResolutionUnit")) in MICROMETRES:
             found = [_convert_resolution(properties.get(f"tiff.{axis}Resolution"), unit) for axis in "XY"]
         self.mpp, self.mpp_remark = keep_plausible_mpp(*found)
+        bounds = [properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
+        if None not in bounds:  # QuPath crops the slide only if there are all four
+            self.origin = _parse_whole_number(bounds[0]), _parse_whole_number(bounds[1])
         if power := properties.get("openslide.objective-power"):
             self.mpp_remark += f" (it was scanned with a {power}x objective)" if self.mpp is None else ""
 

@@ -1,9 +1,10 @@
 """The records of scored slides, and the table of slides."""
 
 import math
+import os
 import re
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from histocli.errors import HistoError, describe_value
 from histocli.files.tables import make_table_writer, read_columns
 from histocli.schema import Count, Fraction, Range, from_json, to_json
 from histocli.slides.slide import MAX_LENGTH, PLAUSIBLE_MPP
+from histocli.unchanged import State
 
 if TYPE_CHECKING:
     from histocli.slides.measures import Map
@@ -29,6 +31,7 @@ SCORED, NO_TISSUE, FAILED = "scored", "no tissue", "failed"
 OWN_MASK = "own mask"  # the flag of a slide whose tissue is from the user's mask
 Resolution = Annotated[float, Range(*PLAUSIBLE_MPP)]  # micrometres per pixel
 Size = Annotated[float, Range(0, math.inf)]
+Coordinate = Annotated[int, Range(0, MAX_LENGTH)]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class FinishedSlide:
     `made_of` is a SHA-256 of everything that the scores depend on. `scored_with` is one of the networks and of the
     options that must be the same for the scores of two slides to be compared. `step` is the side of its squares in
     pixels of 0.972 micrometres; `width` and `height` are those of level 0, and `mpp_y` is the height of its pixels in
-    micrometres, None if it is the width.
+    micrometres, None if it is the width. `origin` is that of the slide (`Slide.origin`).
+    `file_state` is the size and time of its file, None in maps of earlier versions.
     """
 
     path: str
@@ -71,6 +75,8 @@ class FinishedSlide:
     record: SlideRecord
     mpp_y: Resolution | None = None
     scored_with: str = ""
+    origin: tuple[Coordinate, Coordinate] = (0, 0)
+    file_state: State | None = None
 
     @property
     def mpp(self) -> tuple[float, float]:
@@ -112,7 +118,7 @@ def read_finished(folder: Path) -> FinishedSlide | None:
     area = finished.width * finished.height * math.prod(finished.mpp) / 1e6
     if area > _MAX_AREA_MM2 or math.prod(finished.map_shape) > _MAX_SQUARES:  # its maps are read into memory
         raise HistoError(f"{path} has a slide of {area:,.0f} mm2, and no slide is so large", hint)
-    return finished
+    return replace(finished, path=os.path.normpath(finished.path))  # earlier versions kept ".."
 
 
 def is_complete(folder: Path) -> bool:
@@ -133,11 +139,18 @@ def read_finished_slides(out: Path) -> list[tuple[Path, FinishedSlide]]:
     for name, count in Counter(slide.record.slide for _, slide in finished).items():
         if count > 1:
             raise HistoError(f"{count} folders in {out} have the scores of the slide {name}", "remove all but one")
+    by_path: dict[str, Path] = {}
+    for folder, slide in finished:
+        if (first := by_path.setdefault(slide.path, folder)) != folder:
+            raise HistoError(
+                f"{first} and {folder} are maps of the same slide, {slide.path}",
+                "run histo predict again with all slides, or remove one of the two folders",
+            )
     options = Counter((slide.threshold, slide.step, slide.scored_with) for _, slide in finished)
     if len(options) > 1:
         raise HistoError(
             f"the slides in {out} were scored with {len(options)} different sets of checkpoints and options",
-            "run histo predict again with all slides; the column checkpoint of slides.csv names the networks",
+            f"run histo predict again with all slides; the columns checkpoint and flags of {TABLE} show what differs",
         )
     return finished
 

@@ -26,12 +26,13 @@ class GivenResolutions:
     by_slide: dict[str, float] = field(default_factory=dict)
 
     def describe_unknown(self, slides: Sequence[SlideFile]) -> list[str]:
-        """Return a note if lines of the table belong to none of these slides."""
-        unknown = set(self.by_slide).difference(*(_list_keys(slide) for slide in slides))
+        """Return a note if names in the table belong to none of these slides."""
+        unknown = set(self.by_slide).difference(*(list_keys(slide) for slide in slides))
         if not unknown:
             return []
         names = ", ".join(sorted(unknown)[:_MAX_LISTED]) + (", ..." if len(unknown) > _MAX_LISTED else "")
-        return [f"{format_count(len(unknown), 'line')} of --mpp without a slide of this name: {names}"]
+        what = "is not the name" if len(unknown) == 1 else "are not the name"
+        return [f"{format_count(len(unknown), 'name')} in the --mpp table {what} of any of these slides: {names}"]
 
     def find(self, slide: Slide, file: SlideFile) -> tuple[tuple[float, float], str]:
         """Return the micrometres per level-0 pixel (x, y), and a remark, "" if they are from the file.
@@ -40,14 +41,15 @@ class GivenResolutions:
             UnknownResolutionError: neither the file nor the user gives them.
             HistoError: the number for all slides differs from the file.
         """
-        in_table = next((self.by_slide[key] for key in _list_keys(file) if key in self.by_slide), None)
+        in_table = self._find_in_table(file)
         given = in_table if in_table is not None else self.for_all
         if given is None:
             if slide.mpp is not None:
                 return slide.mpp, ""
             raise UnknownResolutionError(
                 f"{slide.path}: its resolution is not known: {slide.mpp_remark}",
-                "give the micrometres per pixel: --mpp 0.25, or --mpp FILE.csv with the columns slide,mpp",
+                "give the micrometres per pixel: --mpp 0.25, or --mpp FILE.csv, a table with two lines: "
+                f"slide,mpp and {file.name},0.25",
             )
         if slide.mpp is not None and abs(given / slide.mpp[0] - 1) > _MPP_TOLERANCE and in_table is None:
             raise HistoError(
@@ -62,8 +64,20 @@ class GivenResolutions:
         )
         return (given, given), remark
 
+    def list_possible(self, file: SlideFile) -> list[float | None]:
+        """Return the values that `find` may use for a slide that is not open; None is the resolution in its file.
 
-def _list_keys(file: SlideFile) -> tuple[str, ...]:
+        The first one is what the user gives for this slide. A number for all slides is used only if the file of the
+        slide has no resolution.
+        """
+        in_table = self._find_in_table(file)
+        return [self.for_all, None] if in_table is None else [in_table]
+
+    def _find_in_table(self, file: SlideFile) -> float | None:
+        return next((self.by_slide[key] for key in list_keys(file) if key in self.by_slide), None)
+
+
+def list_keys(file: SlideFile) -> tuple[str, ...]:
     """Return the names by which a table can mean a slide."""
     suffix = file.path.suffix
     return (*file.keys, *(f"{key}{suffix}" for key in file.keys), str(file.path))

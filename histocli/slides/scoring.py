@@ -68,7 +68,7 @@ def plan_slide(slide: Slide, mpp: Resolution, step: int, mask: Path | None, shou
     check_levels(slide, overview, {0, grid.level} - {find_level(slide, mpp, overview_mpp)})
     shape = _compute_size(slide, mpp, PATCH_MPP * OVERVIEW_FACTOR)
     if mask is not None:
-        tissue, flags = load_mask(mask, shape, (slide.width, slide.height))
+        tissue, flags = load_mask(mask, shape, (slide.width, slide.height), slide.origin)
     elif should_find_tissue:
         small = cv2.resize(overview, shape[::-1], interpolation=cv2.INTER_AREA)
         tissue, flags = find_tissue(np.asarray(small, np.uint8), PATCH_MPP * OVERVIEW_FACTOR)

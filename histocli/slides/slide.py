@@ -37,6 +37,7 @@ class Slide(ABC):
         levels: the levels of the pyramid, the finest one first.
         mpp: the micrometres per level-0 pixel (x, y) that the file gives; None if it gives none that can be used.
         mpp_remark: the reason if `mpp` is None.
+        origin: the upper left corner (x, y), in level-0 pixels, of the part of the slide that QuPath shows.
         flags: what is unusual in the file, in a few words each, such as a level that is not used.
     """
 
@@ -44,6 +45,7 @@ class Slide(ABC):
     levels: list[Level]
     mpp: tuple[float, float] | None = None
     mpp_remark: str = ""
+    origin: tuple[int, int] = (0, 0)
     flags: tuple[str, ...] = ()
 
     @property

@@ -1,6 +1,7 @@
 """Find the file that belongs to a slide in a folder of the user: its annotation, or its mask."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from histocli.text import format_count
 _POLYGON_SUFFIXES = (".xml", ".geojson", ".json")
 _MASK_NAMES = ("", "_mask", "_Mask")  # after the name of the slide; the last is Camelyon16's
 _ENDS = (*_POLYGON_SUFFIXES, *(f"{end}{suffix}" for end in _MASK_NAMES for suffix in MASK_SUFFIXES))
+_NORMAL_NAME = re.compile(r"normal(?![^\W\d_])", re.IGNORECASE)  # no letter follows: `normalized_7` may have tumour
+_MAX_LISTED = 3  # slides in a message
 TISSUE_MASK_SUFFIXES = (".geojson", ".json", ".png")
 
 
@@ -31,28 +34,35 @@ def find_annotation(slide: SlideFile, folder: Path) -> FoundAnnotation | None:
     """Return the annotation of a slide, None for a normal slide of Camelyon, which has none.
 
     Raises:
-        NoAnnotationError: there is none, and the name of the slide does not begin with `normal`.
+        NoAnnotationError: there is none, and the name of the slide does not begin with `normal`, or a letter follows.
         HistoError: as `find_files`.
     """
     found = [path for path in find_files(slide, folder, _ENDS) if path.absolute() != slide.path.absolute()]
     if found:
         return FoundAnnotation(found[0], found[1:])
-    if slide.path.stem.lower().startswith("normal"):
+    if _NORMAL_NAME.match(slide.path.stem):
         return None
     raise NoAnnotationError(
         f"{slide.path}: there is no annotation {slide.keys[-1]}.xml, .geojson, .tif or .png in {folder}",
-        "for a slide without tumour, write a GeoJSON file with an empty list of features",
+        f"for a slide without tumour, write the file {slide.keys[-1]}.geojson with this content: "
+        '{"type": "FeatureCollection", "features": []}',
     )
 
 
-def describe_others(found: Sequence[FoundAnnotation | None]) -> list[str]:
-    """Return a note if slides have several annotations, of which one is read."""
-    several = [annotation for annotation in found if annotation is not None and annotation.others]
-    if not several:
-        return []
-    first = several[0]
-    others = ", ".join(path.name for path in first.others)
-    return [f"{format_count(len(several), 'slide')} with several annotations: {first.path.name} was read, not {others}"]
+def describe_found(found: Sequence[FoundAnnotation | None]) -> list[str]:
+    """Return notes: how many slides (None) are normal because of their names, and which have several annotations."""
+    notes = []
+    if count := found.count(None):
+        verb, reason = ("counts", "its name begins") if count == 1 else ("count", "their names begin")
+        notes.append(f'{format_count(count, "slide")} without a file {verb} as normal, because {reason} with "normal"')
+    if several := [annotation for annotation in found if annotation is not None and annotation.others]:
+        read = [
+            f"{annotation.path.name} was read, not {', '.join(path.name for path in annotation.others)}"
+            for annotation in several[:_MAX_LISTED]
+        ]
+        more = "; ..." if len(several) > _MAX_LISTED else ""
+        notes.append(f"{format_count(len(several), 'slide')} with several annotations: {'; '.join(read)}{more}")
+    return notes
 
 
 def find_tissue_mask(slide: SlideFile, folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """Patches of annotated slides as a data set, by PCam's rules."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,13 @@ from histocli.errors import HistoError, UsageError
 from histocli.patch import Patch, Position
 from histocli.slides.annotations import TumourAreas, check_inside, label_squares, read_tumour
 from histocli.slides.detection import SlideFile, find_slides
-from histocli.slides.grid import Grid, Mask
+from histocli.slides.grid import Grid, Mask, plan_grid
 from histocli.slides.reading import open_slide, require_slide_packages
 from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.slides.scoring import plan_slide, read_patches
-from histocli.slides.slide_files import describe_others, find_annotation
+from histocli.slides.slide_files import describe_found, find_annotation
 from histocli.slides.synthetic import SyntheticSlide, draw_slide, plan_synthetic_slide, write_annotation
-from histocli.sources import PlannedFile, SourceContext, SourceReport
+from histocli.sources import OnTransfer, PlannedFile, SourceContext, SourceReport
 from histocli.sources.camelyon import find_hospital
 
 LABEL_SIDE = 32  # pixels of the square that decides a patch's label
@@ -36,9 +36,17 @@ class AnnotatedSlide(NamedTuple):
     hospital: str
 
 
+class _CheckedSlide(NamedTuple):
+    """A slide whose annotation fits it, with its annotated areas, and its micrometres per level-0 pixel (x, y)."""
+
+    slide: AnnotatedSlide
+    areas: TumourAreas
+    mpp: tuple[float, float]
+
+
 @dataclass
 class _SlideSample:
-    """The chosen squares of a slide (rows, columns), and the squares with tumour."""
+    """The squares of a slide (rows, columns) that have tissue, those that have tumour, and the chosen ones."""
 
     slide: AnnotatedSlide
     grid: Grid
@@ -46,6 +54,18 @@ class _SlideSample:
     tissue: Mask
     tumour: Mask
     chosen: Mask
+
+    def find_tumour(self) -> Mask:
+        """Return the squares of tissue with tumour."""
+        return self.tissue & self.tumour
+
+    def find_normal(self) -> Mask:
+        """Return the squares of tissue without tumour that are not chosen yet."""
+        return self.tissue & ~self.tumour & ~self.chosen
+
+    def find_near(self) -> Mask:
+        """Return the squares of tissue without tumour that are less than half a millimetre from tumour."""
+        return self.tissue & ~self.tumour & _find_near_squares(self.tumour)
 
 
 class SlidesSource:
@@ -72,16 +92,24 @@ class SlidesSource:
         seed: int,
         origin: str,
         near_tumour: float,
+        on_transfer: OnTransfer = SourceContext.on_transfer,
     ) -> None:
         self.slides, self.given, self.n, self.seed = list(slides), given, n, seed
-        self.near_tumour = near_tumour
+        self.near_tumour, self.on_transfer = near_tumour, on_transfer
         self.report = SourceReport(origin=origin, has_positions=True)
         self.total: int | None = None
         self._sampled: list[_SlideSample] = []
 
     @classmethod
     def open(
-        cls, locations: Sequence[str], annotations: Path, mpp: str | None, n: int, seed: int, near_tumour: float
+        cls,
+        locations: Sequence[str],
+        annotations: Path,
+        mpp: str | None,
+        n: int,
+        seed: int,
+        near_tumour: float,
+        on_transfer: OnTransfer = SourceContext.on_transfer,
     ) -> "SlidesSource":
         """Find the slides in `locations`, and the annotation of each in the folder `annotations`."""
         given = read_resolutions(mpp)
@@ -99,8 +127,8 @@ class SlidesSource:
             AnnotatedSlide(file, annotation.path if annotation else None, find_hospital(file.name))
             for file, annotation in zip(found.slides, files, strict=True)
         ]
-        source = cls(slides, given, n, seed, ", ".join(locations), near_tumour)
-        source.report.notes += describe_others(files) + given.describe_unknown(found.slides)
+        source = cls(slides, given, n, seed, ", ".join(locations), near_tumour, on_transfer)
+        source.report.notes += describe_found(files) + given.describe_unknown(found.slides)
         return source
 
     def plan(self) -> list[PlannedFile]:
@@ -108,44 +136,67 @@ class SlidesSource:
         return [PlannedFile(str(slide.file.path), slide.file.path.stat().st_size, True) for slide in self.slides]
 
     def fetch(self) -> None:
-        """Find the tissue and the tumour of each slide, and choose the patches."""
+        """Check all slides and annotations, find the tissue and the tumour of each slide, and choose the patches."""
         rng = np.random.default_rng(self.seed)
-        self._sampled = [self._find_squares(slide) for slide in self.slides]
-        with_tumour = [sample.tissue & sample.tumour for sample in self._sampled]
-        near = [sample.tissue & ~sample.tumour & _find_near_squares(sample.tumour) for sample in self._sampled]
-        n_tumour = self._choose(rng, with_tumour, round(self.n * _TUMOUR_SHARE))
-        n_near = self._choose(rng, near, round((self.n - n_tumour) * self.near_tumour)) if self.near_tumour else 0
-        without = [sample.tissue & ~sample.tumour & ~sample.chosen for sample in self._sampled]
-        self._choose(rng, without, self.n - n_tumour - n_near)
+        checked = [self._check(slide) for slide in self.slides]
+        self._sampled = list(self._find_squares(checked))
+        n_tumour = self._choose(rng, _SlideSample.find_tumour, round(self.n * _TUMOUR_SHARE))
+        n_near = 0
+        if self.near_tumour:
+            n_near = self._choose(rng, _SlideSample.find_near, round((self.n - n_tumour) * self.near_tumour))
+        self._choose(rng, _SlideSample.find_normal, self.n - n_tumour - n_near)
         self.total = sum(int(sample.chosen.sum()) for sample in self._sampled)
         if not self.total:
-            raise HistoError(f"no tissue was found in {self.report.origin}", "histo predict shows the tissue it finds")
+            raise HistoError(
+                f"no tissue was found in {self.report.origin}",
+                "run histo predict on these slides, and look at tissue.png",
+            )
         outside = sum(int((sample.tumour & ~sample.tissue).sum()) for sample in self._sampled)
         counts = {"slides": len(self.slides), "tumour": sum(int((o.chosen & o.tumour).sum()) for o in self._sampled)}
         if self.near_tumour:
             counts["normal, near tumour"] = sum(
-                int((sample.chosen & mask).sum()) for sample, mask in zip(self._sampled, near, strict=True)
+                int((sample.chosen & sample.find_near()).sum()) for sample in self._sampled
             )
         self.report.counts.update(counts | ({"annotated squares without tissue": outside} if outside else {}))
 
-    def _choose(self, rng: np.random.Generator, masks: list[Mask], count: int) -> int:
-        """Choose up to `count` squares of the masks of the slides, evenly, and return how many."""
-        shares = _share_evenly([int(mask.sum()) for mask in masks], count)
-        for sample, mask, share in zip(self._sampled, masks, shares, strict=True):
-            sample.chosen.flat[rng.choice(np.flatnonzero(mask), share, replace=False)] = True
+    def _choose(self, rng: np.random.Generator, find: Callable[[_SlideSample], Mask], count: int) -> int:
+        """Choose up to `count` of the squares that `find` returns, evenly among the slides, and return how many.
+
+        The masks are computed twice, because those of all slides together can take much memory.
+        """
+        shares = _share_evenly([int(find(sample).sum()) for sample in self._sampled], count)
+        for sample, share in zip(self._sampled, shares, strict=True):
+            sample.chosen.flat[rng.choice(np.flatnonzero(find(sample)), share, replace=False)] = True
         return sum(shares)
 
-    def _find_squares(self, slide: AnnotatedSlide) -> _SlideSample:
-        areas = read_tumour(slide.annotation) if slide.annotation else TumourAreas([], [])
-        if slide.annotation:
-            self.report.notes += areas.describe_problems(slide.annotation)
+    def _check(self, slide: AnnotatedSlide) -> _CheckedSlide:
+        """Read the annotation of a slide, and check that it fits the slide; no pixel of the slide is read.
+
+        Raises:
+            HistoError: it does not, or the slide is damaged or too coarse, or its resolution is not known.
+        """
         with open_slide(slide.file.path) as opened:
             mpp, _ = self.given.find(opened, slide.file)
-            plan = plan_slide(opened, mpp, LABEL_SIDE, None, True)
-        if slide.annotation:
-            check_inside(areas, slide.annotation, slide.file.path, plan.grid.size)
-        tumour = label_squares(areas, plan.grid)
-        return _SlideSample(slide, plan.grid, mpp, plan.needed, tumour, np.zeros(plan.grid.shape, np.bool_))
+            grid = plan_grid(opened, mpp, PATCH_MPP, LABEL_SIDE)
+        if slide.annotation is None:
+            return _CheckedSlide(slide, TumourAreas([], []), mpp)
+        areas = read_tumour(slide.annotation, grid.origin)
+        self.report.notes += areas.describe_problems(slide.annotation)
+        check_inside(areas, slide.annotation, slide.file.path, grid.size)
+        if areas.mask is not None:
+            areas.mask.check_fineness(grid)
+        return _CheckedSlide(slide, areas, mpp)
+
+    def _find_squares(self, checked: Sequence[_CheckedSlide]) -> Iterator[_SlideSample]:
+        """Yield the squares of each slide; the progress is that of the sizes of the files."""
+        sizes = [slide.file.path.stat().st_size for slide, _, _ in checked]
+        for number, (slide, areas, mpp) in enumerate(checked):
+            self.on_transfer("tissue of slides", sum(sizes[:number]), sum(sizes))
+            with open_slide(slide.file.path) as opened:
+                plan = plan_slide(opened, mpp, LABEL_SIDE, None, True)
+            tumour = label_squares(areas, plan.grid)
+            yield _SlideSample(slide, plan.grid, mpp, plan.needed, tumour, np.zeros(plan.grid.shape, np.bool_))
+        self.on_transfer("tissue of slides", sum(sizes), sum(sizes))
 
     def read_patches(self) -> Iterator[Patch]:
         """Yield the chosen patches, slide by slide and row by row."""
@@ -205,7 +256,8 @@ class SyntheticSlidesSource(SlidesSource):
             )
             for plan in plans
         ]
-        super().__init__(slides, GivenResolutions(), n, seed, f"synthetic slides: {len(plans)}, seed={seed}", 0.0)
+        origin = f"synthetic slides: {len(plans)}, seed={seed}"
+        super().__init__(slides, GivenResolutions(), n, seed, origin, 0.0, context.on_transfer)
 
     @classmethod
     def plan_source(cls, count: int, side: int, n: int, seed: int, context: SourceContext) -> "SyntheticSlidesSource":

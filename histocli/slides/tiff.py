@@ -159,8 +159,10 @@ def _find_tile_size(page: Any) -> tuple[int, int]:
 
 def _read_mpp(file: Any, page: Any) -> tuple[float | None, float | None]:
     """Return the micrometres per pixel (x, y): from OME's metadata, else from the TIFF tags."""
-    if file.is_ome and file.ome_metadata and (mpp := _read_ome_mpp(file.ome_metadata)):
-        return mpp
+    if file.is_ome and file.ome_metadata:
+        mpp = _read_ome_mpp(file.ome_metadata, page.imagewidth, page.imagelength)
+        if mpp is not None:
+            return mpp
     unit = page.tags.get("ResolutionUnit")
     scale = MICROMETRES.get(int(unit.value)) if unit is not None else None
     if scale is None:
@@ -173,15 +175,23 @@ def _read_mpp(file: Any, page: Any) -> tuple[float | None, float | None]:
     return values[0], values[1]
 
 
-def _read_ome_mpp(metadata: str) -> tuple[float, float] | None:
-    """Return the micrometres per pixel (x, y) of the first image in OME's metadata; None if there are none."""
-    pixels: dict[str, str] = {}
+def _read_ome_mpp(metadata: str, width: int, height: int) -> tuple[float, float] | None:
+    """Return the micrometres per pixel (x, y) of the image of this size in OME's metadata.
+
+    It is None if there is no such image, or if there are several that have different resolutions.
+    """
+    found: set[tuple[float, float] | None] = set()
 
     def on_element(name: str, attributes: dict[str, str]) -> None:
-        if name == "Pixels" and not pixels:
-            pixels.update(attributes)
+        if name == "Pixels" and (attributes.get("SizeX"), attributes.get("SizeY")) == (str(width), str(height)):
+            found.add(_parse_ome_mpp(attributes))
 
     read_elements(metadata, on_element)
+    return found.pop() if len(found) == 1 else None
+
+
+def _parse_ome_mpp(pixels: dict[str, str]) -> tuple[float, float] | None:
+    """Return the micrometres per pixel (x, y) of an element `Pixels`; None if it has none."""
     size_x = pixels.get("PhysicalSizeX")
     units = [_OME_UNITS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
     if not size_x or units[0] is None or units[1] is None:

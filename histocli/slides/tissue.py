@@ -91,19 +91,22 @@ def _make_disc(radius: int) -> Pixels:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2), np.uint8)
 
 
-def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> Tissue:
+def load_mask(
+    path: Path, shape: tuple[int, int], size: tuple[float, float], origin: tuple[int, int] = (0, 0)
+) -> Tissue:
     """Read the user's mask of the tissue, for an overview of `shape` (H,W).
 
     In a GeoJSON file the areas of annotations are tissue, in level-0 pixels, without those of the classes Exclusion and
     Ignore; in an image every pixel that is neither black nor transparent is tissue. `size` is the width and height in
-    level-0 pixels that the overview covers; for an image, only its shape is checked.
+    level-0 pixels that the overview covers; for an image, only its shape is checked. The coordinates in a GeoJSON file
+    begin at the `origin` of the slide.
 
     Raises:
         HistoError: the file is neither, no area lies in the slide, or an image does not have the shape of the slide.
     """
     if path.suffix.lower() not in (".geojson", ".json"):
         return Tissue(_load_image(path, shape), [OWN_MASK])
-    areas = read_geojson(path)
+    areas = read_geojson(path, origin)
     scale = (size[0] / shape[1], size[1] / shape[0])
     tissue: list[Polygon] = []
     removed: list[Polygon] = []
@@ -115,7 +118,7 @@ def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> 
     if areas.polygons and not mask.any():
         raise HistoError(
             f"{path}: no area of the mask lies in the slide, which has {size[0]:,.0f}x{size[1]:,.0f} pixels",
-            "coordinates are pixels of the largest level",
+            "coordinates are pixels of the largest level, from the corner that QuPath shows",
         )
     mask &= ~fill_polygons(removed, shape, scale)
     flags = [f"{describe_counts(areas.left_out)} of the mask left out"] if areas.left_out else []

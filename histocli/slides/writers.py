@@ -31,7 +31,8 @@ def write_scores(path: Path, scores: Map, grid: Grid) -> None:
 def write_geojson(path: Path, slide: str, scores: Map, grid: Grid, threshold: float) -> None:
     """Write a GeoJSON file that QuPath opens: tiles with their probability, and the regions of tumour as annotations.
 
-    `slide` is the name of the slide: equal slides and squares get equal ids.
+    `slide` is the name of the slide: equal slides and squares get equal ids. The coordinates begin at the origin of the
+    slide, as QuPath's do.
     """
     with write_atomically(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write('{"type": "FeatureCollection", "features": [')
@@ -48,9 +49,11 @@ def _make_features(slide: str, scores: Map, grid: Grid, threshold: float) -> Ite
         yield _make_region_feature(namespace, number, region, grid)
     for row, column in np.argwhere(np.isfinite(scores)).tolist():
         x, y, width, height = grid.find_box(row, column)
+        key = uuid5(namespace, f"{x},{y}")
+        x, y = x - grid.origin[0], y - grid.origin[1]
         ring = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
         measurements = {"probability of tumour": round(float(scores[row, column]), DIGITS)}
-        yield _make_feature(uuid5(namespace, f"{x},{y}"), [ring], "tile", {"measurements": measurements})
+        yield _make_feature(key, [ring], "tile", {"measurements": measurements})
 
 
 def _make_region_feature(namespace: UUID, number: int, region: Region, grid: Grid) -> dict[str, Any]:
@@ -66,9 +69,10 @@ def _make_region_feature(namespace: UUID, number: int, region: Region, grid: Gri
 
 
 def _compute_corner(grid: Grid, column: int, row: int) -> list[int]:
-    """Return a corner of the grid in level-0 pixels, moved into the slide."""
+    """Return a corner of the grid in level-0 pixels from the slide's origin, moved into the slide."""
     edges = (int(grid.xs[column]), grid.size[0]), (int(grid.ys[row]), grid.size[1])
-    return [min(round(edge * grid.downsample), size) for edge, size in edges]
+    corner = (min(round(edge * grid.downsample), size) for edge, size in edges)
+    return [value - start for value, start in zip(corner, grid.origin, strict=True)]
 
 
 def _make_feature(key: UUID, rings: list[Any], kind: str, properties: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,13 @@ def open_slides(options: SlidesOptions, context: SourceContext) -> "SlidesSource
     if not 0 <= options.near_tumour <= 1:
         raise UsageError(f"--near-tumour {options.near_tumour:g} is not possible", "give a share from 0 to 1")
     return SlidesSource.open(
-        options.locations, options.annotations, options.mpp, options.n, options.seed, options.near_tumour
+        options.locations,
+        options.annotations,
+        options.mpp,
+        options.n,
+        options.seed,
+        options.near_tumour,
+        context.on_transfer,
     )
 
 

@@ -352,6 +352,29 @@ def test_several_runs_have_their_paired_differences(evaluated_run):
     assert len(page.points) == 2
 
 
+def test_runs_are_compared_at_the_same_threshold(evaluated_run):
+    """A run that was evaluated at two thresholds is compared at the one that the other run has too."""
+    evaluated_run(*EVAL, "--threshold", 0.99)
+    evaluated_run(*TRAIN, "--epochs", 1, "--seed", 1, "--name", "second")
+    second = ["eval", "--ckpt", "second", "--device", "cpu"]
+    evaluated_run(*second)
+    options = ["--run", "first", "--run", "second", "--pictures", 0]
+    page = page_of(evaluated_run, *options, name="first-vs-second-report.html")
+    assert page.text.count("Each run at its own threshold, with 95% intervals.") == 1
+    assert "Each run with --threshold" not in page.text
+    metrics = evaluated_run.root / "metrics"
+    stored, at = (json.loads(path.read_text()) for path in sorted(metrics.glob("first-synthetic-val*.json"))[::-1])
+    assert (stored["threshold_rule"], at["threshold_rule"]) == ("stored", "0.99")
+    values = [f"{made['metrics']['sensitivity']:.4f}" for made in (stored, at)]
+    assert values[0] != values[1]
+    compared = page.source[page.source.index('id="comparison"') : page.source.index('id="run-1"')]
+    assert re.search(r"sensitivity[^<]*</th><td>([\d.]+)<", compared)[1] == values[0]
+    evaluated_run(*second, "--threshold", "0.990")
+    page = page_of(evaluated_run, *options, name="first-vs-second-report.html")
+    assert "Each run with --threshold 0.99, with 95% intervals." in page.text
+    assert "synthetic, val, threshold 0.99" in page.text
+
+
 @needs_browser
 def test_tables_of_three_runs_with_long_names_are_not_cut(evaluated_run, tmp_path):
     names = ["first", f"second-run_{'0123456789' * 5}", f"third-{'run-' * 12}name"]
@@ -515,9 +538,9 @@ def write_heatmaps(folder, count, side):
     for number in range(count):
         record = {"slide": f"case {number} {HOSTILE}", "status": "scored", "squares": 9, "tumour_mm2": float(number)}
         record["maximum"] = number / 20
-        finished = {"path": "x", "made_of": "", "threshold": 0.5, "step": 96, "width": 9, "height": 9, "record": record}
+        finished = {"made_of": "", "threshold": 0.5, "step": 96, "width": 9, "height": 9, "record": record}
         (folder / f"case-{number}").mkdir(parents=True)
-        write_json(folder / f"case-{number}" / "slide.json", finished)
+        write_json(folder / f"case-{number}" / "slide.json", finished | {"path": f"{number}.tif"})
         noise = np.random.default_rng(number).integers(0, 255, (side, side, 3), np.uint8)
         cv2.imwrite(str(folder / f"case-{number}" / "heatmap.png"), noise)
 

@@ -57,6 +57,35 @@ def test_maps_in_a_folder_of_any_name_are_evaluated(histo, slides, tmp_path, nam
     assert len(report.stem) <= 100
 
 
+def test_folders_of_the_same_name_have_files_of_their_own(histo, slides, tmp_path):
+    other = shutil.copytree(slides.training, tmp_path / "maps")
+    for maps in (slides.maps, other, slides.maps, other):
+        histo("eval", "--maps", maps, "--annotations", slides.annotations)
+    first, second = sorted((histo.root / "metrics").glob("slides-maps*.json"))
+    assert second.name == "slides-maps.json"
+    assert json.loads(second.read_text())["folder"] == str(slides.maps)
+    assert json.loads(first.read_text())["folder"] == str(other)
+    assert len(list((histo.root / "plots").glob("slides-maps*.png"))) == 4
+    histo("report", "--maps", other, "--pictures", 0)
+    assert first.name in (histo.root / "plots" / "first-report.html").read_text()
+
+
+def test_the_curve_of_an_earlier_call_is_removed_if_there_is_none_now(histo, slides, tmp_path):
+    histo("eval", "--maps", slides.maps, "--annotations", slides.annotations)
+    (tmp_path / "labels.csv").write_text("id,label\ntumor_001,1\nnormal_002,0\n")
+    histo("eval", "--maps", slides.maps, "--labels", tmp_path / "labels.csv")
+    assert [path.name for path in (histo.root / "plots").glob("slides-*")] == ["slides-maps-roc.png"]
+
+
+def test_an_id_of_a_label_may_have_the_suffix_of_the_slide(histo, slides, tmp_path):
+    labels = tmp_path / "labels.csv"
+    line = ["eval", "--maps", slides.maps, "--labels", labels]
+    labels.write_text("id,label\ntumor_001.tif,1\nnormal_002,0\n")
+    assert json.loads(histo(*line, "--json").stdout)["labels"] == {"normal_002": 0, "tumor_001": 1}
+    labels.write_text("id,label\ntumor_001.tif,1\ntumor_001,0\n")
+    assert "has different labels for the slide tumor_001" in histo.fails(*line)[0]
+
+
 def test_tiles_among_the_annotations_are_left_out_and_counted(histo, slides, tmp_path):
     line = ["eval", "--maps", slides.maps, "--json", "--annotations"]
     expected = json.loads(histo(*line, slides.annotations).stdout)
@@ -84,7 +113,8 @@ def test_outlines_that_cross_themselves_are_counted(histo, slides, tmp_path):
         (tmp_path / path.name).write_text(json.dumps(content))
     result = histo("eval", "--maps", slides.maps, "--annotations", tmp_path)
     message = (
-        "tumor_001.geojson: the outline of 1 area crosses itself: the parts enclosed twice, 30.90% of the area, count"
+        "tumor_001.geojson: the outline of 1 area crosses itself: the parts that it goes round twice "
+        "(30.90% of the area) are treated as not annotated"
     )
     assert message in " ".join(result.stderr.split())
 
@@ -96,7 +126,7 @@ def test_labels_give_the_auc_alone(histo, slides, tmp_path):
     report = json.loads(result.stdout)
     assert report["slides"] == 2
     assert report["without_truth"] == ["tumor_003"]
-    assert "without a label or annotation, so not evaluated (1): tumor_003" in result.stderr
+    assert "without a label or annotation, so not measured (1): tumor_003" in result.stderr
     assert report["froc"]["value"] is None
     highest = {name: scores["maximum"] for name, scores in report["scores"].items()}
     assert report["auc"]["maximum"]["value"] == float(highest["tumor_001"] > highest["normal_002"])
@@ -128,7 +158,7 @@ def test_wrong_use_is_refused(histo, tmp_path):
 
 def test_the_score_of_slides_is_chosen_on_training_slides(histo, slides, tmp_path):
     line = ["eval", "--maps", slides.maps, "--annotations", slides.annotations]
-    assert "no score was chosen" in histo(*line).stderr
+    assert "report the one that you chose before you saw them" in " ".join(histo(*line).stderr.split())
     result = histo(*line, "--choose-on", slides.training, "--json")
     chosen = json.loads(result.stdout)["chosen"]
     assert chosen["slides"] == 2

@@ -60,8 +60,9 @@ def test_detections_in_isolated_tumour_cells_are_neither_found_nor_false():
     matched = match_detections(
         [Detection(550, 550, 0.9), Detection(2200, 2200, 0.6), Detection(2300, 2300, 0.7)], lesions
     )
-    assert matched == MatchedDetections([0.7], ["micrometastasis"], [])
-    assert match_detections([Detection(3500, 100, 0.4)], lesions).false_positive_scores == [0.4]
+    assert matched[:2] == ([0.7], ["micrometastasis"])
+    assert matched.false_positive_scores.tolist() == []
+    assert match_detections([Detection(3500, 100, 0.4)], lesions).false_positive_scores.tolist() == [0.4]
 
 
 def test_excluded_areas_are_no_lesion():
@@ -77,6 +78,37 @@ def test_detections_are_local_maxima():
     assert (4.5 * 93.3, 4.5 * 93.3, 0.9) in found
     assert (9.5 * 93.3, 9.5 * 93.3, 0.7) in found
     assert all(detection.score != 0.8 for detection in found)
+
+
+def test_froc_does_not_change_if_all_scores_become_smaller():
+    rng = np.random.default_rng(0)
+    lesions = find_lesions(TumourAreas([square(1000, 1000, 600)], []), (20_000, 20_000), MPP)
+    scores = rng.random((100, 100))
+    scores[:, 50:] = np.nan
+    scores[13, 13] = 0.999  # in the lesion
+    curves = [
+        compute_froc([match_detections(find_detections(values, 93.3), lesions)])
+        for values in (scores, scores / 1000, scores / (scores + 50 * (1 - scores)))
+    ]
+    assert curves[0] == curves[1] == curves[2]
+    assert curves[0].score > 0
+
+
+def test_the_froc_curve_ends_after_8_false_positives_per_slide():
+    """The others would only make the report larger. Equal scores count together."""
+    slides = [
+        MatchedDetections([0.95, 0.5, 0.4], ["micrometastasis"] * 3, [0.9] * 4 + [0.3] * 100),
+        MatchedDetections([0.35], ["micrometastasis"], [0.2] * 1000),
+    ]
+    curve = compute_froc(slides)
+    assert curve.false_positives == [0, 0, 2, 2, 2, 2, 52]
+    assert curve.sensitivity == [0, 0.25, 0.25, 0.5, 0.75, 1, 1]
+
+
+def test_a_square_that_was_not_scored_is_no_detection_and_hides_none():
+    scores = np.full((6, 6), np.nan)
+    scores[3, 3] = 0.0
+    assert find_detections(scores, 93.3) == [Detection(3.5 * 93.3, 3.5 * 93.3, 0.0)]
 
 
 def test_recall_is_counted_for_each_size_of_lesions():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
+import histocli.slides.source
 from histocli.errors import HistoError
 from histocli.slides.annotations import read_tumour
 from histocli.slides.asap import read_asap
@@ -16,6 +17,7 @@ from histocli.slides.geojson import read_geojson
 from histocli.slides.lesions import find_lesions
 from histocli.slides.polygons import fill_polygons
 from histocli.slides.synthetic import draw_slide, plan_synthetic_slide, write_annotation
+from histocli.sources import SourceContext, find_source_type
 from tests.slides.files import tissue_image, write_slide
 
 
@@ -90,10 +92,69 @@ def test_a_slide_without_annotation_is_refused_unless_it_is_named_normal(empty, 
         "download", "--source", "slides", "--from", annotated / "slides", "--annotations", tmp_path / "annotations"
     )
     assert "tumor_001.tif: there is no annotation tumor_001.xml, .geojson, .tif or .png" in error
-    assert "empty list of features" in hint
+    assert 'the file tumor_001.geojson with this content: {"type": "FeatureCollection", "features": []}' in " ".join(
+        hint.split()
+    )
     (tmp_path / "annotations" / "tumor_001.geojson").write_text('{"type": "FeatureCollection", "features": []}')
     empty("download", "--source", "slides", "--from", annotated / "slides", "--annotations", tmp_path / "annotations")
     assert {row["label"] for row in manifest(empty, "slides")} == {"0"}
+
+
+@pytest.mark.parametrize("name", ["normal_001", "Normal-2", "normal001", "normal"])
+def test_slides_that_count_as_normal_because_of_their_names_are_counted(empty, tmp_path, name):
+    write_slide(tmp_path / "slides" / f"{name}.tif", tissue_image(1300, 1300), 0.486)
+    (tmp_path / "json").mkdir()
+    inputs = ["--from", tmp_path / "slides", "--annotations", tmp_path / "json"]
+    said = " ".join(empty("download", "--source", "slides", *inputs).stderr.split())
+    assert said.count('1 slide without a file counts as normal, because its name begins with "normal"') == 1
+
+
+@pytest.mark.parametrize("name", ["normalized_case7", "normale1", "normal\u00e9"])
+def test_a_name_in_which_a_letter_follows_normal_needs_an_annotation(empty, tmp_path, name):
+    write_slide(tmp_path / "slides" / f"{name}.tif", tissue_image(1300, 1300), 0.486)
+    (tmp_path / "json").mkdir()
+    inputs = ["--from", tmp_path / "slides", "--annotations", tmp_path / "json"]
+    error, _ = empty.fails("download", "--source", "slides", *inputs)
+    assert "there is no annotation" in error
+
+
+@pytest.mark.parametrize("cause", ["annotation", "resolution", "mask"])
+def test_an_error_in_the_last_slide_is_found_before_the_tissue_of_the_first(empty, tmp_path, monkeypatch, cause):
+    def refuse(*args):
+        raise AssertionError("the tissue is searched")
+
+    monkeypatch.setattr(histocli.slides.source, "plan_slide", refuse)
+    for slide in ("normal_1", "z"):
+        is_wrong = slide == "z" and cause == "resolution"
+        write_slide(tmp_path / "slides" / f"{slide}.tif", tissue_image(1300, 1300), None if is_wrong else 0.486)
+    (tmp_path / "annotations").mkdir()
+    if cause == "mask":
+        tifffile.imwrite(tmp_path / "annotations" / "z.tif", np.ones((1200, 1300), np.uint8))
+    else:
+        write_features(tmp_path / "annotations" / "z.geojson")
+    if cause == "annotation":
+        write_features(
+            tmp_path / "annotations" / "z.geojson", feature("Polygon", {"classification": {"name": "Cartilage"}})
+        )
+    inputs = ["--from", tmp_path / "slides", "--annotations", tmp_path / "annotations"]
+    error, _ = empty.fails("download", "--source", "slides", *inputs)
+    expected = {
+        "annotation": "the class 'Cartilage' is not known",
+        "resolution": "its resolution is not known",
+        "mask": "the mask has 1300x1200 pixels",
+    }
+    assert expected[cause] in " ".join(error.split())
+
+
+def test_the_progress_is_that_of_the_sizes_of_the_slides(annotated, tmp_path):
+    source_type = find_source_type("slides")
+    calls = []
+    options = source_type.options((str(annotated / "slides"),), annotated / "annotations", n=20)
+    source = source_type.open(options, SourceContext(tmp_path, on_transfer=lambda *call: calls.append(call)))
+    source.fetch()
+    sizes = [path.stat().st_size for path in sorted((annotated / "slides").iterdir())]
+    assert [done for _, done, _ in calls] == [0, sizes[0], sum(sizes)]
+    assert {total for _, _, total in calls} == {sum(sizes)}
 
 
 def test_an_annotation_of_other_coordinates_is_refused(empty, tmp_path):

@@ -89,6 +89,19 @@ def test_a_label_before_the_slide_is_not_taken_for_it(tmp_path, side, flags):
         assert np.array_equal(slide.read(0, 900, 1000, 50, 40), image[1000:1040, 900:950])
 
 
+@pytest.mark.parametrize(("width", "mpp"), [(b"1300", (0.486, 0.486)), (b"1301", None)])
+def test_the_resolution_of_an_ome_tiff_is_that_of_its_largest_image(tmp_path, width, mpp):
+    """The first image of the file can be an overview; a size that no image has says nothing of the slide."""
+    path = tmp_path / "slide.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        for image, size in ((tissue_image(300, 325), 1.944), (tissue_image(1200, 1300), MPP)):
+            metadata = {"axes": "YXS", "PhysicalSizeX": size, "PhysicalSizeY": size}
+            file.write(image, tile=(256, 256), photometric="rgb", compression="zlib", metadata=metadata)
+    path.write_bytes(path.read_bytes().replace(b'SizeX="1300"', b'SizeX="%s"' % width))
+    with open_slide(path) as slide:
+        assert (slide.width, slide.mpp) == (1300, mpp)
+
+
 @pytest.mark.parametrize("axes", ["ZYXS", "TYXS", None], ids=["focal planes", "times", "pages"])
 def test_several_images_of_one_size_are_refused(tmp_path, axes):
     image = tissue_image(1200, 1100)
@@ -152,7 +165,9 @@ def test_pixels_that_are_not_square_are_reported_and_measured_rightly(histo, tmp
     result = histo("eval", "--maps", out, "--labels", labels, "--json")
     areas = [score["area of tumour squares in mm2"] for score in json.loads(result.stdout)["scores"].values()]
     assert areas[0] == pytest.approx(areas[1])
-    assert "1 label without a map of this name, such as other" in " ".join(result.stderr.split())
+    assert "1 id in the table of labels has no map, such as other; ids are names of slides, such as square" in " ".join(
+        result.stderr.split()
+    )
     assert path.is_file()
 
 
@@ -338,10 +353,24 @@ def test_several_annotations_and_lines_without_a_slide_are_reported(empty, tmp_p
     inputs = ["--from", tmp_path / "slides", "--annotations", tmp_path / "json", "--n", 20, "--mpp", table]
     said = " ".join(empty("download", "--source", "slides", *inputs).stderr.split())
     assert "1 slide with several annotations: a.xml was read, not a.geojson" in said
-    assert "2 lines of --mpp without a slide of this name: A, b" in said
+    assert "2 names in the --mpp table are not the name of any of these slides: A, b" in said
     table.write_text("slide,mpp\na,0.5\na,0.25\n")
     error, _ = empty.fails("download", "--source", "slides", *inputs, "--name", "other", code=2)
     assert "a occurs twice with different mpp" in error
+
+
+def test_the_first_slides_with_several_annotations_are_named(empty, tmp_path):
+    for name in "abcd":
+        write_pages(tmp_path / "slides" / f"{name}.tif", tissue_image(1400, 1400))
+        for suffix in ("geojson", "json"):
+            area = ("Tumor", {"type": "Polygon", "coordinates": polygon(600, 600, 200)})
+            geojson(tmp_path / "json" / f"{name}.{suffix}", area)
+    cv2.imwrite(str(tmp_path / "json" / "b_mask.png"), np.zeros((1400, 1400), np.uint8))
+    said = " ".join(download(empty, tmp_path / "slides", tmp_path / "json").stderr.split())
+    assert (
+        "4 slides with several annotations: a.geojson was read, not a.json; "
+        "b.geojson was read, not b.json, b_mask.png; c.geojson was read, not c.json; ..."
+    ) in said
 
 
 def test_areas_of_a_tissue_mask_that_are_to_be_ignored_are_no_tissue(histo, tmp_path):

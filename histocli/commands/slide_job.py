@@ -1,0 +1,211 @@
+"""What the slides of a call of `histo predict` have in common, and the maps that earlier calls left in its folder."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
+from json import dumps
+from pathlib import Path
+from typing import NamedTuple
+
+import histocli
+from histocli.config import PredictConfig
+from histocli.data.manifest import hash_file
+from histocli.errors import HistoError
+from histocli.inference.checkpoints import CheckpointPredictor
+from histocli.slides.detection import SlideFile
+from histocli.slides.listener import SlideListener
+from histocli.slides.records import (
+    FILE,
+    TABLE,
+    FinishedSlide,
+    SlideRecord,
+    is_complete,
+    read_failed_slides,
+    read_finished,
+    write_finished,
+)
+from histocli.slides.resolution import GivenResolutions
+from histocli.slides.slide_files import find_tissue_mask
+from histocli.unchanged import State, find_state
+
+
+class SlideJob(NamedTuple):
+    """The options, networks and resources that all slides of a call share."""
+
+    config: PredictConfig
+    out: Path
+    predictor: CheckpointPredictor
+    threshold: float
+    resolutions: GivenResolutions
+
+
+class MapInputs(NamedTuple):
+    """The state of a slide's file, and the SHA-256 of its mask, None without `--mask`."""
+
+    state: State
+    mask: str | None
+
+
+def read_inputs(config: PredictConfig, slide: SlideFile) -> MapInputs:
+    """Return the state of the files that the map of a slide is made from.
+
+    Raises:
+        HistoError: the slide or its mask is missing.
+    """
+    try:
+        state = find_state(slide.path)
+    except OSError as error:
+        raise HistoError(f"cannot read {slide.path}: {error.strerror}", "copy the slide again") from error
+    mask = find_mask(config, slide)
+    return MapInputs(state, None if mask is None else hash_file(mask))
+
+
+def find_mask(config: PredictConfig, slide: SlideFile) -> Path | None:
+    """Return the user's mask of a slide: the file itself, or in a folder that of the slide's name.
+
+    Raises:
+        HistoError: the folder has none for this slide.
+    """
+    if config.mask is None or config.mask.is_file():
+        return config.mask
+    return find_tissue_mask(slide, config.mask)
+
+
+def compute_fingerprint(job: SlideJob, inputs: MapInputs, mpp: float | None) -> str:
+    """Return a SHA-256 of everything that a slide's files depend on.
+
+    `mpp` is the resolution that the user gave, None if that of the file is used.
+    """
+    values = {
+        "scored_with": hash_options(job),
+        "threshold": job.threshold,
+        "histo": histocli.__version__,
+        "compute": job.predictor.kind,
+        "no_mask": job.config.no_mask,
+        "size": inputs.state[0],
+        "time": inputs.state[1],
+        "mpp": [mpp, {}],
+    }
+    return _compute_hash(values if inputs.mask is None else values | {"mask": inputs.mask})
+
+
+def hash_options(job: SlideJob) -> str:
+    """Return a SHA-256 of the checkpoints and options that are the same for scores that can be compared.
+
+    A folder of masks and `--no-mask` are such options. A file as `--mask` is not: it is for one slide.
+    """
+    config = job.config
+    values = {name: getattr(config, name) for name in ("tta", "uncalibrated", "prevalence", "step")}
+    values["checkpoints"] = [member.sha256 for member in job.predictor.members]
+    is_used = {"masks": config.mask is not None and config.mask.is_dir(), "no_mask": config.no_mask}
+    return _compute_hash(values | {name: True for name, value in is_used.items() if value})
+
+
+def _compute_hash(values: dict[str, object]) -> str:
+    return sha256(dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def find_finished(job: SlideJob, slide: SlideFile) -> SlideRecord | None:
+    """Return the record of a slide that an earlier call finished with the same options; None if there is none.
+
+    If the file of the slide was moved, its new path is written to the record.
+
+    Raises:
+        HistoError: the folder has the scores of another slide.
+    """
+    folder, path = job.out / slide.name, os.path.abspath(slide.path)  # noqa: PTH100 - Path.absolute keeps ".."
+    try:
+        finished = read_finished(folder)
+    except HistoError:
+        return None  # an older version wrote it, or it is damaged: the slide is scored again
+    if finished is None:
+        return None
+    is_current = _is_current(job, slide, finished)
+    if finished.path != path:
+        is_moved = not os.path.exists(finished.path) and (  # noqa: PTH110 - Path.exists raises if it is too long
+            is_current or finished.file_state == _find_state(slide)
+        )
+        if not is_moved:
+            raise HistoError(
+                f"{folder} has the scores of another slide, {finished.path}", "give another folder: --out DIR"
+            )
+    if not is_current or not is_complete(folder):
+        return None
+    if finished.path != path:
+        write_finished(folder, replace(finished, path=path))
+    return finished.record
+
+
+def _is_current(job: SlideJob, slide: SlideFile, finished: FinishedSlide) -> bool:
+    """Return whether a map was made from the slide and the mask as they are now, with the options of this call."""
+    try:
+        inputs = read_inputs(job.config, slide)
+    except HistoError:
+        return False  # one of the files is missing: the slide is then recorded as failed, and the others are scored
+    possible = job.resolutions.list_possible(slide)
+    return finished.made_of in [compute_fingerprint(job, inputs, mpp) for mpp in possible]
+
+
+def _find_state(slide: SlideFile) -> State | None:
+    try:
+        return find_state(slide.path)
+    except OSError:
+        return None
+
+
+def read_earlier_records(out: Path, slides: list[SlideFile], listener: SlideListener) -> dict[str, SlideRecord]:
+    """Return the records, by slide, of the slides that earlier calls scored in a folder, or could not score.
+
+    A damaged file is left out. If it is not of one of the `slides`, which are scored again, a warning names it.
+    """
+    found: dict[str, SlideRecord] = {}
+    try:
+        found |= {record.slide: record for record in read_failed_slides(out)}
+    except HistoError as error:
+        listener.on_warning(f"{error}: the new {TABLE} leaves out the slides that failed before")
+    ours = {out / slide.name for slide in slides}
+    for folder, finished in _iterate_maps(out):
+        if isinstance(finished, FinishedSlide):
+            found[finished.record.slide] = finished.record
+        elif folder not in ours:
+            listener.on_warning(f"{finished}: the new {TABLE} leaves out this slide")
+    return found
+
+
+def _iterate_maps(out: Path) -> Iterator[tuple[Path, FinishedSlide | HistoError]]:
+    """Yield each folder of a finished slide, and its record or the error if it is damaged."""
+    for path in sorted(out.rglob(FILE)):
+        try:
+            finished = read_finished(path.parent)
+        except HistoError as error:
+            yield path.parent, error
+        else:
+            if finished is not None:
+                yield path.parent, finished
+
+
+def remove_other_records(out: Path, slides: list[SlideFile], listener: SlideListener) -> list[str]:
+    """Remove the records of maps of the same slides under other names, and return these names.
+
+    The name of a slide depends on the other inputs of the call: it is longer if another slide has the same file name.
+    With two records, the slide would count twice.
+    """
+    ours = {out / slide.name for slide in slides}
+    by_path = {os.path.abspath(slide.path): slide for slide in slides}  # noqa: PTH100
+    by_state = {(slide.path.name, _find_state(slide)): slide for slide in slides}
+    removed = []
+    for folder, finished in _iterate_maps(out):
+        if folder in ours or isinstance(finished, HistoError):
+            continue
+        slide = by_path.get(finished.path)
+        if slide is None and finished.file_state and not os.path.exists(finished.path):  # noqa: PTH110
+            slide = by_state.get((Path(finished.path).name, finished.file_state))  # the file was moved
+        if slide is not None:
+            (folder / FILE).unlink()
+            removed.append(finished.record.slide)
+            listener.on_warning(
+                f"{folder} is an earlier map of {slide.path}, which is now named {slide.name}: "
+                f"its {FILE} was removed, so that the slide does not count twice"
+            )
+    return removed
