@@ -6,10 +6,11 @@ Every function takes the options of its command under the same names, as keyword
 """
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histocli.api_options import check_batch_size, check_option_names, convert, convert_enum, make_config
+from histocli.api_options import check_batch_size, check_option_names, convert, convert_enum, list_given, make_config
 from histocli.api_predictor import Predictor
 from histocli.config import CHECKPOINT, BalanceConfig, EvalConfig, PackConfig, PredictConfig, TrainConfig, TuneConfig
 from histocli.enums import Device, Precision
@@ -40,11 +41,12 @@ def download(
 ) -> "Dataset":
     """Pack patches into the workspace, as `histo download` does, and return the content of its `dataset.json`.
 
-    `options` are the options of the source: `locations` (--from), `labels`, `slides`, `resize`.
+    `options` are the options of the source: `locations` (--from), `labels`, `slides`, `resize`. If the data set
+    is packed already, and the source reads files of the user, a Python warning says how to read changed files again.
     """
-    from histocli.commands.download import DownloadConfig, check_inputs, find_dataset, lock_dataset, open_source
+    from histocli.commands.download import DownloadConfig, check_request, find_dataset, lock_dataset, open_source
     from histocli.commands.download import download as run_download
-    from histocli.sources import SOURCE_NAMES, RemoteSource, SourceContext
+    from histocli.sources import SOURCE_NAMES, RemoteSource, SourceContext, find_source_type
     from histocli.sources.options import list_declared_options, make_source_options
 
     folder, declared = _workspace(workspace), list_declared_options()
@@ -55,8 +57,13 @@ def download(
     values = {key: convert(key, value, declared[key].type) for key, value in options.items()}
     config = DownloadConfig(source, make_source_options(source, values, n, seed), n=n, seed=seed, force=force)
     title = source if name is None else name
-    check_inputs(folder, title, config)
+    check_request(folder, title, config)
     if not force and (dataset := find_dataset(folder, title, config)):
+        if find_source_type(source).has_user_files:
+            warnings.warn(
+                f"{title} is packed already, and is not packed again; if the files have changed, give force=True",
+                stacklevel=2,
+            )
         return dataset
     opened = open_source(config, SourceContext(folder.downloads_dir, force))
     with lock_dataset(folder, title):
@@ -89,7 +96,7 @@ def train(
     from histocli.trackers import TrackerListener
 
     config = make_config(TrainConfig, config, options)
-    track = config.track
+    track, given = config.track, list_given(config, options)
 
     def listen() -> TrackerListener:
         return TrackerListener(track, WarningListener())
@@ -98,9 +105,9 @@ def train(
         if getattr(config, repeats) == 0:  # otherwise a single run would be trained
             raise UsageError(f"{repeats}=0: at least 2 are needed", f"leave {repeats} out to train a single run")
     if config.folds or config.seeds:
-        return train_repeats(_workspace(workspace), config, given=set(options), listen=listen)
+        return train_repeats(_workspace(workspace), config, given=given, listen=listen)
     with listen() as listener:
-        return run_train(_workspace(workspace), config, given=set(options), listener=listener)
+        return run_train(_workspace(workspace), config, given=given, listener=listener)
 
 
 def tune(
@@ -112,7 +119,8 @@ def tune(
     """
     from histocli.commands.tune import tune as run_tune
 
-    return run_tune(_workspace(workspace), make_config(TuneConfig, config, options), given=set(options)).report
+    config = make_config(TuneConfig, config, options)
+    return run_tune(_workspace(workspace), config, given=list_given(config, options)).report
 
 
 def evaluate(

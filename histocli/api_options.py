@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from enum import Enum
 from numbers import Integral, Real
@@ -49,6 +49,16 @@ def make_config(kind: type[Config], config: Config | None, options: dict[str, An
     if values.get("weights") is Weights.HISTONET_PCAM:  # no other architecture can start from these weights
         values.setdefault("arch", (PACKAGED_ARCH,) if kind is TuneConfig else PACKAGED_ARCH)
     return kind(**values)
+
+
+def list_given(config: TrainConfig | TuneConfig, options: Mapping[str, object]) -> set[str]:
+    """Return the names of the options that the caller gave: the keywords, or what differs from its default in `config`.
+
+    `config` is the dataclass that the caller gave, or the one that was made of the keywords `options`.
+    """
+    if options:
+        return set(options)
+    return {field.name for field in fields(config) if getattr(config, field.name) != field.default}
 
 
 def check_batch_size(batch_size: int) -> None:

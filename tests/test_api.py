@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 import histocli as histo
 from histocli.api_options import make_config
 from histocli.config import PACKAGED_ARCH, TrainConfig, TuneConfig
+from histocli.enums import Device
 from histocli.errors import HistoError, UsageError
 from histocli.workspace import Workspace
 from tests.cli import REPOSITORY, write_images
@@ -159,9 +161,15 @@ def test_wrong_values_of_load_name_the_option(ran, options, message):
         (histo.download, {"source": "nope"}, "source='nope' is not one of kaggle, pcam, folder"),
         (histo.download, {"source": "synthetic", "n": "5"}, "n='5' is not a whole number"),
         (histo.download, {"source": "synthetic", "n": 9, "name": ""}, "'' cannot name a data set"),
+        (histo.download, {"source": "synthetic", "n": 9, "name": "balanced"}, "--name balanced is the name of a"),
+        (histo.download, {"source": "folder", "locations": ".", "n": -2}, "--n -2: at least 1 is needed"),
+        (histo.download, {"source": "folder", "locations": ".", "n": 0}, "--n 0: at least 1 is needed"),
+        (histo.download, {"source": "folder", "locations": ".", "seed": -1}, "--seed -1: a whole number from 0"),
         (histo.balance, {"data": "synthetic", "n": 2.5}, "n=2.5 is not a whole number"),
         (histo.balance, {"data": "synthetic", "n": True}, "n=True is not a whole number"),
         (histo.balance, {"data": "synthetic", "val_fraction": "a"}, "val_fraction='a' is not a number"),
+        (histo.balance, {"data": "synthetic", "n": 20, "seed": -1}, "--seed -1: a whole number from 0"),
+        (histo.balance, {"data": "synthetic", "n": 20, "seed": 1 << 32}, "--seed 4294967296: a whole number from 0"),
         (histo.train, {"epochs": 1.5}, "epochs=1.5 is not a whole number"),
         (histo.train, {"seed": -1}, "--seed -1"),
         (histo.train, {"folds": 0}, "folds=0: at least 2"),
@@ -215,6 +223,47 @@ def test_a_run_is_resumed_with_its_own_options(ran):
     assert (report.steps, report.best.epoch) == (0, 2)
     with pytest.raises(UsageError, match="--seed 5: the run was started with 0"):
         histo.train(ran.root, resume=True, name="first", seed=5)
+
+
+def test_a_finished_run_is_extended_with_options_as_an_object(ran):
+    report = histo.train(ran.root, TrainConfig(name="first", resume=True, epochs=3))
+    assert (report.epochs, report.steps > 0) == (3, True)
+    with pytest.raises(UsageError, match="--seed 5: the run was started with 0"):
+        histo.train(ran.root, TrainConfig(name="first", resume=True, seed=5))
+
+
+def test_a_study_refuses_other_options_in_an_object(ran):
+    pytest.importorskip("optuna")
+    config = TuneConfig(trials=1, folds=2, epochs="1", batch_size=(16,), arch=("histonet",), device=Device.CPU)
+    histo.tune(ran.root, config)
+    with pytest.raises(UsageError, match=r"--lr 0\.01: the study 'tune' was started with 0\.0003:0\.03"):
+        histo.tune(ran.root, replace(config, lr="0.01"))
+    assert len(histo.tune(ran.root, TuneConfig(trials=1)).trials) == 1  # options with their defaults are those it has
+
+
+def test_files_of_the_user_that_were_packed_before_give_a_warning(ran, tmp_path):
+    paths = write_images(ran, tmp_path / "mine", 4)
+    labels = tmp_path / "mine" / "labels.csv"
+    labels.write_text("id,label\n" + "".join(f"{path.stem},0\n" for path in paths))
+    options = {"source": "folder", "locations": tmp_path / "mine", "name": "mine"}
+    assert histo.download(ran.root, **options).labels == [0]
+    labels.write_text(labels.read_text().replace(",0", ",1"))
+    with pytest.warns(
+        UserWarning, match="mine is packed already.*if the files have changed, give force=True"
+    ) as caught:
+        assert histo.download(ran.root, **options).labels == [0]
+    assert caught[0].filename == __file__
+    assert histo.download(ran.root, **options, force=True).labels == [1]
+
+
+def test_a_data_set_never_replaces_a_subset(ran):
+    histo.balance(ran.root, data="synthetic", n=20, name="small")
+    before = {path: path.read_bytes() for path in (ran.root / "manifests").iterdir() if path.is_file()}
+    for name in ("balanced", "small"):
+        for force in (False, True):
+            with pytest.raises(UsageError, match=f"--name {name} is the name of a subset that histo balance writes"):
+                histo.download(ran.root, source="synthetic", n=20, name=name, force=force)
+    assert {path: path.read_bytes() for path in (ran.root / "manifests").iterdir() if path.is_file()} == before
 
 
 def test_the_settings_of_the_process_are_restored(ran):

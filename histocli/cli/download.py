@@ -11,8 +11,7 @@ from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.listener import ConsoleListener
 from histocli.cli.sources import open_with_bars, with_source_options
-from histocli.config import SUBSET, PackConfig
-from histocli.errors import UsageError
+from histocli.config import MIN_PACKED, PackConfig
 from histocli.sources import SOURCE_NAMES, find_source_type
 from histocli.sources.options import make_source_options
 from histocli.stdio import write_out
@@ -45,7 +44,7 @@ def download(
         int | None,
         typer.Option(
             "--n",
-            min=1,
+            min=MIN_PACKED,
             help="Number of patches, drawn at random.",
             show_default=_DEFAULT_N,
         ),
@@ -61,20 +60,17 @@ def download(
 ) -> None:
     """Download patches, or read your own, and pack them."""
     state: State = ctx.obj
-    from histocli.commands.download import DownloadConfig, check_inputs, find_dataset, plan_download
+    from histocli.commands.download import DownloadConfig, check_request, find_dataset, plan_download
     from histocli.data.dataset import make_balance_command
-    from histocli.data.manifest import is_subset
 
     config = DownloadConfig(
         source.value, make_source_options(source.value, declared, n, seed), n=n, seed=seed, force=force
     )
     title = name or source.value
-    if title == SUBSET or is_subset(state.workspace.manifest_path(title)):
-        raise UsageError(f"--name {title} is the name of a subset that histo balance writes", "give another name")
+    check_request(state.workspace, title, config)
     if dry_run:
         _show_plan(state, plan_download(config, state.workspace), json)
         return
-    check_inputs(state.workspace, title, config)
     dataset = None if force else find_dataset(state.workspace, title, config)
     if dataset is None:
         dataset = _pack(state, title, config)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from histocli.architectures import ARCHITECTURES, ENCODERS
-from histocli.config import CHECKPOINT
+from histocli.config import CHECKPOINT, MAX_SEED
 from histocli.enums import Device, Engine, HeadKind, Precision, Resize, Weights
 from histocli.workspace import Workspace, find_workspace
 
@@ -127,7 +127,7 @@ BatchSize = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]
-Seed = Annotated[int, typer.Option(envvar="HISTO_SEED", min=0, max=2**32 - 1, help="Seed of all random numbers.")]
+Seed = Annotated[int, typer.Option(envvar="HISTO_SEED", min=0, max=MAX_SEED, help="Seed of all random numbers.")]
 DeviceOption = Annotated[
     Device,
     typer.Option(

@@ -53,20 +53,13 @@ def _show_split_leaks(reporter: Reporter, balance: BalanceReport) -> None:
         if balance.can_leak:
             why = "slides have patches in both" if balance.slides else f"slides are not known, and {consequence}"
             reporter.warn(f"the folders' own split may leak: {why}")
-    elif balance.can_leak and balance.split == Split.OVERLAP:
-        reporter.warn(
-            "no two of these patches share pixels, or lossy compression hides it, so the split is random and leaks: "
-            f"{consequence}; histo download --slides CSV adds the slides"
-        )
-    elif balance.can_leak:
-        reporter.warn(f"a random split leaks: {consequence}; --split slide and --split overlap avoid this")
+    elif balance.split == Split.RANDOM:
+        if balance.can_leak:
+            reporter.warn(f"a random split leaks: {consequence}; --split slide and --split overlap avoid this")
+    elif balance.split == Split.OVERLAP:
+        _show_overlap_leaks(reporter, balance, consequence)
     elif balance.split == Split.SLIDE and balance.audit and balance.audit.overlaps is None:
         reporter.note("it was not checked whether overlapping patches are of one slide: --audit does it")
-    elif balance.split == Split.OVERLAP:
-        reporter.note(
-            f"{balance.sharing_pixels or 0:,} of {balance.n:,} patches overlap with another patch, and are in the same "
-            "split as it; other patches of a slide may be in both splits, which makes validation metrics too good"
-        )
     elif balance.split == Group.HOSPITAL and balance.hospitals:
         names = "; ".join(f"{part}: {', '.join(hospitals)}" for part, hospitals in balance.hospitals.items())
         reporter.note(
@@ -78,6 +71,25 @@ def _show_split_leaks(reporter: Reporter, balance: BalanceReport) -> None:
             for name, counts in balance.appearance.items()
         )
         reporter.note(f"two groups differ in sharpness and colour: {groups}. One of them is the validation split")
+    if balance.split in (Group.HOSPITAL, Group.APPEARANCE) and balance.can_leak:
+        reporter.warn(consequence)
+
+
+def _show_overlap_leaks(reporter: Reporter, balance: BalanceReport, consequence: str) -> None:
+    """Print how many patches a split by overlap keeps together, and whether a slide may be in both splits."""
+    if not balance.sharing_pixels and not any(counts.slides for counts in balance.counts.values()):
+        reporter.warn(
+            "no two of these patches share pixels, or lossy compression hides it, so the split is random and leaks: "
+            f"{consequence}; histo download --slides CSV adds the slides"
+        )
+        return
+    others = "no slide is in both splits"
+    if balance.can_leak:
+        others = "other patches of a slide may be in both splits, which makes validation metrics too good"
+    reporter.note(
+        f"{balance.sharing_pixels or 0:,} of {balance.n:,} patches overlap with another patch, and are in the same "
+        f"split as it; {others}"
+    )
 
 
 def _warn_of_few_slides(reporter: Reporter, balance: BalanceReport) -> None:

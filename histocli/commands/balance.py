@@ -78,7 +78,7 @@ def balance(
         n=len(subset),
         seed=config.seed,
         split=unit.value,
-        can_leak=_can_leak(unit, subset, n_overlapping),
+        can_leak=_can_leak(unit, subset),
         sharing_pixels=n_overlapping,
         val_fraction=config.val_fraction,
         dropped=dropped,
@@ -172,12 +172,12 @@ def _make_missing_class_error(data: str, available: PatchCounts, dropped: Droppe
     )
 
 
-def _can_leak(unit: Split | Group, subset: "pd.DataFrame", n_overlapping: int | None) -> bool:
+def _can_leak(unit: Split | Group, subset: "pd.DataFrame") -> bool:
     """Return whether one slide may have patches in train and in validation."""
-    if unit is Split.FOLDERS:
-        train, val = (set(subset.loc[subset["split"] == name, "slide"]) for name in ("train", "val"))
-        return "" in train | val or not train.isdisjoint(val)
-    return unit is Split.RANDOM or (n_overlapping == 0 and not (subset["slide"] != "").any())
+    train, val = (set(subset.loc[subset["split"] == name, "slide"]) for name in ("train", "val"))
+    if (train & val) - {""}:
+        return True
+    return "" in train | val and unit not in (Split.SLIDE, Group.HOSPITAL)  # a slide is of one hospital
 
 
 def _keeps_own_splits(workspace: Workspace, config: BalanceConfig, data: str, manifest: "pd.DataFrame") -> bool:

@@ -9,7 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from histocli.atomic import read_json, write_json
-from histocli.config import PackConfig
+from histocli.config import SUBSET, PackConfig
+from histocli.data.manifest import is_subset
 from histocli.data.store import PackResult, pack
 from histocli.errors import HistoError, UsageError
 from histocli.listeners import SILENT, CommandListener
@@ -109,12 +110,15 @@ def plan_download(config: DownloadConfig, workspace: Workspace) -> list[PlannedF
     return [PlannedFile(source.report.origin, source.total, True, "patches")]
 
 
-def check_inputs(workspace: Workspace, name: str, config: DownloadConfig) -> None:
-    """Check that packing the data set `name` does not replace a file that it is made from.
+def check_request(workspace: Workspace, name: str, config: DownloadConfig) -> None:
+    """Check options, and that the data set `name` would replace neither a subset nor a file that it is made from.
 
     Raises:
-        UsageError: it does.
+        UsageError: it would, or an option cannot be used.
     """
+    config.check()
+    if name == SUBSET or is_subset(workspace.manifest_path(name)):
+        raise UsageError(f"--name {name} is the name of a subset that histo balance writes", "give another name")
     given = [
         value for field in vars(config.options).values() for value in (field if isinstance(field, tuple) else (field,))
     ]

@@ -1,7 +1,9 @@
 """`histo plot`: draw the reports that other commands wrote."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from histocli.config import SUBSET, PlotConfig
 from histocli.errors import ExplanationError, HistoError, UsageError
 from histocli.inference.score_table import find_clusters, read_scores
 from histocli.plots import Kind, MissingInputError, Plot, shorten
+from histocli.reports.conditions import group_by_conditions
 from histocli.reports.evaluation import EvaluationReport, find_newest_name, read_evaluations
 from histocli.reports.run import EpochRecord, list_members, read_history, read_run
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError, read_resolutions
@@ -186,22 +189,13 @@ def _plan_overlay(workspace: Workspace, runs: Sequence[str], kind: Kind, data: S
             f"{', '.join(runs)} have no evaluation on the same data and with the same options in common",
             f"histo eval --ckpt {runs[0]}, and the same for the others, with the same --data and other options",
         )
-    plots = []
-    for key in common:
-        suffix = "-".join(part for part in key[:3] if part)
+    plots, suffixes = [], ["-".join(key.parts) for key in common]
+    for key, suffix in zip(common, suffixes, strict=True):
+        if suffixes.count(suffix) > 1:  # folders with the same name
+            suffix += f"-{sha256(os.fsencode(key.folder)).hexdigest()[:8]}"
         reports = [evaluations[key] for evaluations in by_run]
         plots.append(Plot(f"{shorten(stem, 100)}-{suffix}-{kind}", COLUMN, 4.0 + more, partial(draw, reports=reports)))
     return plots
-
-
-def group_by_conditions(evaluations: dict[Path, EvaluationReport]) -> dict[tuple[str, ...], EvaluationReport]:
-    """Return evaluations by what must be equal to compare them: the data, the split, and how they were scored."""
-    reports: dict[tuple[str, ...], EvaluationReport] = {}
-    for report in evaluations.values():
-        reports.setdefault(
-            (report.data, report.split, "-".join(report.variants), report.folder or "", report.resize), report
-        )
-    return reports
 
 
 def _plan_evaluation(path: Path, report: EvaluationReport, kind: Kind) -> Plot:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.commands.plot import check_data, choose_runs, group_by_conditions
+from histocli.commands.plot import check_data, choose_runs
 from histocli.config import ReportConfig
 from histocli.data.groups import find_split_unit
 from histocli.data.manifest import read_manifest
@@ -25,6 +25,7 @@ from histocli.pages.operating import count_operating_points
 from histocli.pages.slides import make_slide_section
 from histocli.plots import MissingInputError, shorten
 from histocli.reports.comparison import ComparisonReport
+from histocli.reports.conditions import group_by_conditions
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
 from histocli.reports.repeats import RepeatsReport, read_repeats
 from histocli.reports.run import RunRecord, read_history, read_run
@@ -248,14 +249,14 @@ def _make_comparison_sections(
     evaluations: dict[str, Evaluations], listener: CommandListener
 ) -> list[ComparisonSection]:
     """Return a section for each data set on which several of the runs were evaluated in the same way."""
-    by_run = {run: group_by_conditions(found) for run, found in evaluations.items()}
+    by_run = {run: group_by_conditions(found, by_threshold=True) for run, found in evaluations.items()}
     keys = list(dict.fromkeys(key for conditions in by_run.values() for key in conditions))
     sections = []
     for key in keys:
         reports = [conditions[key] for conditions in by_run.values() if key in conditions]
         if len(reports) > 1:
             paths = [_find_path(evaluation, evaluations[evaluation.run]) for evaluation in reports]
-            title = ", ".join(part for part in key[:3] if part)
+            title = ", ".join(key.parts)
             runs = ", ".join(evaluation.run for evaluation in reports)
             listener.on_note(f"comparing {runs} on {title}: {reports[0].measured.n:,} patches")
             differences, problems = _compare_with_first(paths, reports)

@@ -5,7 +5,7 @@ modules import them from here. This is cheap, so that `histo --help` and TAB ans
 """
 
 from histocli.config.balance import SUBSET, BalanceConfig
-from histocli.config.download import PackConfig
+from histocli.config.download import MIN_PACKED, PackConfig
 from histocli.config.plots import PlotConfig, ReportConfig
 from histocli.config.scoring import (
     CHECKPOINT,
@@ -16,6 +16,7 @@ from histocli.config.scoring import (
     PredictConfig,
     SlideEvalConfig,
 )
+from histocli.config.seeds import MAX_SEED
 from histocli.config.training import (
     BATCH_SIZE,
     GPU_BATCH_PATCHES,
@@ -37,6 +38,8 @@ __all__ = [
     "GPU_BATCH_SIZE",
     "LEARNING_RATE",
     "MAX_LORA",
+    "MAX_SEED",
+    "MIN_PACKED",
     "PACKAGED_ARCH",
     "PATCH_MPP",
     "SUBSET",

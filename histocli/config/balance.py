@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from histocli.config.seeds import check_seed
 from histocli.enums import Group, Split
 from histocli.errors import UsageError
 
@@ -31,6 +32,7 @@ class BalanceConfig:
             )
         if not 0 < self.val_fraction < 1:
             raise UsageError(f"--val-fraction {self.val_fraction} is not between 0 and 1", "give 0.1, for example")
+        check_seed(self.seed)
         if self.group and self.split:
             raise UsageError(
                 f"--group {self.group} and --split {self.split} cannot be combined", "leave one of them out"

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from histocli.config.seeds import check_seed
+from histocli.errors import UsageError
+
+MIN_PACKED = 1  # the smallest number of patches that can be asked for
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
@@ -10,3 +15,9 @@ class PackConfig:
     n: int | None = None  # None: all patches
     seed: int = 0
     force: bool = False
+
+    def check(self) -> None:
+        """Raise `UsageError` naming the option whose value cannot be used."""
+        if self.n is not None and self.n < MIN_PACKED:
+            raise UsageError(f"--n {self.n}: at least {MIN_PACKED} is needed")
+        check_seed(self.seed)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, fields
 
 from histocli.config.balance import SUBSET
+from histocli.config.seeds import check_seed
 from histocli.enums import Augment, Device, HeadKind, Precision, Rotate, Track, Weights
 from histocli.errors import UsageError
 
@@ -51,8 +52,7 @@ class RunConfig:
         """Raise `UsageError` naming the option whose value cannot be used, whatever the other options are."""
         if self.epochs < 1:
             raise UsageError(f"--epochs {self.epochs}: at least 1 is needed")
-        if not 0 <= self.seed < 1 << 32:
-            raise UsageError(f"--seed {self.seed}: a whole number from 0 to {(1 << 32) - 1} is needed")
+        check_seed(self.seed)
         if self.batch_size is not None and self.batch_size < 2:
             raise UsageError(f"--batch-size {self.batch_size}: batch norm needs at least 2 patches")
         if self.lr is not None and not 0 < self.lr < 10:
@@ -76,7 +76,8 @@ class RunConfig:
             ("--lora", self.lora is not None),
             ("--backbone-lr", self.backbone_lr != 1),
         ):
-            if given and self.weights is not Weights.PRETRAINED:  # the networks of histo have no backbone and head
+            # The networks of histo have no backbone and head.
+            if given and self.weights not in (Weights.PRETRAINED, Weights.IMAGENET):
                 raise UsageError(
                     f"{flag} is for pretrained networks, and not for those of histo",
                     "choose one, such as --arch resnet18 --weights pretrained, or --arch resnet50-pcam",

@@ -27,7 +27,7 @@ def draw_balance(figure: Figure, report: BalanceReport) -> None:
     known = f"{len(report.slides)} slides, " if report.slides else "slides not known, "
     split = "split at random" if report.split == Split.RANDOM else f"split by {report.split}"
     if report.can_leak:
-        split += ": it may leak"
+        split += ": one slide may be in train and in val"
     dropped = ", ".join(f"{reason} ({count:,})" for reason, count in report.dropped.list_reasons().items())
     set_title(
         figure,

@@ -76,7 +76,7 @@ class BalanceReport:
         n: the number of patches in the subset.
         seed: the seed of the draw and of the split.
         split: how the subset is split: by slide, overlap or hospital, by the data set's own folders, or random.
-        can_leak: whether patches of one slide may be in both train and validation.
+        can_leak: whether patches of one slide are, or may be, in both train and validation.
         sharing_pixels: the number of patches that overlap with another; None if the split is not by overlap.
         val_fraction: the requested share of validation patches.
         dropped: the numbers of patches that were not used.

@@ -108,11 +108,13 @@ class EvaluationReport:
 
     @property
     def variants(self) -> list[str]:
-        """What differs from the default in how the probabilities were computed."""
+        """What differs from the default in how the images were read and the probabilities were computed."""
         texts = {
             "8 views averaged": self.tta,
             "uncalibrated": not self.is_calibrated,
             f"prevalence {self.assumed_prevalence}": self.assumed_prevalence is not None,
+            "scaled": self.resize != "crop",
+            f"mpp {self.mpp}": self.mpp is not None,
         }
         return [text for text, is_so in texts.items() if is_so]
 

@@ -29,14 +29,16 @@ Labels = np.ndarray[tuple[int], np.dtype[np.uint8]]
 Progress = Callable[[int, int | None], None]
 
 
-def read_labels(path: Path, scratch: Path) -> Labels:
+def read_labels(path: Path, scratch: Path, *, is_download: bool = False) -> Labels:
     """Read the labels `y` of an `.h5` or `.h5.gz`: 0 or 1, (N,) uint8.
+
+    `is_download` says that `histo` downloaded the file: then the hint of an error is to delete it.
 
     Raises:
         HistoError: the file is truncated or damaged, or does not contain this array.
     """
-    with open_h5(path, scratch, limit=_LABEL_BYTES) as file:
-        found = find_array(file, path, "y", hint=_hint(path))
+    with open_h5(path, scratch, limit=_LABEL_BYTES, is_download=is_download) as file:
+        found = find_array(file, path, "y", hint=_make_damage_hint(path, is_download))
         if not 0 < found.shape[0] == prod(found.shape) <= _MAX_LABELS or found.dtype.kind not in "uib":
             raise HistoError(f"{path}: y is {found.dtype} {found.shape}, not one label for each patch")
         labels = np.concatenate([rows.reshape(-1) for _, rows in found.read_blocks()])
@@ -46,19 +48,21 @@ def read_labels(path: Path, scratch: Path) -> Labels:
     return labels.astype(np.uint8)
 
 
-def read_patches(file: "h5py.File", path: Path, rows: int) -> Iterator[Pixels]:
+def read_patches(file: "h5py.File", path: Path, rows: int, *, is_download: bool = False) -> Iterator[Pixels]:
     """Yield the patches (96,96,3) uint8 of the array `x`, reading a few hundred at a time.
+
+    `is_download` is as in `read_labels`.
 
     Raises:
         HistoError: the file is damaged, does not contain this array, or the number of patches is not `rows`.
     """
-    found = find_array(file, path, "x", hint=_hint(path))
+    found = find_array(file, path, "x", hint=_make_damage_hint(path, is_download))
     if found.shape[1:] != PATCH_SHAPE or found.dtype != np.uint8:
         raise HistoError(f"{path}: x is {found.dtype} {found.shape}, not uint8 (N,96,96,3)")
     if found.shape[0] != rows:
         raise HistoError(
             f"{path} has {found.shape[0]:,} patches for {rows:,} labels",
-            "the files are from different versions: download them again with --force",
+            make_version_hint(is_download),
         )
     for _, block in found.read_blocks():
         yield from block
@@ -71,17 +75,20 @@ def open_h5(
     *,
     rows: int | None = None,
     limit: int | None = None,
+    is_download: bool = False,
     on_progress: Progress = lambda done, total: None,
 ) -> "Iterator[h5py.File]":
     """Open an `.h5`, or unpack an `.h5.gz` to a temporary file in `scratch` and open that.
 
-    An `.h5.gz` may unpack to at most `limit` bytes, or to the size of `rows` patches.
+    An `.h5.gz` may unpack to at most `limit` bytes, or to the size of `rows` patches. `is_download` is as in
+    `read_labels`.
 
     Raises:
         HistoError: the file is truncated, damaged or not HDF5, unpacks to more, or the disk has no space for it.
     """
+    hint = _make_damage_hint(path, is_download)
     if path.suffix != ".gz":
-        with _open_file(path, path) as file:
+        with _open_file(path, path, hint) as file:
             yield file
         return
     expected = None if rows is None else rows * prod(PATCH_SHAPE)
@@ -91,19 +98,19 @@ def open_h5(
         if expected is not None:
             require_space(scratch, expected, f"unpacking {path.name}")
             limit = expected + expected // 16 + _OVERHEAD
-        _unpack(path, temporary, expected, limit, lambda done: on_progress(done, expected))
-        yield stack.enter_context(_open_file(temporary, path))
+        _unpack(path, temporary, expected, limit, hint, lambda done: on_progress(done, expected))
+        yield stack.enter_context(_open_file(temporary, path, hint))
 
 
 def _unpack(
-    path: Path, target: Path, expected: int | None, limit: int | None, on_progress: Callable[[int], None]
+    path: Path, target: Path, expected: int | None, limit: int | None, hint: str, on_progress: Callable[[int], None]
 ) -> None:
     """Unpack a gzip file to `target`, with at most `limit` bytes."""
     done = 0
     with (
         _convert_disk_errors(path, target.parent, expected),
         target.open("wb", buffering=0) as output,
-        convert_damage_errors(path, _hint(path)),
+        convert_damage_errors(path, hint),
         gzip.open(path) as packed,
     ):
         while chunk := packed.read(_CHUNK):
@@ -129,15 +136,24 @@ def _convert_disk_errors(path: Path, folder: Path, expected: int | None) -> Iter
 
 
 @contextmanager
-def _open_file(path: Path, original: Path) -> "Iterator[h5py.File]":
+def _open_file(path: Path, original: Path, hint: str) -> "Iterator[h5py.File]":
     """Open an HDF5 file in this block; errors name the file `original`."""
     import h5py
 
-    with convert_damage_errors(original, _hint(original)):
+    with convert_damage_errors(original, hint):
         file = h5py.File(path, "r", locking=path == original)  # the temporary file is locked already
     with file:
         yield file
 
 
-def _hint(path: Path) -> str:
-    return f"delete {path.name} and run the same command again, or give --force"
+def make_version_hint(is_download: bool) -> str:
+    """Return what to do if two files of one split have different numbers of rows."""
+    remedy = "download them again with --force" if is_download else "give the files of one split and version"
+    return f"the files are from different versions: {remedy}"
+
+
+def _make_damage_hint(path: Path, is_download: bool) -> str:
+    """Return what to do if a file is damaged; a file of the user must not be deleted."""
+    if is_download:
+        return f"delete {path.name} and run the same command again, or give --force"
+    return "copy or download this file again: it may be incomplete"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from histocli.errors import HistoError
 from histocli.files.file import File, describe_others, is_image, read_bytes, split_suffix
@@ -23,6 +23,8 @@ from histocli.sources.kaggle_client import (
 )
 from histocli.sources.options import FROM, SLIDES, require_single_location
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
+
+Value = TypeVar("Value", int, str)
 
 
 def _make_layout_hint(path: Path) -> str:
@@ -51,8 +53,8 @@ class KaggleSource:
     KAGGLEHUB_CACHE). `slides` is a table `id,wsi`, as CSV or in a zip.
 
     Raises:
-        HistoError: the location does not exist or does not have the layout of Kaggle's archive, or a table is
-            malformed.
+        HistoError: the location does not exist or does not have the layout of Kaggle's archive, a table is malformed,
+            or no id of `slides` is an image.
     """
 
     has_sha1_ids = True
@@ -73,7 +75,8 @@ class KaggleSource:
         self._policy = policy
         self._images: dict[str, list[File]] = {}
         self._labels: dict[str, int] = {}
-        self._slides = read_slides(find_table(slides)) if slides else {}
+        self._slides_path = slides
+        self._slides = _remove_suffixes(read_slides(find_table(slides))) if slides else {}
         self.report = SourceReport(origin=PAGE if location is None else str(location))
         if location is not None:
             self._index(location)
@@ -141,6 +144,11 @@ class KaggleSource:
         twice = [key for key, count in times.items() if count > 1]
         if twice:
             raise HistoError(f"{path}: more than one image has the id {twice[0]!r}", "keep one of them")
+        if self._slides_path and times.keys().isdisjoint(self._slides):
+            raise HistoError(
+                f"no id of {self._slides_path} is the id of an image in {path}",
+                f"its ids must be the names of the images, such as {images['train'][0].stem}",
+            )
         train = {file.stem for file in images["train"]}
         counts = {
             "labels without an image": len(self._labels.keys() - train),
@@ -182,9 +190,9 @@ def _list_images_in(files: Mapping[str, File], folder: str) -> list[File]:
     return direct or sorted(below, key=lambda file: file.stem)
 
 
-def _remove_suffixes(labels: Mapping[str, int]) -> dict[str, int]:
+def _remove_suffixes(values: Mapping[str, Value]) -> dict[str, Value]:
     """Remove the suffixes of ids that were written as file names: `f38a6374.tif`."""
-    return {split_suffix(key)[0] if is_image(key) else key: label for key, label in labels.items()}
+    return {split_suffix(key)[0] if is_image(key) else key: value for key, value in values.items()}
 
 
 def _decode(file: File) -> Pixels:

@@ -138,7 +138,7 @@ class PcamSource:
                 held.enter_context(hold(self._downloads_dir / ".pcam.lock", f"PCam's files in {self._downloads_dir}"))
             files = {split: self._fetch_split(split) for split in self._splits}
         for split, (_, y, _) in files.items():
-            self._labels[split] = read_labels(y, self._downloads_dir)
+            self._labels[split] = read_labels(y, self._downloads_dir, is_download=self.is_remote)
         self._note_checksums()
         self._files = files
 
@@ -154,8 +154,11 @@ class PcamSource:
         files, labels = self._files[split], self._labels[split]
         slides = self._read_slides(split, files.meta)
         on_unpacked = partial(self._on_transfer, files.x.name.removesuffix(".gz"))
-        with open_h5(files.x, self._downloads_dir, rows=len(labels), on_progress=on_unpacked) as file:
-            for row, pixels in enumerate(read_patches(file, files.x, rows=len(labels))):
+        is_download = self.is_remote
+        with open_h5(
+            files.x, self._downloads_dir, rows=len(labels), is_download=is_download, on_progress=on_unpacked
+        ) as file:
+            for row, pixels in enumerate(read_patches(file, files.x, len(labels), is_download=is_download)):
                 yield Patch(
                     id=sha1(pixels.tobytes(), usedforsecurity=False).hexdigest(),
                     load=partial(_return_pixels, pixels),
@@ -167,6 +170,8 @@ class PcamSource:
 
     def _read_slides(self, split: str, meta: Path | None) -> list[str]:
         """Return the slide of each row; count labels of the table that differ from the array."""
+        from histocli.sources.hdf5 import make_version_hint
+
         labels = self._labels[split]
         if meta is None:
             self.report.notes.append(f"{split}: no meta table, so the slides are not known")
@@ -175,7 +180,7 @@ class PcamSource:
         if len(slides) != len(labels):
             raise HistoError(
                 f"{meta} has {len(slides):,} rows, {self._files[split].y.name} {len(labels):,}",
-                "the files are from different versions: download them again with --force",
+                make_version_hint(self.is_remote),
             )
         wrong = sum(centre not in (None, label) for centre, label in zip(centres, labels.tolist(), strict=True))
         if wrong > _MAX_OTHER_LABELS * len(labels):

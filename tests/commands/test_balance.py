@@ -152,10 +152,11 @@ def test_patches_of_the_same_tissue_are_in_the_same_split(empty, tmp_path):
     empty("download", "--source", "folder", "--from", tmp_path / "mine", "--name", "mine")
     result = empty("balance", "--n", "max", "--val-fraction", 0.3, "--json")
     rows, report = subset(empty), json.loads(result.stdout)
-    assert (report["split"], report["can_leak"]) == ("overlap", False)
+    assert (report["split"], report["can_leak"]) == ("overlap", True)  # slides are not known
     counts = {"pairs": 240, "groups": 80, "patches": 240, "largest_group": 3}
     assert report["audit"]["overlaps"] == counts | {"across_slides": 0, "examples": []}
     assert "240 of 240 patches overlap with another patch, and are in the same split as it" in result.stderr
+    assert "other patches of a slide may be in both splits" in " ".join(result.stderr.split())
     sides = {}
     for row in rows:
         sides.setdefault((row["label"], row["id"].partition("-")[2]), set()).add((row["split"], row["overlap_group"]))
@@ -178,7 +179,7 @@ def test_known_slides_are_not_divided_even_if_others_are_unknown(empty, tmp_path
     table.write_text("id,wsi\n" + "".join(f"{key},{slide}\n" for key, slide in slides.items()))
     empty("download", "--source", "folder", "--from", tmp_path / "mine", "--name", "mine", "--slides", table)
     report = json.loads(empty("balance", "--n", "max", "--val-fraction", 0.3, "--json").stdout)
-    assert (report["split"], report["can_leak"], report["sharing_pixels"]) == ("overlap", False, 0)
+    assert (report["split"], report["can_leak"], report["sharing_pixels"]) == ("overlap", True, 0)  # two are unknown
     sides = {}
     for row in subset(empty):
         sides.setdefault(row["slide"], set()).add(row["split"])
@@ -218,6 +219,34 @@ def test_a_hospital_is_in_one_split_only(histo):
         assert report["hospitals"][part] == sorted(name for name, side in sides.items() if side == {part})
     assert (report["split"], report["can_leak"]) == ("hospital", False)
     assert f"val: {', '.join(report['hospitals']['val'])}" in result.stderr
+
+
+@pytest.mark.parametrize("are_slides_known", [True, False])
+def test_a_split_by_appearance_can_leak(histo, are_slides_known):
+    """Its groups are computed patch by patch, so that one slide can be in both."""
+    if not are_slides_known:
+        without_slides(histo)
+    result = histo("balance", "--n", "max", "--group", "appearance", "--json")
+    report, slides = json.loads(result.stdout), {"train": set(), "val": set()}
+    for row in subset(histo):
+        slides[row["split"]].add(row["slide"])
+    assert not slides["train"].isdisjoint(slides["val"])
+    assert report["can_leak"]
+    assert json.loads((histo.root / "metrics" / "balance.json").read_text())["can_leak"]
+    assert "one slide may have patches in train and in validation" in " ".join(result.stderr.split())
+
+
+def test_a_split_by_overlap_that_divides_no_known_slide_does_not_leak(histo):
+    result = histo("balance", "--n", 100, "--split", "overlap", "--json")
+    slides = {part: {row["slide"] for row in subset(histo) if row["split"] == part} for part in ("train", "val")}
+    assert slides["train"].isdisjoint(slides["val"])
+    assert not json.loads(result.stdout)["can_leak"]
+    assert "no slide is in both splits" in " ".join(result.stderr.split())
+
+
+def test_a_split_by_hospital_without_known_slides_does_not_leak(histo):
+    without_slides(histo)
+    assert not json.loads(histo("balance", "--n", 100, "--group", "hospital", "--json").stdout)["can_leak"]
 
 
 def test_with_two_hospitals_one_is_for_validation(histo):

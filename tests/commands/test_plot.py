@@ -52,9 +52,9 @@ def add_run(workspace, run, epochs=3, age=0, is_repeat=False):
     os.utime(config, (changed, changed))
 
 
-def add_evaluation(workspace, run, data, split, labels, probs, packed=True, tta=False):
-    stem = f"{run}-{data}-{split}"
-    names = {"run": run, "data": data, "split": split, "tta": tta, "raw": False, "scores": f"{stem}.csv"}
+def add_evaluation(workspace, run, data, split, labels, probs, packed=True, tta=False, end="", **fields):
+    stem = f"{run}-{data}-{split}{end}"
+    names = {"run": run, "data": data, "split": split, "tta": tta, "raw": False, "scores": f"{stem}.csv"} | fields
     write_json(workspace.metrics_dir / f"{stem}.json", to_json(evaluate(labels, probs)) | names)
     with (workspace.metrics_dir / f"{stem}.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -363,6 +363,31 @@ def test_several_runs_share_a_plot_for_each_data_set_that_all_of_them_scored(wor
     add_evaluation(workspace, "net-3", "pcam", "val", [0, 1, 1], [0.2, 0.9, 0.4], tta=True)
     with pytest.raises(HistoError, match="no evaluation on the same data and with the same options in common"):
         draw(workspace, ["net-2", "net-3"], [Kind.ROC])
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [("folder", ["/one/mine", "/two/mine"]), ("resize", ["crop", "scale"]), ("mpp", [None, 0.25, 0.5])],
+)
+def test_several_runs_have_a_plot_for_each_folder_and_way_to_read_it(workspace, field, values):
+    add_run(workspace, "net-2")
+    for run in ("net-1", "net-2"):
+        for i, value in enumerate(values):
+            fields = {"folder": "/one/mine", field: value}
+            add_evaluation(workspace, run, "mine", "all", [0, 1, 1], [0.2, 0.9, 0.4], False, end=f"-{i}", **fields)
+    paths = draw(workspace, ["net-1", "net-2"], [Kind.ROC], data=("mine",))
+    assert len(set(paths)) == len(values)
+    assert names(paths) <= names(workspace.plots_dir.iterdir())
+
+
+def test_a_curve_of_several_runs_is_that_at_the_stored_threshold(workspace):
+    """It is drawn once, although one of the runs has been evaluated at another threshold too."""
+    add_run(workspace, "net-2")
+    for run in ("net-1", "net-2"):
+        add_evaluation(workspace, run, "pcam", "test", [0, 1, 1], [0.2, 0.9, 0.4])
+    add_evaluation(workspace, "net-1", "pcam", "test", [0, 1], [0.2, 0.9], end="-at-0.3", threshold_rule="0.3")
+    (path,) = draw(workspace, ["net-1", "net-2"], [Kind.CALIBRATION], Format.SVG, data=("pcam",))
+    assert "the runs scored different patches" not in path.read_text()
 
 
 def test_size_resolution_and_title_are_chosen(workspace):

@@ -108,6 +108,24 @@ def test_patches_without_a_slide_are_counted(tmp_path, downloads, layout):
     assert source.report.counts == {"train patches without a slide": TRAIN - 1}
 
 
+def test_the_ids_of_slides_may_have_a_suffix_as_those_of_labels(tmp_path, downloads, layout):
+    path = tmp_path / "slides.csv"
+    path.write_text("id,wsi\n" + "".join(f"{key}.tif,slide-{i % 3}\n" for i, key in enumerate(IDS[:TRAIN])))
+    source = KaggleSource(write_folder(tmp_path / "unpacked", layout), downloads, slides=path)
+    slides = {patch.id: patch.slide for patch in source.read_patches()}
+    assert [slides[key] for key in IDS[:TRAIN]] == [f"slide-{i % 3}" for i in range(TRAIN)]
+    assert source.report.counts == {}
+
+
+@pytest.mark.parametrize("rows", ["", "another-image,slide-1\n"])
+def test_a_table_of_slides_without_an_id_of_an_image_is_an_error(tmp_path, downloads, layout, rows):
+    path = tmp_path / "slides.csv"
+    path.write_text(f"id,wsi\n{rows}")
+    with pytest.raises(HistoError, match=r"no id of .*slides\.csv is the id of an image") as caught:
+        KaggleSource(write_folder(tmp_path / "unpacked", layout), downloads, slides=path)
+    assert min(IDS[:TRAIN]) in caught.value.hint
+
+
 def test_a_zip_with_two_tables_is_not_a_slide_table(tmp_path, downloads):
     path = write_zip(tmp_path / "slides.zip", {"a.csv": b"id,wsi\n", "b.csv": b"id,wsi\n"})
     with pytest.raises(HistoError, match="2 CSV tables"):

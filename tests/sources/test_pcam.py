@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import re
 
 import h5py
 import numpy as np
@@ -356,6 +357,29 @@ def test_a_damaged_file_is_one_error_that_names_it(pcam_folder, downloads, harm,
     with pytest.raises(HistoError, match=message):
         rows_of(PcamSource(pcam_folder, downloads, splits=["valid"]))
     assert not downloads.exists() or list(downloads.iterdir()) == []
+
+
+@pytest.mark.parametrize("harm", [cut_short, not_gzip, lose_an_image, lose_a_slide])
+def test_the_hint_never_says_to_delete_a_file_of_the_user(pcam_folder, downloads, harm):
+    harm(pcam_folder)
+    with pytest.raises(HistoError) as caught:
+        rows_of(PcamSource(pcam_folder, downloads, splits=["valid"]))
+    assert caught.value.hint in (
+        "copy or download this file again: it may be incomplete",
+        "the files are from different versions: give the files of one split and version",
+    )
+
+
+@pytest.mark.parametrize("harm", [cut_short, not_gzip])
+def test_the_hint_says_to_delete_a_damaged_download(pcam_folder, downloads, harm):
+    harm(pcam_folder)
+    files = {path.name: path.read_bytes() for path in pcam_folder.iterdir()}
+    with FileServer(files) as server, pytest.raises(HistoError) as caught:
+        rows_of(PcamSource(server.url(), downloads, splits=["valid"]))
+    assert re.fullmatch(
+        r"delete camelyonpatch_level_2_split_valid_[xy]\.h5\.gz and run the same command again, or give --force",
+        caught.value.hint,
+    )
 
 
 def test_files_unpacked_by_a_killed_process_are_removed(pcam_folder, downloads):

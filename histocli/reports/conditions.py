@@ -1,0 +1,59 @@
+"""What must be equal to compare evaluations of several runs."""
+
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from histocli.config import EvalConfig
+from histocli.reports.evaluation import EvaluationReport
+
+_STORED = EvalConfig.threshold  # the value of --threshold for the one that training stored in the checkpoint
+
+
+class Conditions(NamedTuple):
+    """What must be equal to compare evaluations: the data, the split, and how the patches were scored.
+
+    `threshold` is the value of `--threshold`, or "" if the threshold does not matter, as for a ROC curve.
+    """
+
+    data: str
+    split: str
+    variants: tuple[str, ...]
+    folder: str
+    threshold: str = ""
+
+    @property
+    def parts(self) -> list[str]:
+        """What titles and the names of files show: all but the folder, and only options that are not the default."""
+        threshold = [] if self.threshold in ("", _STORED) else [f"threshold {self.threshold}"]
+        return [part for part in (self.data, self.split, *self.variants, *threshold) if part]
+
+
+def group_by_conditions(
+    evaluations: dict[Path, EvaluationReport], *, by_threshold: bool = False
+) -> dict[Conditions, EvaluationReport]:
+    """Return one evaluation of a run for all conditions that it was evaluated in.
+
+    If several have the same conditions, it is one at the stored threshold, and of the run's best epoch if there is one.
+    With `by_threshold`, evaluations at different thresholds have different conditions.
+    """
+    groups: dict[Conditions, list[tuple[Path, EvaluationReport]]] = defaultdict(list)
+    for path, report in evaluations.items():
+        threshold = _format_threshold(report.threshold_rule) if by_threshold else ""
+        key = Conditions(report.data, report.split, tuple(report.variants), report.folder or "", threshold)
+        groups[key].append((path, report))
+    return {key: min(found, key=_rank_evaluation)[1] for key, found in groups.items()}
+
+
+def _rank_evaluation(evaluation: tuple[Path, EvaluationReport]) -> tuple[bool, int]:
+    """Return the place of an evaluation among those that differ only in threshold and epoch; the lowest is used."""
+    path, report = evaluation
+    return report.threshold_rule != _STORED, len(path.name)  # a hash is added to the name if it is not the best epoch
+
+
+def _format_threshold(rule: str) -> str:
+    """Return the value of `--threshold`, with the same text for the same number."""
+    with suppress(ValueError):
+        return repr(float(rule))
+    return rule
