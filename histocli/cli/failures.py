@@ -54,7 +54,8 @@ def _explain(error: Exception) -> tuple[HistoError, int]:
         reason = HistoError(f"{error.filename or 'the system'}: {error.strerror or error}")
         return find_stdout_error() or reason, EXIT_FAILURE
     if is_out_of_memory(error):
-        return HistoError("memory is full", "lower --batch-size, or --batch-size auto"), EXIT_FAILURE
+        hint = "use a smaller --batch-size, or --batch-size auto"
+        return HistoError("there is not enough memory", hint), EXIT_FAILURE
     return HistoError(f"this is a bug in histo: {error!r}", _write_log(error)), EXIT_BUG
 
 

@@ -86,10 +86,11 @@ def _show_overlap_leaks(reporter: Reporter, balance: BalanceReport, consequence:
     others = "no slide is in both splits"
     if balance.can_leak:
         others = "other patches of a slide may be in both splits, which makes validation metrics too good"
-    reporter.note(
-        f"{balance.sharing_pixels or 0:,} of {balance.n:,} patches overlap with another patch, and are in the same "
-        f"split as it; {others}"
-    )
+    found = "no two patches overlap"
+    if balance.sharing_pixels:
+        shares = f"{balance.sharing_pixels:,} of {balance.n:,} patches overlap with another patch"
+        found = f"{shares}, and are in the same split as it"
+    reporter.note(f"{found}; {others}")
 
 
 def _warn_of_few_slides(reporter: Reporter, balance: BalanceReport) -> None:

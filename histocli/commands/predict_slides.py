@@ -12,6 +12,7 @@ from histocli.commands.slide_job import (
     find_finished,
     find_mask,
     hash_options,
+    is_reachable,
     read_earlier_records,
     read_inputs,
     remove_other_records,
@@ -25,7 +26,7 @@ from histocli.errors import HistoError
 from histocli.inference.checkpoints import STORED, load_from_config
 from histocli.locks import hold
 from histocli.plots.slides import write_heatmap_picture, write_tissue
-from histocli.slides.detection import SlideFile
+from histocli.slides.detection import SlideFile, make_absolute
 from histocli.slides.listener import SlideListener
 from histocli.slides.measures import Map, measure_slide
 from histocli.slides.reading import open_slide
@@ -38,6 +39,7 @@ from histocli.slides.records import (
     NO_TISSUE,
     SCORED,
     SCORES,
+    TABLE,
     TISSUE,
     FinishedSlide,
     SlideRecord,
@@ -91,7 +93,10 @@ def predict_slides(
         job = SlideJob(config, out, predictor, threshold, resolutions)
         found = ranks.on_rank0(lambda: [find_finished(job, slide) for slide in slides])
         records = ranks.on_rank0(lambda: read_earlier_records(out, slides, listener))
-        records |= {record.slide: record for record in found if record is not None}
+        for slide, record in zip(slides, found, strict=True):
+            records.pop(slide.name, None)
+            if record is not None:
+                records[slide.name] = record
         todo = [number for number, record in enumerate(found) if record is None]
         # The largest slides come first, so that all processes end at about the same time.
         todo.sort(key=lambda number: (-_find_file_size(slides[number].path), number))
@@ -104,7 +109,7 @@ def predict_slides(
                 _predict_and_record(job, slide, records, listener)
             finally:
                 if ranks.is_rank0:
-                    _write_table(out, slides, records)
+                    _write_table_so_far(out, slides, records, listener)
             new_records[slide.name] = records[slide.name]
             listener.on_slide_end(records[slide.name])
         for others in ranks.all_gather(new_records):
@@ -117,6 +122,19 @@ def _write_table(out: Path, slides: list[SlideFile], records: dict[str, SlideRec
     """Write `slides.csv`: the slides of this call in the order of the inputs, then those of earlier calls."""
     names = dict.fromkeys([slide.name for slide in slides] + list(records))
     write_table(out, [records[name] for name in names if name in records])
+
+
+def _write_table_so_far(
+    out: Path, slides: list[SlideFile], records: dict[str, SlideRecord], listener: SlideListener
+) -> None:
+    """Write `slides.csv` before all slides are finished; warn if this fails, because the last write is the one needed.
+
+    An error here would hide that of a slide, and other processes would wait for this one.
+    """
+    try:
+        _write_table(out, slides, records)
+    except (HistoError, OSError) as error:
+        listener.on_warning(f"{TABLE} cannot be written yet: {error}")
 
 
 def _write_last_table(
@@ -133,13 +151,15 @@ def _predict_and_record(
 ) -> None:
     """Score a slide, and replace its record; if it cannot be read, its record says so.
 
-    Its earlier map is not valid from now on, so `slide.json` is removed first.
+    Its earlier map is not valid from now on, so `slide.json` is removed first; not if the file of the slide cannot be
+    found, for example because a disk is not mounted.
 
     Raises:
         HistoError: it cannot be read, and `--errors fail` is given.
     """
     records.pop(slide.name, None)
-    (job.out / slide.name / FILE).unlink(missing_ok=True)
+    if is_reachable(slide):
+        (job.out / slide.name / FILE).unlink(missing_ok=True)
     try:
         records[slide.name] = _predict_slide(job, slide, listener)
     except HistoError as error:
@@ -174,7 +194,7 @@ def _predict_slide(job: SlideJob, slide: SlideFile, listener: SlideListener) -> 
         raise HistoError(f"{what} was changed while it was read", "start again when the file is complete")
     _write_folder(folder, slide.name, plan, scores, job.threshold)
     finished = FinishedSlide(
-        path=os.path.abspath(slide.path),  # noqa: PTH100 - Path.absolute keeps ".."
+        path=str(make_absolute(slide.path)),
         made_of=compute_fingerprint(job, inputs, job.resolutions.list_possible(slide)[0] if remark else None),
         threshold=job.threshold,
         step=job.config.step,

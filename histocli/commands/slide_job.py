@@ -13,7 +13,7 @@ from histocli.config import PredictConfig
 from histocli.data.manifest import hash_file
 from histocli.errors import HistoError
 from histocli.inference.checkpoints import CheckpointPredictor
-from histocli.slides.detection import SlideFile
+from histocli.slides.detection import SlideFile, make_absolute
 from histocli.slides.listener import SlideListener
 from histocli.slides.records import (
     FILE,
@@ -114,7 +114,7 @@ def find_finished(job: SlideJob, slide: SlideFile) -> SlideRecord | None:
     Raises:
         HistoError: the folder has the scores of another slide.
     """
-    folder, path = job.out / slide.name, os.path.abspath(slide.path)  # noqa: PTH100 - Path.absolute keeps ".."
+    folder, path = job.out / slide.name, str(make_absolute(slide.path))
     try:
         finished = read_finished(folder)
     except HistoError:
@@ -139,12 +139,19 @@ def find_finished(job: SlideJob, slide: SlideFile) -> SlideRecord | None:
 
 def _is_current(job: SlideJob, slide: SlideFile, finished: FinishedSlide) -> bool:
     """Return whether a map was made from the slide and the mask as they are now, with the options of this call."""
+    if finished.file_state is None:
+        return False  # an earlier version wrote it, in which coordinates or the resolution could be wrong
     try:
         inputs = read_inputs(job.config, slide)
     except HistoError:
         return False  # one of the files is missing: the slide is then recorded as failed, and the others are scored
     possible = job.resolutions.list_possible(slide)
     return finished.made_of in [compute_fingerprint(job, inputs, mpp) for mpp in possible]
+
+
+def is_reachable(slide: SlideFile) -> bool:
+    """Return whether the file of a slide can be found."""
+    return _find_state(slide) is not None
 
 
 def _find_state(slide: SlideFile) -> State | None:
@@ -191,17 +198,17 @@ def remove_other_records(out: Path, slides: list[SlideFile], listener: SlideList
     The name of a slide depends on the other inputs of the call: it is longer if another slide has the same file name.
     With two records, the slide would count twice.
     """
-    ours = {out / slide.name for slide in slides}
-    by_path = {os.path.abspath(slide.path): slide for slide in slides}  # noqa: PTH100
+    names = {slide.name for slide in slides}
+    by_path = {str(make_absolute(slide.path)): slide for slide in slides}
     by_state = {(slide.path.name, _find_state(slide)): slide for slide in slides}
     removed = []
     for folder, finished in _iterate_maps(out):
-        if folder in ours or isinstance(finished, HistoError):
-            continue
+        if isinstance(finished, HistoError) or finished.record.slide in names or folder != out / finished.record.slide:
+            continue  # a damaged map, one of these slides, or a copied folder or another --out inside this one
         slide = by_path.get(finished.path)
         if slide is None and finished.file_state and not os.path.exists(finished.path):  # noqa: PTH110
             slide = by_state.get((Path(finished.path).name, finished.file_state))  # the file was moved
-        if slide is not None:
+        if slide is not None and (out / slide.name / FILE).is_file() and not folder.samefile(out / slide.name):
             (folder / FILE).unlink()
             removed.append(finished.record.slide)
             listener.on_warning(

@@ -49,7 +49,7 @@ def _check_mask(mask: Path | None, n_slides: int) -> None:
     if mask.suffix.lower() not in TISSUE_MASK_SUFFIXES:
         raise UsageError(
             f"--mask {mask}: the name does not end in {', '.join(TISSUE_MASK_SUFFIXES)}",
-            "give areas as GeoJSON, in pixels of the largest level, or a PNG picture of the whole slide",
+            "give areas as GeoJSON from QuPath, in pixels of level 0, or a PNG picture of the whole slide",
         )
     if n_slides > 1:
         raise UsageError(

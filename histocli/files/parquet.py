@@ -50,7 +50,9 @@ def list_parquet(name: str, open_file: Open) -> list[File]:
             raise HistoError(f"{name} has {table.metadata.num_rows:,} rows, over {_MAX_ROWS:,}", "split it")
         if column is None:
             names = ", ".join(f"{field.name} ({field.type})" for field in schema)
-            raise HistoError(f"{name} has no column of images: {names}", "images are bytes, as in Hugging Face's sets")
+            raise NoImageColumnError(
+                f"{name} has no column of images: {names}", "images are bytes, as in Hugging Face's sets"
+            )
         shard = _SHARD.search(name)
         folder = f"{shard[1]}/" if shard and find_split(shard[1]) else ""
         rows = _ParquetRows(table, column, Lock())
@@ -104,6 +106,10 @@ def _name_classes(values: list[Any], column: str, metadata: dict[bytes, bytes]) 
     if not names:
         return values
     return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values]
+
+
+class NoImageColumnError(HistoError):
+    """A Parquet file has no column of images."""
 
 
 @dataclass

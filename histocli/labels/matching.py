@@ -26,9 +26,9 @@ class TableMatch(NamedTuple):
 class _Place:
     """The folder and the split of a table: of several images that an id may name, those in them are preferred.
 
-    If an id may name an image in the folder and another image outside it, several folders have the same file names.
-    Then the table describes only the images in its own folder: all other images are excluded, unless an id is the path
-    of one. The same is true for the split.
+    For example, `train/labels.csv` has the id `3`, and there are `train/3.png` and `test/3.png`. Then the two folders
+    have the same file names, and the table describes only the images in its own folder. All other images are excluded,
+    unless an id is the path of one. The same is true for the split.
     """
 
     def __init__(self, folder: str, split: str) -> None:

@@ -11,6 +11,7 @@ from histocli.errors import HistoError
 from histocli.files.archives import is_archive
 from histocli.files.file import MAX_FILE_BYTES, File, MadeTable, make_file, read_bytes
 from histocli.files.listing import list_files
+from histocli.files.parquet import NoImageColumnError
 from histocli.files.tables import SEPARATORS, UTF8_HINT, read_table
 from histocli.labels.patch_tables import ColumnNames, PatchTable, check_ids
 
@@ -76,10 +77,8 @@ def find_table(path: Path) -> File:
         return make_file(path)
     try:
         files = list_files(path)
-    except HistoError:
-        if path.suffix.lower() == ".parquet":
-            raise HistoError(f"{path} is a Parquet file", "save the table as CSV") from None
-        raise
+    except NoImageColumnError:
+        raise HistoError(f"{path} is a Parquet file without images", "save the table as CSV") from None
     tables = [file for file in files if file.name.lower().endswith((".csv", ".tsv"))]
     if len(tables) != 1:
         raise HistoError(f"{path} contains {len(tables)} CSV tables, not one", "unpack it, and give one of them")

@@ -170,7 +170,7 @@ def _make_names_unique(slides: list[SlideFile]) -> list[SlideFile]:
         lambda slide: Path(slide.name).name,
         lambda slide: slide.name,
         lambda slide: f"{slide.name}{slide.path.suffix}",
-        lambda slide: _make_absolute(slide.path).as_posix().lstrip("/").replace(":", ""),
+        lambda slide: make_absolute(slide.path).as_posix().lstrip("/").replace(":", ""),
     ):
         names = [naming(slide) for slide in slides]
         if len({name.lower() for name in names}) == len(slides):
@@ -179,7 +179,7 @@ def _make_names_unique(slides: list[SlideFile]) -> list[SlideFile]:
     return [SlideFile(slide.path, name, stems[slide.path.stem] == 1) for slide, name in zip(slides, names, strict=True)]
 
 
-def _make_absolute(path: Path) -> Path:
+def make_absolute(path: Path) -> Path:
     """Return an absolute path without "..", which would lead out of the folder of the maps."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps ".."
 

@@ -117,7 +117,7 @@ class FlatOptimizer:
             if not saved.isfinite().all() or (name not in _SIGNED and (saved < 0).any()):
                 raise ValueError(f"the optimiser's {name} has an impossible value")
             own.copy_(saved)
-        if self.config.has_loss_scale and self.loss_scale <= 1:  # saved in another precision
+        if self.config.has_loss_scale and self.loss_scale == 1:  # saved in another precision
             self.loss_scale.fill_(LOSS_SCALE)
 
     def _load_separate(self, state: dict[str, Any]) -> None:

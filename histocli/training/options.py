@@ -32,13 +32,14 @@ def complete_config(config: RunConfig, given: Collection[str]) -> RunConfig:
     An architecture that names published weights starts from them, and a k-NN head needs one epoch.
 
     Raises:
-        UsageError: there is no such architecture, or it has no such weights.
+        UsageError: the architecture has no such weights, or an option was given that would change nothing.
     """
     config = replace(config, arch=find_short_name(config.arch))
     if "weights" not in given:
         config = replace(config, weights=choose_weights(config.arch, config.weights))
-    check_architecture(config.arch)
     check_weights(config.arch, config.weights)  # a resumed run does not need them, and they may have changed
+    if config.augment is Augment.NONE and "rotate" in given:
+        raise UsageError("--rotate has no meaning with --augment none: the patches are not changed")
     return replace(config, epochs=1) if config.head is HeadKind.KNN and "epochs" not in given else config
 
 
@@ -61,8 +62,6 @@ def check_run_options(config: RunConfig, given: Collection[str]) -> None:
     for key in _NOT_WITH_FREEZE:
         if config.freeze and key in given:
             raise UsageError(f"--{key} has no meaning with --freeze: {_NOT_WITH_FREEZE[key]}")
-    if config.augment is Augment.NONE and "rotate" in given:
-        raise UsageError("--rotate has no meaning with --augment none: the patches are not changed")
     config.check()
     if config.lora is not None:
         require_peft()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from histocli.atomic import read_json, write_json
 from histocli.compute.device import choose_compute
-from histocli.config import MAX_SEED, TuneConfig
+from histocli.config import TuneConfig
+from histocli.config.seeds import is_seed
 from histocli.data.groups import find_split_unit
 from histocli.data.manifest import hash_file, read_manifest
 from histocli.errors import HistoError, UsageError
@@ -79,7 +80,7 @@ def _check_record(record: StudyRecord, path: Path, name: str) -> None:
             check_name(manifest, "subset")
     except UsageError as error:
         raise HistoError(f"{path}: {error}", HINT) from error
-    if options.name != name or options.data not in record.manifests or not 0 <= options.seed <= MAX_SEED:
+    if options.name != name or options.data not in record.manifests or not is_seed(options.seed):
         raise HistoError(f"{path} has another name, subset or seed than histo tune writes", HINT)
 
 

@@ -236,17 +236,20 @@ def test_a_table_that_may_not_be_read_is_skipped_with_a_note(tmp_path):
     assert "skipped: other.csv: Permission denied" in source.report.notes
 
 
-@pytest.mark.parametrize("data", [b"PAR1 nothing", None])
-def test_a_parquet_file_without_images_is_named_and_not_taken_as_a_table(tmp_path, data):
-    if data:
-        (tmp_path / "t.parquet").write_bytes(data)
-    else:
-        pa = pytest.importorskip("pyarrow")
-        pq = pytest.importorskip("pyarrow.parquet")
-        pq.write_table(pa.table({"id": ["a"], "label": [1]}), tmp_path / "t.parquet")
-    with pytest.raises(HistoError, match=r"t\.parquet is a Parquet file$") as caught:
+def test_a_parquet_file_without_images_is_named_and_not_taken_as_a_table(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"id": ["a"], "label": [1]}), tmp_path / "t.parquet")
+    with pytest.raises(HistoError, match=r"t\.parquet is a Parquet file without images$") as caught:
         open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "t.parquet")
     assert caught.value.hint == "save the table as CSV"
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(HistoError, match=r"cannot read .*t\.parquet"):
+        open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize(

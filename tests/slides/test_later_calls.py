@@ -132,6 +132,34 @@ def test_a_slide_that_gets_another_name_counts_once(histo, slides, tmp_path):
     assert not (out / "a" / "slide.json").exists()
 
 
+def test_a_copied_map_and_a_folder_of_maps_inside_the_folder_stay(histo, slides, tmp_path):
+    out = tmp_path / "out"
+    predict(histo, slides, "--out", out / "tta", "--tta")
+    predict(histo, slides, "--out", out)
+    shutil.copytree(out / "first", out / "first-old")
+    predict(histo, slides, "--out", out)
+    assert read_statuses(out)["first"] == "scored"
+    for folder in (out / "tta" / "first", out / "tta" / "second", out / "first", out / "first-old"):
+        assert (folder / "slide.json").is_file()
+
+
+def test_a_map_stays_valid_if_its_slide_cannot_be_found_for_a_while(histo, slides, tmp_path):
+    out, link = tmp_path / "out", slides / "second.svs"
+    (slides / "second.tif").rename(tmp_path / "second.svs")
+    link.symlink_to(tmp_path / "second.svs")
+    predict(histo, slides, "--out", out)
+    (tmp_path / "second.svs").rename(tmp_path / "away.svs")
+    predict(histo, slides, "--out", out, code=4)
+    assert read_statuses(out) == {"first": "scored", "second": "failed"}
+    labels = write_labels(tmp_path / "labels.csv", "first", "second")
+    result = histo("eval", "--maps", out, "--labels", labels, "--json")
+    assert list(json.loads(result.stdout)["labels"]) == ["first", "second"]
+    assert "not measured" not in result.stderr
+    (tmp_path / "away.svs").rename(tmp_path / "second.svs")
+    assert "2 of 2 slides were finished before" in predict(histo, slides, "--out", out).stderr
+    assert read_statuses(out) == {"first": "scored", "second": "scored"}
+
+
 def test_the_resolution_of_other_slides_does_not_matter(histo, slides, tmp_path):
     out, table = tmp_path / "out", tmp_path / "mpp.csv"
     write_slide(slides / "third.tif", tissue_image(1300, 1300), None)
