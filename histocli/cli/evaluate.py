@@ -167,6 +167,9 @@ def evaluate(
         raise UsageError(f"--compare needs two names, and {flags[0]} is an option", "histo eval --compare A B")
     if compare and options.is_given(ctx, "ckpt"):
         raise UsageError("--ckpt cannot be combined with --compare", "leave one of them out")
+    are_files = compare and all(name.endswith(".json") for name in compare)
+    if are_files and (flag := _find_other_option(ctx, ("compare", "json"))):
+        raise UsageError(f"{flag} has no meaning if both names of --compare are metrics files", f"leave {flag} out")
     names = options.split_checkpoint_names(ctx, ckpt)
     config = EvalConfig(
         ckpt=names,

@@ -99,12 +99,12 @@ class CheckpointPredictor(BatchPredictor):
             self._convert_threshold(_choose_threshold(member.checkpoint, rule), member.checkpoint.temperature)
             for member in self.members
         ]
-        return sum(thresholds) / len(thresholds)
+        # The prevalence adjusts the mean of the probabilities, so it also adjusts the mean of the thresholds.
+        return float(self._adjust(np.array(sum(thresholds) / len(thresholds))))
 
     def _convert_threshold(self, calibrated: float, temperature: float) -> float:
-        """Convert a threshold for calibrated probabilities to one for the probabilities that the predictor returns."""
-        threshold = rescale_threshold(calibrated, temperature) if self.uncalibrated else calibrated
-        return float(self._adjust(np.array(threshold)))
+        """Convert a threshold for calibrated probabilities to one for uncalibrated ones, if these are returned."""
+        return rescale_threshold(calibrated, temperature) if self.uncalibrated else calibrated
 
 
 def check_prevalence(prevalence: float | None) -> None:

@@ -612,6 +612,7 @@ def test_evaluations_of_other_patches_cannot_be_compared(histo, folder, tmp_path
     assert "have no scored patch in common" in error
     assert "--data" in hint
     assert "cannot be combined with --compare" in histo.fails("eval", "--compare", *files, "--ckpt", "first", code=2)[0]
+    assert "--tta has no meaning" in histo.fails("eval", "--compare", *files, "--tta", code=2)[0]
     (tmp_path / "other.json").write_text("[]")
     assert (
         "is not an evaluation of histo eval" in histo.fails("eval", "--compare", tmp_path / "other.json", files[0])[0]

@@ -153,6 +153,8 @@ def test_thresholds_by_number_as_stored_and_by_rule(predictor):
     assert predictor("one").find_threshold() == 0.3
     assert predictor("one", "other").find_threshold("stored") == pytest.approx(0.45)
     assert predictor("one", uncalibrated=True).find_threshold() == pytest.approx(expit(2 * logit(0.3)))
+    alone, both = (predictor(*names, prevalence=0.05).find_threshold() for names in (("one",), ("one", "other")))
+    assert logit(both) - logit(0.45) == pytest.approx(logit(alone) - logit(0.3))  # as the mean of the probabilities
     by_rule = predictor("one").find_threshold("sensitivity=0.9")
     assert predictor("one", uncalibrated=True).find_threshold("sensitivity=0.9") == pytest.approx(
         expit(2 * logit(by_rule))
