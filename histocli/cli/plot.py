@@ -116,7 +116,7 @@ def plot(
         ckpt=tuple(ckpt or ()),
         mpp=mpp,
     )
-    paths = run_plot(state.workspace, config, on_note=state.reporter.note)
+    paths = run_plot(state.workspace, config, on_note=state.reporter.note, on_warning=state.reporter.warn)
     for path in paths:
         state.reporter.note(str(path))
     count = f"{len(paths)} plots" if len(paths) != 1 else "1 plot"

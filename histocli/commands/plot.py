@@ -11,6 +11,7 @@ from histocli.commands.plot_balance import plan_balance
 from histocli.commands.plot_sheets import plan_error_sheets, plan_samples
 from histocli.config import SUBSET, PlotConfig
 from histocli.errors import ExplanationError, HistoError, UsageError
+from histocli.inference.evaluations import EvaluationReader
 from histocli.inference.score_table import find_clusters, read_scores
 from histocli.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.conditions import group_by_conditions
@@ -27,12 +28,19 @@ _WITHOUT_EVALUATION = {Kind.CURVES, Kind.BALANCE, Kind.SAMPLES}  # kinds that ne
 _OVERLAID = (Kind.CURVES, Kind.ROC, Kind.PR, Kind.CALIBRATION)  # kinds that can show several runs
 
 
-def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], None] = lambda note: None) -> list[Path]:
+def plot(
+    workspace: Workspace,
+    config: PlotConfig,
+    *,
+    on_note: Callable[[str], None] = lambda note: None,
+    on_warning: Callable[[str], None] = lambda warning: None,
+) -> list[Path]:
     """Draw plots of a run (by default the newest) into the workspace's `plots/`, and return the files.
 
     The plots show the run's learning curves, its data set and subset, and its evaluations. `config.data` selects some
     data sets or subsets. Curves of several runs are drawn into one plot if they can be compared. `Kind.ALL` draws
     all kinds for which there is input. `on_note` receives the checkpoints in use, and changes or guesses in images.
+    `on_warning` receives a warning of each evaluation that is not drawn because its network is not the run's any more.
 
     Raises:
         UsageError: an option cannot be used.
@@ -45,6 +53,7 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
     _refuse_kinds_of_one_run(config)
     runs = choose_runs(workspace, config.run, has_evaluations=not set(config.kind) <= _WITHOUT_EVALUATION)
     check_data(workspace, config.data, runs)
+    reader = EvaluationReader(workspace, lambda warning, _: on_warning(warning))
     plan = _plan_overlay if len(runs) > 1 else _plan_plots
     plots: list[Plot] = []
     possible = _OVERLAID if len(runs) > 1 else [kind for kind in Kind if kind is not Kind.ALL]
@@ -55,9 +64,9 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
 
                 plots += plan_chosen_patches(workspace, config, on_note)
             elif kind is Kind.MAP:
-                plots += _plan_maps(workspace, runs, config, resolutions, on_note)
+                plots += _plan_maps(workspace, reader, runs, config, resolutions, on_note)
             else:
-                plots += plan(workspace, runs, kind, config.data)
+                plots += plan(workspace, reader, runs, kind, config.data)
         except (MissingInputError, ExplanationError, UnknownResolutionError) as error:
             if Kind.ALL not in config.kind:
                 raise
@@ -115,7 +124,9 @@ def check_data(workspace: Workspace, data: Sequence[str], runs: Sequence[str]) -
             raise HistoError(f"there is no data set {name!r}", f"choose from {', '.join(sorted(known))}")
 
 
-def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Sequence[str]) -> list[Plot]:
+def _plan_plots(
+    workspace: Workspace, reader: EvaluationReader, runs: Sequence[str], kind: Kind, data: Sequence[str]
+) -> list[Plot]:
     """Return the plots of one kind.
 
     Raises:
@@ -130,7 +141,7 @@ def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Seq
         raise MissingInputError("there is no training run yet", "histo train makes one")
     if kind is Kind.CURVES:
         return [_plan_curves(workspace, run, data)]
-    evaluations = _find_evaluations(workspace, run, data)
+    evaluations = _find_evaluations(reader, run, data)
     if kind is Kind.ERRORS:
         return plan_error_sheets(workspace, evaluations)
     if kind is Kind.EXPLAIN:
@@ -142,6 +153,7 @@ def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Seq
 
 def _plan_maps(
     workspace: Workspace,
+    reader: EvaluationReader,
     runs: Sequence[str],
     config: PlotConfig,
     given: GivenResolutions,
@@ -154,12 +166,12 @@ def _plan_maps(
         return plan_prediction_maps(workspace, config, given, on_note)
     if not runs:
         raise MissingInputError("there is no training run yet", "histo train makes one")
-    return plan_evaluation_maps(workspace, _find_evaluations(workspace, runs[0], config.data), given, on_note)
+    return plan_evaluation_maps(workspace, _find_evaluations(reader, runs[0], config.data), given, on_note)
 
 
-def _find_evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> dict[Path, EvaluationReport]:
+def _find_evaluations(reader: EvaluationReader, run: str, data: Sequence[str]) -> dict[Path, EvaluationReport]:
     """Return the evaluations of a run, or only those on the data sets `data`; raise `MissingInputError` if none is."""
-    evaluations = read_evaluations(workspace, run, data)
+    evaluations = reader.read(run, data)
     if not evaluations:
         on = f" on {', '.join(data)}" if data else ""
         option = f" --data {data[0]}" if data else ""
@@ -167,7 +179,9 @@ def _find_evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> di
     return evaluations
 
 
-def _plan_overlay(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Sequence[str]) -> list[Plot]:
+def _plan_overlay(
+    workspace: Workspace, reader: EvaluationReader, runs: Sequence[str], kind: Kind, data: Sequence[str]
+) -> list[Plot]:
     """Return the plots of one kind that show all runs: one for each data set and split on which all were evaluated."""
     from histocli.plots import overlay
     from histocli.plots.style import COLUMN
@@ -182,7 +196,7 @@ def _plan_overlay(workspace: Workspace, runs: Sequence[str], kind: Kind, data: S
         Kind.PR: overlay.draw_pr_of_runs,
         Kind.CALIBRATION: overlay.draw_calibration_of_runs,
     }[kind]
-    by_run = [group_by_conditions(_find_evaluations(workspace, run, data)) for run in runs]
+    by_run = [group_by_conditions(_find_evaluations(reader, run, data)) for run in runs]
     common = [key for key in by_run[0] if all(key in evaluations for evaluations in by_run)]
     if not common:
         raise MissingInputError(

@@ -13,6 +13,7 @@ from histocli.data.manifest import read_manifest
 from histocli.errors import HistoError
 from histocli.files.outputs import check_output, write_output
 from histocli.inference.comparison import compare
+from histocli.inference.evaluations import EvaluationReader
 from histocli.inference.score_table import read_scores
 from histocli.listeners import SILENT, CommandListener
 from histocli.models import describe_weights
@@ -26,7 +27,7 @@ from histocli.pages.slides import make_slide_section
 from histocli.plots import MissingInputError, shorten
 from histocli.reports.comparison import ComparisonReport
 from histocli.reports.conditions import group_by_conditions
-from histocli.reports.evaluation import EvaluationReport, read_evaluations
+from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.repeats import RepeatsReport, read_repeats
 from histocli.reports.run import RunRecord, read_history, read_run
 from histocli.slides.resolution import GivenResolutions, read_resolutions
@@ -85,7 +86,14 @@ def report(
     runs = _choose_runs(workspace, config, repeats)
     path = config.out or workspace.plots_dir / f"{_make_page_name(runs, config.maps)}-report.html"
     check_output(path, workspace)
-    evaluations = _read_evaluations_of_runs(workspace, runs, config.data)
+    problems: list[str] = []
+
+    def warn_of_outdated(warning: str, evaluation: EvaluationReport) -> None:
+        listener.on_warning(warning)
+        problems.append(_remove_folders(warning, workspace, evaluation))
+
+    reader = EvaluationReader(workspace, warn_of_outdated)
+    evaluations = _read_evaluations(reader, runs, config.data)
     count = sum(map(len, evaluations.values()))
     picture_bytes = max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES)
     map_bytes = round(picture_bytes * _MAP_SHARE) if count else picture_bytes
@@ -96,10 +104,9 @@ def report(
     options = _Options(config.pictures, picture_bytes // max(1, count), resolutions)
     sections = [_make_run_section(workspace, run, evaluations[run], options, listener) for run in runs]
     comparisons = _make_comparison_sections(evaluations, listener)
-    problems = _find_missing_evaluations(evaluations, repeats, bool(comparisons))
-    for problem in problems:
+    for problem in (missing := _find_missing_evaluations(evaluations, repeats, bool(comparisons))):
         listener.on_warning(problem)
-    page = render(sections, comparisons, slides, problems).encode()
+    page = render(sections, comparisons, slides, [*problems, *missing]).encode()
     if len(page) > MAX_BYTES:
         listener.on_warning(
             f"the page has {len(page) / 1e6:.1f} MB, because it shows {count} evaluations; --data shows fewer"
@@ -128,9 +135,9 @@ def _choose_runs(workspace: Workspace, config: ReportConfig, repeats: Mapping[st
     return runs
 
 
-def _read_evaluations_of_runs(workspace: Workspace, runs: Sequence[str], data: Sequence[str]) -> dict[str, Evaluations]:
+def _read_evaluations(reader: EvaluationReader, runs: Sequence[str], data: Sequence[str]) -> dict[str, Evaluations]:
     """Return the evaluations of each run, or those on `data`; raise `MissingInputError` if there are none on `data`."""
-    evaluations = {run: read_evaluations(workspace, run, data) for run in runs}
+    evaluations = {run: reader.read(run, data) for run in runs}
     if data and not any(evaluations.values()):
         raise MissingInputError(
             f"{' and '.join(runs)} {'has' if len(runs) == 1 else 'have'} no evaluation on {', '.join(data)}",

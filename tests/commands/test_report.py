@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from histocli.atomic import write_json
+from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.pages.charts import Chart, Line, make_learning_curves, make_rate_axis
 from histocli.reports.run import EpochRecord
 from histocli.reports.slides import Estimate, Recall, SlideEvaluation
@@ -350,6 +351,42 @@ def test_several_runs_have_their_paired_differences(evaluated_run):
     assert f"{compared['difference']:+.4f}" in page.text
     assert f"first: AUC {compared['a']['auc']:.4f} second: AUC {compared['b']['auc']:.4f}" in page.text
     assert len(page.points) == 2
+
+
+OUTDATED = "is an evaluation of an earlier network of the run first, and is not used;"
+
+
+def test_an_evaluation_of_an_earlier_network_of_the_run_is_left_out_until_it_is_made_again(evaluated_run):
+    evaluated_run(*EVAL, "--data", "synthetic", "--tta")
+    assert len(page_of(evaluated_run).points) == 2
+    path = evaluated_run.root / "runs" / "first" / "best.pt"
+    best = load_checkpoint(path)
+    save_checkpoint(replace(best, epoch=best.epoch + 1), path)  # as `histo train --resume --epochs` does
+    warnings = [
+        f"first-synthetic-all-tta.json {OUTDATED} histo eval --ckpt first --data synthetic, with the same other "
+        "options, evaluates the present one",
+        f"first-synthetic-val.json {OUTDATED} histo eval --ckpt first evaluates the present one",
+    ]
+    for outdated in (warnings, warnings[:1]):
+        printed = " ".join(evaluated_run("report").stderr.split())
+        page = Page(evaluated_run.root / "plots" / "first-report.html")
+        assert len(page.points) == 2 - len(outdated)
+        for warning in warnings:
+            assert printed.count(warning) == page.text.count(warning) == outdated.count(warning)
+        evaluated_run(*EVAL)
+
+
+def test_a_new_run_with_the_name_of_a_removed_one_has_none_of_its_evaluations(evaluated_run):
+    plot = ["plot", "--run", "first", "--kind", "roc", "--kind", "pr"]
+    evaluated_run("runs", "rm", "first")
+    assert OUTDATED not in evaluated_run(*plot).stderr  # there is no other network of this name
+    evaluated_run(*TRAIN, "--epochs", 1, "--seed", 5, "--name", "first")
+    assert " ".join(evaluated_run(*plot, code=1).stderr.split()).count(OUTDATED) == 1
+    evaluated_run(*EVAL, "--data", "synthetic")
+    shutil.rmtree(evaluated_run.root / "plots")
+    assert " ".join(evaluated_run(*plot).stderr.split()).count(OUTDATED) == 1
+    drawn = sorted(path.name for path in (evaluated_run.root / "plots").iterdir())
+    assert drawn == ["first-synthetic-all-pr.png", "first-synthetic-all-roc.png"]
 
 
 def test_runs_are_compared_at_the_same_threshold(evaluated_run):

@@ -1,0 +1,72 @@
+"""Read the evaluations of runs, without those of a network that a run does not have any more."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from histocli.config import EvalConfig
+from histocli.data.manifest import hash_file
+from histocli.enums import SplitName
+from histocli.reports.evaluation import EvaluationReport, read_evaluations
+from histocli.workspace import Workspace
+
+_FILES = ("best.pt", "last.pt", "history.jsonl")
+
+
+class EvaluationReader:
+    """Reads evaluations for one command, and hashes each checkpoint at most once.
+
+    An evaluation is left out if the run has a folder, and neither its `best.pt` nor its `last.pt` is the evaluated
+    checkpoint: the run was trained longer, or another run has its name now. `on_outdated` receives a warning
+    and the evaluation, once for each file.
+    """
+
+    def __init__(self, workspace: Workspace, on_outdated: Callable[[str, EvaluationReport], None]) -> None:
+        self._workspace, self._on_outdated = workspace, on_outdated
+        self._digests: dict[Path, str] = {}
+        self._outdated: set[Path] = set()
+
+    def read(self, run: str, data: Collection[str] = ()) -> dict[Path, EvaluationReport]:
+        """Return the evaluations of a run, sorted by file name: all, or those on the data sets `data`.
+
+        Raises:
+            HistoError: as `read_evaluations`.
+        """
+        found = read_evaluations(self._workspace, run, data)
+        current = {path: report for path, report in found.items() if self._is_current(run, report)}
+        for path in sorted(found.keys() - current.keys() - self._outdated):
+            self._outdated.add(path)
+            self._on_outdated(_describe_outdated(path, found[path]), found[path])
+        return current
+
+    def _is_current(self, run: str, report: EvaluationReport) -> bool:
+        """Return whether the run still has the evaluated checkpoint; also true if this is not known.
+
+        It is not known of ensembles and folds, of files of early versions, which do not name the checkpoint, of runs
+        without a folder, and of a run whose best.pt was removed after its first epoch.
+        """
+        digests = [checkpoint.checkpoint_sha256 for checkpoint in report.checkpoints]
+        if len(digests) != 1 or not digests[0] or run not in self._workspace.list_runs():
+            return True
+        best, last, history = (self._workspace.runs_dir / run / name for name in _FILES)
+        if any(path.is_file() and self._hash(path) == digests[0] for path in (best, last)):
+            return True
+        return not best.is_file() and history.is_file() and history.stat().st_size > 0
+
+    def _hash(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = hash_file(path)
+        return self._digests[path]
+
+
+def _describe_outdated(path: Path, report: EvaluationReport) -> str:
+    """Return the warning that an evaluation is left out, with the command that evaluates the present network."""
+    options = ""  # the run's own validation patches
+    if report.split != SplitName.VAL or report.data != report.packed:
+        options = f" --data {report.folder or report.data}"
+        options += f" --split {report.split}" if report.split != SplitName.ALL else ""
+    if report.variants or report.threshold_rule != EvalConfig.threshold:
+        options += ", with the same other options,"
+    return (
+        f"{path.name} is an evaluation of an earlier network of the run {report.run}, and is not used; "
+        f"histo eval --ckpt {report.run}{options} evaluates the present one"
+    )
