@@ -87,6 +87,10 @@ class Workspace:
         """One folder per study of `histo tune`, with its SQLite file."""
         return self.root / "tuning"
 
+    def study_path(self, study: str) -> Path:
+        """Return the path of `study.json`: the record of the study `study` of `histo tune`, written when it starts."""
+        return self.tuning_dir / check_name(study, "study") / "study.json"
+
     def dataset_dir(self, name: str) -> Path:
         """Return the folder of the packed data set `name`."""
         return self.data_dir / check_name(name, "data set")

@@ -13,7 +13,7 @@ from histocli.data.groups import OVERLAP, find_connected_components
 from histocli.data.leakage import audit, find_leaking, list_audited_names
 from histocli.data.manifest import SUBSET_COLUMNS, hash_file, is_subset, write_manifest
 from histocli.data.overlap_cache import search_overlaps
-from histocli.data.overlaps import OnStage, group_overlaps
+from histocli.data.overlaps import OnStage, group_overlaps, name_groups
 from histocli.data.splits import (
     HELD_OUT,
     VALIDATION,
@@ -267,8 +267,8 @@ def _assign_splits(
         val = split_random(labels, config.val_fraction, config.seed)
     elif unit is Split.OVERLAP and groups is not None:
         group_of = groups[subset["index"]]
-        is_single = np.bincount(group_of)[group_of] == 1
-        subset, columns = subset.assign(**{OVERLAP: np.where(is_single, "", group_of.astype(str))}), [*columns, OVERLAP]
+        subset = subset.assign(**{OVERLAP: name_groups(groups, subset["index"].to_numpy())})
+        columns = [*columns, OVERLAP]
         has_slides = (subset["slide"] != "").any()
         units = find_connected_components(subset, should_trust_slides=False).codes if has_slides else group_of
         val = split_by_group(units, labels, config.val_fraction, config.seed, "overlap group")

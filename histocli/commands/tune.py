@@ -103,7 +103,7 @@ def write_report(study: Study, path: Path) -> TuneReport:
             split_by=study.split_by,
             folds=config.folds,
             seed=config.seed,
-            manifest_sha256=study.manifest_sha256,
+            manifest_sha256=study.manifests[config.data],
             trials=trials,
             best=best.number if best else None,
             above_defaults=compare_trials(best, trials[0]) if best else None,
@@ -118,6 +118,7 @@ def _train_trial(study: Study, trial: ClaimedTrial, listener: TuneListener, stop
     """Train the folds of a trial that are not trained yet, and mark it as finished, pruned or failed.
 
     Raises:
+        HistoError: the manifest of a fold has changed since the study was started.
         Stopped: a signal came; the trial can be continued.
     """
     for member in study.fold_runs[: len(trial.auc)]:  # a process that was killed just after a fold left its run
@@ -126,6 +127,7 @@ def _train_trial(study: Study, trial: ClaimedTrial, listener: TuneListener, stop
         if trial.should_prune():
             trial.prune()
             return
+        study.check_fold(member)
         listener.on_fold_start(trial, len(trial.auc))
         start, name = time.monotonic(), f"trial{trial.number}-fold{member.number}"
         try:

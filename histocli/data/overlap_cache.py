@@ -7,8 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from histocli.atomic import read_json, write_atomically
-from histocli.data.dataset import open_packed
-from histocli.data.overlaps import CODING_ERROR, MIN_OVERLAP, PAIR, Array, OnStage, find_overlaps
+from histocli.data.dataset import Subset, open_packed
+from histocli.data.groups import OVERLAP, SLIDE
+from histocli.data.overlaps import (
+    CODING_ERROR,
+    MIN_OVERLAP,
+    PAIR,
+    Array,
+    OnStage,
+    find_overlaps,
+    group_overlaps,
+    name_groups,
+)
 from histocli.data.store import map_array, open_store
 from histocli.errors import HistoError
 from histocli.workspace import Workspace
@@ -62,6 +72,22 @@ def read_overlaps(workspace: Workspace, data: str, other: str | None = None) -> 
         if not 0 <= rows.min() <= rows.max() < count:
             raise HistoError(f"{path} has rows that {name} does not have", hint)
     return pairs
+
+
+def find_overlap_groups(workspace: Workspace, subset: Subset) -> Array | None:
+    """Return the overlap group of each patch of a subset that lacks them, str (N,), as `name_groups` does.
+
+    None if all slides are known, if the manifest has overlap groups, or if the overlaps were not searched yet.
+
+    Raises:
+        HistoError: the file with the overlaps cannot be read.
+    """
+    frame = subset.frame
+    has_unknown_slides = SLIDE not in frame.columns or (frame[SLIDE] == "").any()
+    if not has_unknown_slides or OVERLAP in frame.columns or not workspace.dataset_path(subset.data).is_file():
+        return None
+    pairs = read_overlaps(workspace, subset.data)
+    return None if pairs is None else name_groups(group_overlaps(pairs, len(subset.store)), subset.rows)
 
 
 def _select_pairs(pairs: Array, starts: Array, a: int, b: int) -> Array:

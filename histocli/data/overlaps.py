@@ -106,6 +106,17 @@ def group_overlaps(pairs: Array, n: int) -> Array:
     return groups
 
 
+def name_groups(groups: Array, rows: Array) -> Array:
+    """Return the names of the overlap groups of the patches `rows` (N,), str (N,): "" if no other of them is in it.
+
+    `groups` are those of all patches, from `group_overlaps`.
+    """
+    group_of = groups[rows]
+    is_single = np.bincount(group_of)[group_of] == 1
+    names: Array = np.where(is_single, "", group_of.astype(str))
+    return names
+
+
 def _make_tasks(stores: Sequence[Pixels]) -> Iterator[tuple[int, Pixels]]:
     """Yield the tasks for the threads: the number of the first patch, and the patches."""
     first = 0

@@ -11,8 +11,7 @@ from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.groups import OVERLAP
 from histocli.data.likeness import choose_stride
 from histocli.data.loaders import PatchLoader
-from histocli.data.overlap_cache import read_overlaps
-from histocli.data.overlaps import group_overlaps
+from histocli.data.overlap_cache import find_overlap_groups
 from histocli.enums import SplitName
 from histocli.errors import HistoError
 from histocli.inference.checkpoints import CheckpointPredictor
@@ -85,7 +84,8 @@ def score_packed(
     table = subset.frame[[name for name in PATCH_COLUMNS if name in subset.frame.columns]].copy()
     table.insert(2, "prob", probs)
     table.insert(3, "raw", raw)
-    _add_overlap_groups(workspace, subset, table)
+    if (groups := find_overlap_groups(workspace, subset)) is not None:
+        table[OVERLAP] = groups
     digests = read_pixel_digests(workspace, subset.data, subset.frame, manifests)
     table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
     return ScoredPatches(
@@ -120,18 +120,6 @@ def _measure_likeness(predictor: CheckpointPredictor, subset: Subset) -> Likenes
     """Compare a sample of packed patches with the training patches; only the sample is read."""
     rows = subset.rows[:: choose_stride(len(subset.rows))]
     return predictor.make_likeness_meter(len(rows)).measure(np.asarray(subset.store[rows]))
-
-
-def _add_overlap_groups(workspace: Workspace, subset: Subset, table: "pd.DataFrame") -> None:
-    """Add the overlap group of each patch, if slides are unknown and overlaps have been searched."""
-    has_unknown_slides = "slide" not in table.columns or (table["slide"] == "").any()
-    if not has_unknown_slides or OVERLAP in table.columns or not workspace.dataset_path(subset.data).is_file():
-        return
-    pairs = read_overlaps(workspace, subset.data)
-    if pairs is not None:
-        groups = group_overlaps(pairs, int(subset.store.shape[0]))[subset.rows]
-        is_single = np.bincount(groups)[groups] == 1
-        table[OVERLAP] = np.where(is_single, "", groups.astype(str))
 
 
 def _require_training_manifest(workspace: Workspace, checkpoints: list[Checkpoint], manifests: ManifestCache) -> Path:

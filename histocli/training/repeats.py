@@ -1,5 +1,6 @@
 """Several runs that differ in fold or seed: the folds of a cross-validation, or repeats with other seeds."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ import numpy as np
 from histocli.config import RunConfig
 from histocli.data.dataset import open_balanced
 from histocli.data.folds import make_folds
-from histocli.data.groups import find_held_out_hospitals, find_split_unit, is_validated_on_other_slides
+from histocli.data.groups import OVERLAP, find_held_out_hospitals, find_split_unit, is_validated_on_other_slides
 from histocli.data.manifest import hash_file, read_manifest, write_manifest
+from histocli.data.overlap_cache import find_overlap_groups
 from histocli.enums import Group
 from histocli.errors import DamagedError, HistoError, UsageError
 from histocli.metrics import evaluate
@@ -134,9 +136,11 @@ def count_members(workspace: Workspace, run: str) -> tuple[str, int]:
 
 
 def _find_unused_name(workspace: Workspace, arch: str) -> str:
-    """Return the first of `<arch>-1`, `<arch>-2`, ... that no run's name begins with."""
+    """Return the first of `<arch>-1`, `<arch>-2`, ... that no run's name begins with, and that no study has."""
     stem, number, runs = make_name_stem(arch), 1, workspace.list_runs()
-    while any(run == f"{stem}-{number}" or run.startswith(f"{stem}-{number}-") for run in runs):
+    while workspace.study_path(f"{stem}-{number}").exists() or any(
+        run == f"{stem}-{number}" or run.startswith(f"{stem}-{number}-") for run in runs
+    ):
         number += 1
     return f"{stem}-{number}"
 
@@ -144,12 +148,13 @@ def _find_unused_name(workspace: Workspace, arch: str) -> str:
 def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, resume: bool) -> None:
     """Write the manifest of each fold, `manifests/<name>-fold1.csv` and so on, from the manifest `data`.
 
-    With `resume`, the manifests that were written when the runs were started are not changed.
+    With `resume`, the manifests that were written when the runs were started are not changed. If the slides are not all
+    known, and the overlaps of the data set have been searched, overlapping patches are in the same fold.
 
     Raises:
         UsageError: the runs were started with another number of folds.
-        HistoError: the manifest is missing, its patches cannot be divided into the folds, or a fold would have the name
-            of a data set.
+        HistoError: the manifest is missing, its patches cannot be divided into the folds, a fold would have the name
+            of a data set, or the folds are those of a study of `histo tune`.
     """
     names = {member.config.data for member in repeats.members}
     pattern = re.compile(rf"{re.escape(repeats.name)}-fold\d+")
@@ -163,11 +168,17 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, resume: bo
         if existing != names:
             raise UsageError(f"--folds {len(names)}: {repeats.name} was started with --folds {len(existing)}")
         return
+    if os.path.lexists(workspace.study_path(repeats.name)):  # `histo tune` writes it after the folds
+        raise HistoError(
+            f"{repeats.name} is a study of histo tune, whose folds would be replaced", "use another --name"
+        )
     seed = repeats.members[0].config.seed
     path = workspace.manifest_path(data)
-    folds = make_folds(
-        open_balanced(workspace, path).frame, len(repeats.members), seed, _find_balance_group(workspace, path)
-    )
+    subset, group = open_balanced(workspace, path), _find_balance_group(workspace, path)
+    frame = subset.frame
+    if group is None and (overlap_groups := find_overlap_groups(workspace, subset)) is not None:
+        frame = frame.assign(**{OVERLAP: overlap_groups})
+    folds = make_folds(frame, len(repeats.members), seed, group)
     for stale in existing - names:  # of an earlier start that failed
         workspace.manifest_path(stale).unlink()
     for member in repeats.members:

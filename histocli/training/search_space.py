@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from histocli.config import BATCH_SIZE, RunConfig, TuneConfig
+from histocli.config import RunConfig, TuneConfig
 from histocli.enums import Augment
 from histocli.reports.tune import Parameters
 from histocli.training.options import choose_weights
@@ -64,10 +64,13 @@ def round_lr(lr: float) -> float:
     return float(f"{lr:.{_DIGITS}g}")
 
 
-def find_default_point(config: TuneConfig) -> dict[str, Value]:
-    """Return the defaults of `histo train`, or the values of the search space that are nearest to them."""
+def find_default_point(config: TuneConfig, batch_size: int) -> dict[str, Value]:
+    """Return the defaults of `histo train`, or the values of the search space that are nearest to them.
+
+    `batch_size` is the default for the device and the number of training patches: `choose_batch_size` returns it.
+    """
     defaults = RunConfig(weights=config.weights)
-    size = min(config.batch_size, key=lambda size: abs(math.log(size / BATCH_SIZE)))
+    size = min(config.batch_size, key=lambda size: abs(math.log(size / batch_size)))
     low, high = config.lr_range
     fewest, most = config.epochs_range
     return {

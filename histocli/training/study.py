@@ -5,7 +5,7 @@ that has ended: the next process that asks for a trial continues it.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +21,14 @@ from histocli.schema import from_json
 from histocli.temporary import remove_strays
 from histocli.training.repeats import PlannedRun, plan_repeats
 from histocli.training.search_space import NAMES, find_default_point, make_base_config, round_lr, suggest_parameters
-from histocli.training.study_check import HINT, connect, find_trial_problem
+from histocli.training.study_check import HINT, check_manifest, connect, find_trial_problem
 from histocli.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
     import optuna
 
 _SEED_STRIDE = 0x9E3779B1  # between the seeds of two trials
+_MIN_FINISHED = 5  # finished trials before one is pruned: the median of fewer is chance
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,25 @@ class ClaimedTrial:
             self.trial.set_user_attr("auc", self.auc)
 
     def should_prune(self) -> bool:
-        """Return whether the mean AUC so far is below the median of the other trials after as many folds."""
+        """Return whether the mean AUC so far is below the median of the finished trials after as many folds.
+
+        With fewer than five finished trials it is not. Optuna's `MedianPruner` would compare the highest mean that this
+        trial had after any fold.
+        """
+        from optuna.trial import TrialState
+
         step = len(self.auc)
         if not step:
             return False
+        mean = float(np.mean(self.auc))
         with self.study.explain_file_errors():
-            (stored,) = [trial for trial in self.trial.study.get_trials(deepcopy=False) if trial.number == self.number]
+            trials = self.trial.study.get_trials(deepcopy=False)
+            (stored,) = [trial for trial in trials if trial.number == self.number]
             if step not in stored.intermediate_values:
-                self.trial.report(float(np.mean(self.auc)), step)
-            return bool(self.trial.should_prune())
+                self.trial.report(mean, step)
+        finished = [trial.intermediate_values for trial in trials if trial.state is TrialState.COMPLETE]
+        means = [values[step] for values in finished if step in values]
+        return len(means) >= _MIN_FINISHED and mean < float(np.median(means))
 
     def finish(self) -> None:
         """Mark the trial as finished: its value is the mean AUC."""
@@ -102,15 +113,17 @@ class Study:
         workspace: where its runs are trained.
         config: the options that it was started with, and when to stop.
         split_by: what its folds keep together: slide, overlap group, hospital or patch.
-        manifest_sha256: of the manifest of the subset.
+        manifests: the SHA-256 of the manifests of the subset and of the folds, by name, when it was started.
     """
 
-    def __init__(self, workspace: StudyWorkspace, config: TuneConfig, split_by: str, manifest_sha256: str) -> None:
+    def __init__(
+        self, workspace: StudyWorkspace, config: TuneConfig, split_by: str, manifests: Mapping[str, str]
+    ) -> None:
         from optuna.storages import RDBStorage
         from sqlalchemy.pool import NullPool
 
         self.workspace, self.config = workspace, config
-        self.split_by, self.manifest_sha256 = split_by, manifest_sha256
+        self.split_by, self.manifests = split_by, manifests
         self.path = workspace.study_dir / "study.db"
 
         def creator() -> sqlite3.Connection:  # the path in a URL could not have every character
@@ -141,10 +154,15 @@ class Study:
         config = self.config
         return plan_repeats(self.workspace, make_base_config(config), config.name, config.folds, 0).members
 
-    def add_default_point(self) -> None:
-        """Make the defaults of `histo train` the first trial of a new study."""
+    def check_fold(self, fold: PlannedRun) -> None:
+        """Raise `HistoError` if the manifest of a fold has changed since the study was started."""
+        name = fold.config.data
+        check_manifest(self.workspace.manifest_path(name), self.manifests.get(name, ""), self.config.name)
+
+    def add_default_point(self, batch_size: int) -> None:
+        """Make the defaults of `histo train` the first trial of a new study; `batch_size` is one of them."""
         with self.explain_file_errors():
-            self._load().enqueue_trial(dict(find_default_point(self.config)), skip_if_exists=True)
+            self._load().enqueue_trial(dict(find_default_point(self.config, batch_size)), skip_if_exists=True)
 
     def _load(self, number: int = 0) -> "optuna.Study":
         """Return Optuna's study; it draws the parameters of trial `number` from the seed and from the other trials."""
@@ -155,7 +173,7 @@ class Study:
             study_name=self.config.name,
             direction="maximize",
             sampler=optuna.samplers.TPESampler(seed=(self.config.seed + number * _SEED_STRIDE) % (1 << 32)),
-            pruner=optuna.pruners.MedianPruner(),
+            pruner=optuna.pruners.NopPruner(),  # `ClaimedTrial.should_prune` decides
             load_if_exists=True,
         )
 

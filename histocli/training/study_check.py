@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.config import TuneConfig
+from histocli.data.manifest import hash_file
 from histocli.errors import HistoError
 from histocli.reports.tune import FINISHED, TrialReport
 from histocli.training.search_space import NAMES, is_in_space
@@ -38,6 +39,12 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
+
+
+def check_manifest(path: Path, sha256: str, name: str) -> None:
+    """Raise `HistoError` unless a manifest of the study `name` has the SHA-256 that it had when the study started."""
+    if not path.is_file() or hash_file(path) != sha256:
+        raise HistoError(f"{path} has changed since the study {name!r} was started", HINT)
 
 
 def check_study_file(path: Path, name: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from histocli.atomic import read_json, write_json
 from histocli.compute.device import choose_compute
-from histocli.config import TuneConfig
+from histocli.config import TuneConfig, choose_batch_size
 from histocli.config.seeds import is_seed
 from histocli.data.groups import find_split_unit
 from histocli.data.manifest import hash_file, read_manifest
@@ -19,7 +19,7 @@ from histocli.training.options import choose_weights
 from histocli.training.repeats import plan_repeats, write_folds
 from histocli.training.search_space import make_base_config
 from histocli.training.study import Study, StudyWorkspace
-from histocli.training.study_check import HINT, check_study_file, check_unstarted
+from histocli.training.study_check import HINT, check_manifest, check_study_file, check_unstarted
 from histocli.workspace import Workspace, check_name
 
 _CHANGEABLE = ("trials", "hours", "device")  # the options that may change when a study is continued
@@ -47,7 +47,7 @@ def open_study(workspace: Workspace, config: TuneConfig, given: Collection[str])
     """
     folder = StudyWorkspace(workspace.root, study=config.name)
     with folder.lock():
-        path = folder.study_dir / "study.json"
+        path = folder.study_path(config.name)
         if not os.path.lexists(path):
             check_unstarted(folder.study_dir / "study.db")
             return _start_study(folder, config, path, given)
@@ -56,16 +56,9 @@ def open_study(workspace: Workspace, config: TuneConfig, given: Collection[str])
         record = from_json(StudyRecord, read_json(path), str(path), HINT)
         _check_record(record, path, config.name)
         for name, sha256 in record.manifests.items():
-            manifest = workspace.manifest_path(name)
-            if not manifest.is_file() or hash_file(manifest) != sha256:
-                raise HistoError(
-                    f"{manifest} has changed since the study {config.name!r} was started",
-                    HINT,
-                )
+            check_manifest(workspace.manifest_path(name), sha256, config.name)
         check_study_file(folder.study_dir / "study.db", config.name)
-        study = Study(
-            folder, _apply_given(record.options, config, given), record.split_by, record.manifests[record.options.data]
-        )
+        study = Study(folder, _apply_given(record.options, config, given), record.split_by, record.manifests)
         study.check()
         study.tidy()
         return study
@@ -87,7 +80,7 @@ def _check_record(record: StudyRecord, path: Path, name: str) -> None:
 def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path, given: Collection[str]) -> Study:
     """Write the manifests of the folds, make the file of the study, and at last its record."""
     config.check()
-    choose_compute(config.device, config.precision)  # raises an error if there is no such device
+    device = choose_compute(config.device, config.precision).device.type  # raises an error if there is no such device
     for arch in config.arch:
         weights = choose_weights(arch, config.weights)
         if weights is not config.weights and "weights" in given:
@@ -113,10 +106,11 @@ def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path, given: 
                 folder.manifest_path(name).unlink(missing_ok=True)
             folder.study_dir.rmdir()
         raise
-    split_by = find_split_unit(read_manifest(folder.manifest_path(names[0])))
+    first = read_manifest(folder.manifest_path(names[0]))
+    split_by = find_split_unit(first)
     manifests = {name: hash_file(folder.manifest_path(name)) for name in (config.data, *names)}
-    study = Study(folder, config, split_by, manifests[config.data])
-    study.add_default_point()
+    study = Study(folder, config, split_by, manifests)
+    study.add_default_point(choose_batch_size(device, int((first["split"] == "train").sum())))
     write_json(path, to_json(StudyRecord(replace(config, trials=None, hours=None), split_by, manifests)))
     return study
 

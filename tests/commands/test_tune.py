@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 import histocli.training.study
+import histocli.training.study_start
 from histocli.data.manifest import write_manifest
 from histocli.errors import HistoError, UsageError
 from histocli.training.trainer import NotFiniteError, Trainer
+from tests.cli import TRAIN
 from tests.faults.processes import Process
 from tests.models.encoder_hub import TINY, put_in_cache
 
@@ -125,6 +127,46 @@ def test_a_continued_study_refuses_other_options_and_other_patches(histo):
     error, _ = histo.fails("tune", "--trials", 2)
     assert error.endswith("balanced.csv has changed since the study 'tune' was started")
     assert len(read_study(histo)["trials"]) == 1
+
+
+def test_train_does_not_replace_the_folds_of_a_study(histo):
+    histo("tune", "--hours", 1e-6, *SPACE)
+    before = {path: path.read_bytes() for path in (histo.root / "manifests").iterdir()}
+    assert histo.fails(*TRAIN, "--folds", 3, "--name", "tune") == (
+        "tune is a study of histo tune, whose folds would be replaced",
+        "use another --name",
+    )
+    assert {path: path.read_bytes() for path in (histo.root / "manifests").iterdir()} == before
+    histo("tune", "--hours", 1e-6)
+
+
+def test_a_fold_whose_manifest_changes_while_the_study_runs_is_not_trained(histo, monkeypatch):
+    def record_and_replace(trial, auc, seconds):
+        record_fold(trial, auc, seconds)
+        shutil.copy(manifests / "tune-fold1.csv", manifests / "tune-fold2.csv")
+
+    manifests, record_fold = histo.root / "manifests", histocli.training.study.ClaimedTrial.record_fold
+    monkeypatch.setattr(histocli.training.study.ClaimedTrial, "record_fold", record_and_replace)
+    error, hint = histo.fails("tune", "--trials", 1, *SPACE, "--json")
+    assert error.endswith("tune-fold2.csv has changed since the study 'tune' was started")
+    assert hint == "start another study with --name"
+    assert [len(trial.user_attrs["auc"]) for trial in open_in_optuna(histo).trials] == [1]
+
+
+def test_the_first_trial_has_the_default_batch_size_for_the_device_and_the_training_patches(histo, monkeypatch):
+    def choose_batch_size(device, patches):
+        asked.append((device, patches))
+        return 512
+
+    asked = []
+    monkeypatch.setattr(histocli.training.study_start, "choose_batch_size", choose_batch_size)
+    histo("tune", "--hours", 1e-6, "--folds", 2, "--device", "cpu")
+    with (histo.root / "manifests" / "tune-fold1.csv").open(newline="") as file:
+        splits = [row["split"] for row in csv.DictReader(file)]
+    assert asked == [("cpu", splits.count("train"))]
+    (trial,) = open_in_optuna(histo).trials
+    point = trial.system_attrs["fixed_params"]
+    assert (point["batch_size"], point["lr"]) == (512, pytest.approx(0.006))
 
 
 def test_two_processes_share_a_study(histo):
