@@ -16,7 +16,7 @@ from histocli.config.scoring import (
     PredictConfig,
     SlideEvalConfig,
 )
-from histocli.config.seeds import MAX_SEED
+from histocli.config.seeds import MAX_SEED, is_seed
 from histocli.config.training import (
     BATCH_SIZE,
     GPU_BATCH_PATCHES,
@@ -55,4 +55,5 @@ __all__ = [
     "TrainConfig",
     "TuneConfig",
     "choose_batch_size",
+    "is_seed",
 ]

@@ -55,6 +55,10 @@ _HINT_OF_SUFFIX = {  # what to do with a folder that has such files and no image
 }
 
 
+class NoImageColumnError(HistoError):
+    """A Parquet file has no column of images."""
+
+
 def explain_no_images(others: Sequence[File]) -> str:
     """Return a hint for a folder or archive that has the files `others`, and no images."""
     if not (skipped := describe_others(others)):

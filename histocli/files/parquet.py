@@ -13,6 +13,7 @@ from histocli.class_names import find_split
 from histocli.errors import HistoError
 from histocli.files.array_tables import LABEL_TITLES, format_value, make_unique_titles, write_csv
 from histocli.files.file import File, MadeTable
+from histocli.files.formats import NoImageColumnError
 from histocli.files.streams import Open
 from histocli.packages import require_packages
 
@@ -106,10 +107,6 @@ def _name_classes(values: list[Any], column: str, metadata: dict[bytes, bytes]) 
     if not names:
         return values
     return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values]
-
-
-class NoImageColumnError(HistoError):
-    """A Parquet file has no column of images."""
 
 
 @dataclass

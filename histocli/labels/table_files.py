@@ -10,8 +10,8 @@ from pathlib import Path
 from histocli.errors import HistoError
 from histocli.files.archives import is_archive
 from histocli.files.file import MAX_FILE_BYTES, File, MadeTable, make_file, read_bytes
+from histocli.files.formats import NoImageColumnError
 from histocli.files.listing import list_files
-from histocli.files.parquet import NoImageColumnError
 from histocli.files.tables import SEPARATORS, UTF8_HINT, read_table
 from histocli.labels.patch_tables import ColumnNames, PatchTable, check_ids
 

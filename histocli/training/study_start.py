@@ -7,8 +7,7 @@ from pathlib import Path
 
 from histocli.atomic import read_json, write_json
 from histocli.compute.device import choose_compute
-from histocli.config import TuneConfig, choose_batch_size
-from histocli.config.seeds import is_seed
+from histocli.config import TuneConfig, choose_batch_size, is_seed
 from histocli.data.groups import find_split_unit
 from histocli.data.manifest import hash_file, read_manifest
 from histocli.errors import HistoError, UsageError
