@@ -30,8 +30,8 @@ def evaluate_scores(
 ) -> Evaluation:
     """Return the evaluation of scores that were written before, at their own threshold or at another number.
 
-    If `name` is a `.csv` file, its scores are measured. The `.json` file of the same name must be beside it, because it
-    has the run and the threshold. If `name` is a `.json` file, its metrics are returned as they were written. With
+    If `name` is a `.csv` file, the metrics are computed from its scores. The run and the threshold are read from the
+    `.json` file of the same name, which must be in the same folder. If `name` is a `.json` file, its metrics are returned as they were written. With
     another threshold, the evaluation is written to a new file, which has the threshold in its name.
 
     Args:
@@ -142,7 +142,7 @@ def _read_report(path: Path, given: Path) -> EvaluationReport:
 
 
 def _list_changes(before: Measurement, now: Measurement) -> list[str]:
-    """Return a text for each count or metric that differs from the one measured before; none depends on a threshold."""
+    """Describe the differences in the counts, the AUC and the Brier score, which do not depend on a threshold."""
     counts = [("patches", before.n, now.n), ("tumour patches", before.positives, now.positives)]
     changes = [f"{name} from {a:,} to {b:,}" for name, a, b in counts if a != b]
     for name, key in (("AUC", "auc"), ("Brier score", "brier")):

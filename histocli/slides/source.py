@@ -188,7 +188,7 @@ class SlidesSource:
         return _CheckedSlide(slide, areas, mpp)
 
     def _find_squares(self, checked: Sequence[_CheckedSlide]) -> Iterator[_SlideSample]:
-        """Yield the squares of each slide; the progress is that of the sizes of the files."""
+        """Find the tissue and the tumour of each slide, and report the bytes of the files of the finished slides."""
         sizes = [slide.file.path.stat().st_size for slide, _, _ in checked]
         for number, (slide, areas, mpp) in enumerate(checked):
             self.on_transfer("tissue of slides", sum(sizes[:number]), sum(sizes))

@@ -136,7 +136,7 @@ def count_members(workspace: Workspace, run: str) -> tuple[str, int]:
 
 
 def _find_unused_name(workspace: Workspace, arch: str) -> str:
-    """Return the first of `<arch>-1`, `<arch>-2`, ... that no run's name begins with, and that no study has."""
+    """Return the first of `<arch>-1`, `<arch>-2`, ... that is no study, no run and not the common name of runs."""
     stem, number, runs = make_name_stem(arch), 1, workspace.list_runs()
     while workspace.study_path(f"{stem}-{number}").exists() or any(
         run == f"{stem}-{number}" or run.startswith(f"{stem}-{number}-") for run in runs
