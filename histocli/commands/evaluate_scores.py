@@ -31,8 +31,9 @@ def evaluate_scores(
     """Return the evaluation of scores that were written before, at their own threshold or at another number.
 
     If `name` is a `.csv` file, the metrics are computed from its scores. The run and the threshold are read from the
-    `.json` file of the same name, which must be in the same folder. If `name` is a `.json` file, its metrics are returned as they were written. With
-    another threshold, the evaluation is written to a new file, which has the threshold in its name.
+    `.json` file of the same name, which must be in the same folder. If `name` is a `.json` file, its metrics are
+    returned as they were written. With another threshold, the evaluation is written to a new file, which has the
+    threshold in its name.
 
     Args:
         workspace: where the scores are.
