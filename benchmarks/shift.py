@@ -18,13 +18,14 @@ On a GPU the recipes take some ten minutes for one seed, on two CPU cores more t
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
@@ -36,7 +37,7 @@ from benchmarks.steerable import SteerableNet
 from histocli.atomic import write_atomically
 from histocli.compute.device import Compute, apply_compute_settings, choose_compute
 from histocli.data.appearance import find_appearance_groups, measure
-from histocli.data.loaders import PatchLoader
+from histocli.data.loaders import Batch, PatchLoader
 from histocli.enums import Augment, Device, Precision, Rotate
 from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
 from histocli.metrics import evaluate
@@ -51,12 +52,28 @@ OUTSIDE = -1  # the group of a patch that is in neither
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe to compare: the network, and the options of `Recipe` that differ from the default."""
+    """A recipe to compare: the network, the options of `Recipe` that differ from the default, and the loader."""
 
     network: Callable[[], nn.Module] = HistoNet
     side: int = 96
     lr: float = 3e-3
     options: dict[str, Any] = field(default_factory=dict)
+    loader: type[PatchLoader] = PatchLoader
+
+
+class JpegLoader(PatchLoader):
+    """Loads batches in which half of the patches were compressed again, as JPEG of a random quality from 40 to 95."""
+
+    def _load(self, batches: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """Yield the batches; the qualities are drawn from PyTorch's global generator, like all augmentation."""
+        for images, labels in super()._load(batches):
+            patches = images.permute(0, 2, 3, 1).cpu().numpy().copy()
+            qualities = torch.randint(40, 96, (len(patches),)).tolist()
+            for i in torch.nonzero(torch.rand(len(patches)) < 0.5).flatten().tolist():
+                bgr = cv2.cvtColor(patches[i], cv2.COLOR_RGB2BGR)
+                encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, qualities[i]])[1]
+                patches[i] = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
+            yield Batch(torch.from_numpy(patches).permute(0, 3, 1, 2).to(images.device), labels)
 
 
 class PlainNet(nn.Module):
@@ -81,9 +98,12 @@ class PlainNet(nn.Module):
 CANDIDATES = {
     "histonet-64, any angle": Candidate(partial(HistoNet, side=64), 64, options={"rotate": Rotate.ANY}),
     "histonet-64, right angles": Candidate(partial(HistoNet, side=64), 64, options={"rotate": Rotate.RIGHT}),
+    "histonet-80, any angle": Candidate(partial(HistoNet, side=80), 80, options={"rotate": Rotate.ANY}),
+    "histonet-80, right angles": Candidate(partial(HistoNet, side=80), 80, options={"rotate": Rotate.RIGHT}),
     "histonet": Candidate(),
     "histonet, any angle": Candidate(options={"rotate": Rotate.ANY}),
     "histonet, random sharpness": Candidate(options={"augment": Augment.SHARPNESS}),
+    "histonet, random JPEG quality": Candidate(loader=JpegLoader),
     "histonet, weight decay 0.2": Candidate(options={"weight_decay": 0.2}),
     "histonet, average over 20%": Candidate(options={"ema_span": 0.2}),
     "histonet-wide": Candidate(partial(create_network, "histonet-wide")),
@@ -117,7 +137,7 @@ def train(
     """Train on some rows; return the network with the averaged weights of the last step."""
     torch.manual_seed(seed)
     model = Classifier(candidate.network(), "histonet", side=candidate.side).to(memory_format=torch.channels_last)
-    loader = PatchLoader(pixels, rows, labels[rows], BATCH, compute.device)
+    loader = candidate.loader(pixels, rows, labels[rows], BATCH, compute.device)
     lr = candidate.lr * (BATCH / 128) ** 0.5
     trainer = Trainer(model, Recipe(lr, loader.steps * epochs, seed, **candidate.options), compute)
     for _ in range(epochs):

@@ -28,7 +28,7 @@ class HistoNet(PatchNetwork):
 
     Args:
         widths: the channels of the five stages.
-        side: the height and width of the images, 64 or 96.
+        side: the height and width of the images: 64, 80 or 96.
         hidden: the units of the fully connected layer.
     """
 
@@ -36,8 +36,8 @@ class HistoNet(PatchNetwork):
         super().__init__()
         self.side = side
         # The central cells of the last stage: at side 96, 2x2 of 6x6 cells, which are the 32x32 pixels that decide the
-        # label; at side 64, 2x2 of 4x4 cells, which are 48x48 of 96 pixels.
-        self.centre = {96: slice(2, 4), 64: slice(1, 3)}[side]
+        # label; at side 80, 3x3 of 5x5 cells, 58x58 of 96 pixels; at side 64, 2x2 of 4x4 cells, 48x48 of 96 pixels.
+        self.centre = {96: slice(2, 4), 80: slice(1, 4), 64: slice(1, 3)}[side]
         stages: list[nn.Module] = []
         channels = 3
         for width, refinements in zip(widths, REFINEMENTS, strict=True):

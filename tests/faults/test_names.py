@@ -160,7 +160,7 @@ def test_a_very_long_run_in_a_metrics_file_is_printed_without_its_middle(root, t
     names = {"run": "x" * 5000 + "y" * 5000, "data": "d" * 10_000, "n_in_training": 7}
     other = tmp_path / report.name
     other.write_text(json.dumps(json.loads(report.read_text()) | names))
-    line = ["eval", "--device", "cpu", "--compare", other, report]
+    line = ["eval", "--compare", other, report]
     process = histo(root, *line)
     assert max(map(len, process.stderr.splitlines())) < 600
     assert f"{'x' * 50} ... {'y' * 50} was trained on 7" in process.stderr
