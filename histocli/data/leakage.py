@@ -9,7 +9,7 @@ from histocli.atomic import read_json
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import PAIR, Array, group_overlaps
-from histocli.data.splits import HELD_OUT
+from histocli.data.splits import HELD_OUT, VALIDATION
 from histocli.reports.audit import AuditReport, Contradictions, Leak, Overlaps
 from histocli.workspace import Workspace
 
@@ -186,6 +186,9 @@ def _collect_patch_sets(
             is_held_out = _is_held_out(name) or _is_held_out(split)
             if is_held_out or name in others:
                 rows = rows_of[name].start + np.flatnonzero(splits == split)
+                # The folds of a cross-validation divide the data set's own split `valid` too: it is not for evaluation.
+                if name == data and split in VALIDATION and np.isin(rows, patch_sets["train"].rows).any():
+                    continue
                 patch_sets[f"{name}: {split or 'all'}"] = _PatchSet(rows, is_held_out, name)
     return patch_sets
 

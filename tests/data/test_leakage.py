@@ -224,6 +224,21 @@ def test_patches_of_a_slide_that_is_also_for_evaluation_are_dropped_with_drop_le
     assert slides == {f"slide {number}" for number in range(8)} - {"slide 3"}
 
 
+def test_folds_divide_the_own_validation_split_too_but_are_refused_if_the_own_test_split_leaks(empty, tmp_path):
+    patches = {f"{'valid' if '02' in key else 'train'}/{key}": pixels for key, pixels in make_patches(places=8).items()}
+    pack(empty, tmp_path, "mine", patches)
+    run_balance(empty)
+    assert [row["id"] for row in rows(empty, "val")] == ["002", "102"]
+    empty(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv")
+    fold = read_json(empty.root / "runs" / "cv-fold1" / "config.json")
+    assert [found["from"] for found in fold["audit"]["leaks"]] == ["val"]
+    others = {f"train/{label}/{i}": crop(texture((label, 50 + i)), 0, 0) for label in (0, 1) for i in range(8)}
+    pack(empty, tmp_path, "held", others | {"test/0/copy": others["train/0/3"]})
+    empty("balance", "--n", "max", "--data", "held", "--name", "leaky")
+    error, _ = empty.fails(*TRAIN, "--data", "leaky", "--epochs", 1, "--folds", 2, "--name", "other")
+    assert error == "patches for evaluation leak into train: held: test (exact duplicates: 1, overlapping patches: 1)"
+
+
 def test_an_allowed_leak_is_recorded(empty, tmp_path):
     patches = make_patches(places=8)
     pack(empty, tmp_path, "mine", patches)
