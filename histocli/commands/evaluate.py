@@ -10,7 +10,7 @@ from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import apply_compute_settings
 from histocli.config import FOLDER_OPTIONS, EvalConfig
 from histocli.data.manifest import hash_file
-from histocli.enums import Resize
+from histocli.enums import Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, LoadedCheckpoint, load_from_config
@@ -46,8 +46,9 @@ def evaluate(
 ) -> Evaluation:
     """Score the data, and write `metrics/<run>-<data>-<split>.json` and the scores in a CSV file with the same name.
 
-    Options that differ from their defaults (`--tta`, `--uncalibrated`, `--prevalence`, `--threshold`, `--resize`) are
-    added to the name of the file. If a file with this name has an evaluation of other data, a hash is added too.
+    Options that differ from their defaults (`--tta`, `--uncalibrated`, `--prevalence`, `--threshold`, `--resize`,
+    `--mpp`) are added to the name of the file; without `--data`, the splits train and all of the run's own patches are
+    named own-train and own-all. If a file with this name has an evaluation of other data, a hash is added too.
 
     With several processes (`ranks`), each scores its share, and rank 0 computes the metrics and writes the files.
 
@@ -159,7 +160,9 @@ def _make_metrics_path(
     name = _join_run_names(predictor)
     if not is_best or name.endswith("-more"):
         name += "-" + sha256("".join(member.sha256 for member in predictor.members).encode()).hexdigest()[:8]
-    parts = [name, scored.data, scored.split, *(option for option, is_set in unusual.items() if is_set)]
+    # The splits of the data set itself have other patches than those of the run's subset with the same name.
+    split = scored.split if config.data is not None or scored.split == SplitName.VAL else f"own-{scored.split}"
+    parts = [name, scored.data, split, *(option for option, is_set in unusual.items() if is_set)]
     return workspace.metrics_dir / f"{make_name('-'.join(parts))}.json"
 
 

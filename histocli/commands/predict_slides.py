@@ -12,10 +12,10 @@ from histocli.commands.slide_job import (
     find_finished,
     find_mask,
     hash_options,
-    is_reachable,
     read_earlier_records,
     read_inputs,
     remove_other_records,
+    remove_stale_record,
 )
 from histocli.commands.slide_options import check_slide_options
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
@@ -79,7 +79,7 @@ def predict_slides(
         HistoError: an option, a checkpoint or the device cannot be used; or, with `errors` `fail`, a slide cannot be
             read.
     """
-    out = check_slide_options(config, len(slides))
+    out = check_slide_options(config, slides)
     resolutions = read_resolutions(config.mpp)
     for note in resolutions.describe_unknown(slides):
         listener.on_note(note)
@@ -151,18 +151,14 @@ def _predict_and_record(
 ) -> None:
     """Score a slide, and replace its record; if it cannot be read, its record says so.
 
-    Its earlier map is not valid from now on, so `slide.json` is removed first; not if the file of the slide cannot be
-    found, for example because a disk is not mounted.
-
     Raises:
         HistoError: it cannot be read, and `--errors fail` is given.
     """
     records.pop(slide.name, None)
-    if is_reachable(slide):
-        (job.out / slide.name / FILE).unlink(missing_ok=True)
     try:
         records[slide.name] = _predict_slide(job, slide, listener)
     except HistoError as error:
+        remove_stale_record(job, slide)
         text = f"{error}; {error.hint}" if error.hint else str(error)
         records[slide.name] = SlideRecord(slide.name, FAILED, error=text)
         if job.config.errors is OnError.FAIL:
@@ -177,6 +173,7 @@ def _predict_slide(job: SlideJob, slide: SlideFile, listener: SlideListener) -> 
         mpp, remark = job.resolutions.find(opened, slide)
         mask = find_mask(job.config, slide)
         plan = plan_slide(opened, mpp, job.config.step, mask, not job.config.no_mask)
+        (folder / FILE).unlink(missing_ok=True)  # the earlier map is not valid from now on
         total = int(plan.needed.sum())
         chunk_size = job.predictor.choose_chunk_size(job.config.batch_size)
         listener.on_total(total)

@@ -149,9 +149,22 @@ def _is_current(job: SlideJob, slide: SlideFile, finished: FinishedSlide) -> boo
     return finished.made_of in [compute_fingerprint(job, inputs, mpp) for mpp in possible]
 
 
-def is_reachable(slide: SlideFile) -> bool:
-    """Return whether the file of a slide can be found."""
-    return _find_state(slide) is not None
+def remove_stale_record(job: SlideJob, slide: SlideFile) -> None:
+    """Remove the record of an earlier map of a slide that could not be scored now, unless the map is still valid.
+
+    It is valid if it was made with the same options and checkpoints, and the file of the slide has not changed since. A
+    file that cannot be found, for example because a disk is not mounted, has not changed.
+    """
+    folder, state = job.out / slide.name, _find_state(slide)
+    if state is None:
+        return
+    try:
+        finished = read_finished(folder)
+    except HistoError:
+        finished = None
+    made_with = (job.threshold, hash_options(job))
+    if finished is None or finished.file_state != state or (finished.threshold, finished.scored_with) != made_with:
+        (folder / FILE).unlink(missing_ok=True)
 
 
 def _find_state(slide: SlideFile) -> State | None:
@@ -181,14 +194,17 @@ def read_earlier_records(out: Path, slides: list[SlideFile], listener: SlideList
 
 
 def _iterate_maps(out: Path) -> Iterator[tuple[Path, FinishedSlide | HistoError]]:
-    """Yield each folder of a finished slide, and its record or the error if it is damaged."""
+    """Yield each folder of a finished slide, and its record or the error if it is damaged.
+
+    A copied folder, or another `--out` inside this one, is left out.
+    """
     for path in sorted(out.rglob(FILE)):
         try:
             finished = read_finished(path.parent)
         except HistoError as error:
             yield path.parent, error
         else:
-            if finished is not None:
+            if finished is not None and path.parent == out / finished.record.slide:
                 yield path.parent, finished
 
 
@@ -203,8 +219,8 @@ def remove_other_records(out: Path, slides: list[SlideFile], listener: SlideList
     by_state = {(slide.path.name, _find_state(slide)): slide for slide in slides}
     removed = []
     for folder, finished in _iterate_maps(out):
-        if isinstance(finished, HistoError) or finished.record.slide in names or folder != out / finished.record.slide:
-            continue  # a damaged map, one of these slides, or a copied folder or another --out inside this one
+        if isinstance(finished, HistoError) or finished.record.slide in names:
+            continue
         slide = by_path.get(finished.path)
         if slide is None and finished.file_state and not os.path.exists(finished.path):  # noqa: PTH110
             slide = by_state.get((Path(finished.path).name, finished.file_state))  # the file was moved

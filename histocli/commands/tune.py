@@ -124,12 +124,13 @@ def _train_trial(study: Study, trial: ClaimedTrial, listener: TuneListener, stop
     for member in study.fold_runs[: len(trial.auc)]:  # a process that was killed just after a fold left its run
         _remove_run(study.workspace, f"trial{trial.number}-fold{member.number}")
     for member in study.fold_runs[len(trial.auc) :]:
+        start, name = time.monotonic(), f"trial{trial.number}-fold{member.number}"
         if trial.should_prune():
+            _remove_run(study.workspace, name)  # a process that was stopped may have begun it
             trial.prune()
             return
         study.check_fold(member)
         listener.on_fold_start(trial, len(trial.auc))
-        start, name = time.monotonic(), f"trial{trial.number}-fold{member.number}"
         try:
             auc = _train_fold(study.workspace, make_trial_config(member.config, trial.parameters), name, listener, stop)
         except Stopped as stopped:

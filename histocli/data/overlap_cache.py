@@ -86,6 +86,8 @@ def find_overlap_groups(workspace: Workspace, subset: Subset) -> Array | None:
     has_unknown_slides = SLIDE not in frame.columns or (frame[SLIDE] == "").any()
     if not has_unknown_slides or OVERLAP in frame.columns or not workspace.dataset_path(subset.data).is_file():
         return None
+    if not read_json(workspace.dataset_path(subset.data)).get("sha256"):
+        return None  # an early version packed it, which could not search overlaps
     pairs = read_overlaps(workspace, subset.data)
     return None if pairs is None else name_groups(group_overlaps(pairs, len(subset.store)), subset.rows)
 

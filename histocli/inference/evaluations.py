@@ -60,13 +60,10 @@ class EvaluationReader:
 
 def _describe_outdated(path: Path, report: EvaluationReport) -> str:
     """Return the warning that an evaluation is left out, with the command that evaluates the present network."""
-    options = ""  # the run's own validation patches
-    if report.split != SplitName.VAL or report.data != report.packed:
-        options = f" --data {report.folder or report.data}"
-        options += f" --split {report.split}" if report.split != SplitName.ALL else ""
-    if report.variants or report.threshold_rule != EvalConfig.threshold:
-        options += ", with the same other options,"
+    is_default = report.split == SplitName.VAL and report.data == report.packed and not report.variants
+    is_default &= report.threshold_rule == EvalConfig.threshold
     return (
-        f"{path.name} is an evaluation of an earlier network of the run {report.run}, and is not used; "
-        f"histo eval --ckpt {report.run}{options} evaluates the present one"
+        f"{path.name} is not used: it is an evaluation of another network than best.pt and last.pt of the run "
+        f"{report.run}, an earlier one or one of another run of this name; histo eval --ckpt {report.run}"
+        f"{'' if is_default else ', with the same other options,'} evaluates the present one"
     )

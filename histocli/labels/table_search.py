@@ -38,7 +38,7 @@ def _use_named_table(tables: LabelTables, file: File) -> None:
     except UnreadableTableError:
         roles = set()  # the error is raised when the whole table is read
     if roles and "label" not in roles:  # another table may have the labels
-        _use_optional_table(tables, file)
+        _use_optional_table(tables, file, has_splits="split" in roles)
     else:
         tables.add_label_table(file)
 
@@ -50,7 +50,7 @@ def _use_other_table(tables: LabelTables, file: File) -> None:
     try:
         roles = peek_columns(file, tables.options.columns)
         if "id" in roles and "label" in roles:
-            _use_optional_table(tables, file)
+            _use_optional_table(tables, file, has_splits="split" in roles)
         elif "id" in roles and "slide" in roles and not tables.options.slides:
             tables.add_slide_table(file)
         elif "id" in roles:
@@ -68,9 +68,12 @@ def _use_other_table(tables: LabelTables, file: File) -> None:
         notes.append(f"skipped: {error}")
 
 
-def _use_optional_table(tables: LabelTables, file: File) -> None:
+def _use_optional_table(tables: LabelTables, file: File, *, has_splits: bool) -> None:
     """Use a table if it matches images; its error is raised later if nothing else gives labels."""
-    if error := _try_label_table(tables, file):
+    error = _try_label_table(tables, file)
+    if has_splits and isinstance(error, UnreadableTableError):
+        raise error  # without the splits, test images could be used for training
+    if error:
         tables.problems.append(error)
 
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from histocli.config import RunConfig
+from histocli.config import MAX_SEED, RunConfig, is_seed
 from histocli.data.dataset import open_balanced
 from histocli.data.folds import make_folds
 from histocli.data.groups import OVERLAP, find_held_out_hospitals, find_split_unit, is_validated_on_other_slides
@@ -64,7 +64,7 @@ def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, fold
     Either `folds` or `seeds` is 0.
 
     Raises:
-        UsageError: both numbers are above 0, or the number of runs is below 2.
+        UsageError: both numbers are above 0, the number of runs is below 2, or the last seed would be too large.
     """
     kind: Literal["folds", "seeds"] = "folds" if folds else "seeds"
     count = folds or seeds
@@ -77,6 +77,11 @@ def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, fold
         numbers = range(1, folds + 1)
         members = [PlannedRun(f"{prefix}-fold{i}", replace(config, data=f"{prefix}-fold{i}"), i) for i in numbers]
     else:
+        if not is_seed(config.seed + seeds - 1):
+            raise UsageError(
+                f"--seed {config.seed} with --seeds {seeds}: the last seed would be {config.seed + seeds - 1}",
+                f"the largest seed is {MAX_SEED}",
+            )
         numbers = range(config.seed, config.seed + seeds)
         members = [PlannedRun(f"{prefix}-seed{i}", replace(config, seed=i), i) for i in numbers]
     return Repeats(prefix, kind, members)
@@ -138,23 +143,27 @@ def count_members(workspace: Workspace, run: str) -> tuple[str, int]:
 def _find_unused_name(workspace: Workspace, arch: str) -> str:
     """Return the first of `<arch>-1`, `<arch>-2`, ... that is no study, no run and not the common name of runs."""
     stem, number, runs = make_name_stem(arch), 1, workspace.list_runs()
-    while workspace.study_path(f"{stem}-{number}").exists() or any(
+    while workspace.study_path(f"{stem}-{number}").parent.exists() or any(
         run == f"{stem}-{number}" or run.startswith(f"{stem}-{number}-") for run in runs
     ):
         number += 1
     return f"{stem}-{number}"
 
 
-def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, resume: bool) -> None:
+def write_folds(
+    workspace: Workspace, data: str, repeats: Repeats, *, resume: bool = False, is_study: bool = False
+) -> None:
     """Write the manifest of each fold, `manifests/<name>-fold1.csv` and so on, from the manifest `data`.
 
     With `resume`, the manifests that were written when the runs were started are not changed. If the slides are not all
     known, and the overlaps of the data set have been searched, overlapping patches are in the same fold.
 
+    The folds of a study of `histo tune` (`is_study`) are written after its folder was made.
+
     Raises:
         UsageError: the runs were started with another number of folds.
         HistoError: the manifest is missing, its patches cannot be divided into the folds, a fold would have the name
-            of a data set, or the folds are those of a study of `histo tune`.
+            of a data set, or there is a study of `histo tune` with this name.
     """
     names = {member.config.data for member in repeats.members}
     pattern = re.compile(rf"{re.escape(repeats.name)}-fold\d+")
@@ -168,7 +177,7 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, resume: bo
         if existing != names:
             raise UsageError(f"--folds {len(names)}: {repeats.name} was started with --folds {len(existing)}")
         return
-    if os.path.lexists(workspace.study_path(repeats.name)):  # `histo tune` writes it after the folds
+    if not is_study and os.path.lexists(workspace.study_path(repeats.name).parent):
         raise HistoError(
             f"{repeats.name} is a study of histo tune, whose folds would be replaced", "use another --name"
         )

@@ -98,7 +98,7 @@ def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path, given: 
     except OSError as error:
         raise make_write_error(folder.study_dir, error) from error
     try:
-        write_folds(folder, config.data, repeats, resume=False)
+        write_folds(folder, config.data, repeats, is_study=True)
     except HistoError:
         if not was_begun:  # so that the command can be given again
             for name in names:

@@ -128,6 +128,9 @@ def test_each_manifest_is_read_and_hashed_once(histo, monkeypatch):
 def test_any_split_of_the_run_can_be_evaluated(histo):
     parts = {split: report(histo, "--split", split)["n"] for split in ("train", "val", "all")}
     assert parts["train"] + parts["val"] == parts["all"] == 64
+    assert report(histo, "--data", "synthetic", "--split", "all")["n"] > 64
+    counts = {path.name: json.loads(path.read_text())["n"] for path in (histo.root / "metrics").glob("*-all.json")}
+    assert counts.pop("first-synthetic-own-all.json") == 64 < counts.pop("first-synthetic-all.json")
     error, hint = histo.fails(*EVAL, "--split", "test")
     assert "no labelled patches in its split 'test'" in error
     assert "train, val" in hint

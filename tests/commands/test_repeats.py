@@ -47,6 +47,12 @@ def test_each_seed_is_a_run_and_the_report_has_mean_and_spread(histo):
     assert error == "there is a run 'twice-seed4' already"
 
 
+def test_seeds_that_would_be_too_large_are_refused_before_training(histo):
+    error, hint = histo.fails(*TRAIN, "--seeds", 2, "--seed", 2**32 - 1, code=2)
+    assert error == "--seed 4294967295 with --seeds 2: the last seed would be 4294967296"
+    assert hint == "the largest seed is 4294967295"
+
+
 @pytest.fixture(scope="module")
 def trained_folds(tmp_path_factory):
     """Return the folder of a workspace with three folds of one epoch, `cv`."""

@@ -353,7 +353,7 @@ def test_several_runs_have_their_paired_differences(evaluated_run):
     assert len(page.points) == 2
 
 
-OUTDATED = "is an evaluation of an earlier network of the run first, and is not used;"
+OUTDATED = "is an evaluation of another network than best.pt and last.pt of the run first,"
 
 
 def test_an_evaluation_of_an_earlier_network_of_the_run_is_left_out_until_it_is_made_again(evaluated_run):
@@ -362,10 +362,11 @@ def test_an_evaluation_of_an_earlier_network_of_the_run_is_left_out_until_it_is_
     path = evaluated_run.root / "runs" / "first" / "best.pt"
     best = load_checkpoint(path)
     save_checkpoint(replace(best, epoch=best.epoch + 1), path)  # as `histo train --resume --epochs` does
+    reason = f"is not used: it {OUTDATED} an earlier one or one of another run of this name"
+    command = "histo eval --ckpt first"
     warnings = [
-        f"first-synthetic-all-tta.json {OUTDATED} histo eval --ckpt first --data synthetic, with the same other "
-        "options, evaluates the present one",
-        f"first-synthetic-val.json {OUTDATED} histo eval --ckpt first evaluates the present one",
+        f"first-synthetic-all-tta.json {reason}; {command}, with the same other options, evaluates the present one",
+        f"first-synthetic-val.json {reason}; {command} evaluates the present one",
     ]
     for outdated in (warnings, warnings[:1]):
         printed = " ".join(evaluated_run("report").stderr.split())

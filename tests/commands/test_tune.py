@@ -232,9 +232,12 @@ def test_a_trial_below_the_median_is_pruned(histo):
                 user_attrs={"auc": [1.0, 1.0]},
             )
         )
+    begun = histo.root / "tuning" / "tune" / "runs" / "trial6-fold2"  # by a process that was killed
+    begun.mkdir(parents=True)
     report = tune(histo, 7)
     pruned = report["trials"][6]
     assert (pruned["state"], len(pruned["auc"])) == ("pruned", 1)
+    assert not begun.exists()
     assert pruned["auc"][0] < 1
     assert report["best"] == 1
 

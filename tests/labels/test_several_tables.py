@@ -223,6 +223,17 @@ def test_a_damaged_table_of_labels_is_an_error(tmp_path):
         open_folder(tmp_path / "x", ("0/a.tif", "1/b.tif"), {"labels.csv.gz": DAMAGED})
 
 
+@pytest.mark.parametrize("name", ["other.csv.gz", "labels.csv.gz"])
+@pytest.mark.parametrize("columns", ["id,label,split", "id,split"])
+def test_a_damaged_table_with_splits_is_an_error(tmp_path, name, columns):
+    """Without the splits, test images could be used for training."""
+    numbers = np.random.default_rng(0).permutation(20_000)
+    lines = "".join(f"{i},{i % 2},{'test' if i % 3 else 'train'}\n" for i in numbers)
+    data = gzip.compress(f"{columns}\n{lines}".encode())
+    with pytest.raises(HistoError, match=rf"cannot unpack {name}"):
+        open_folder(tmp_path / "x", ("0/a.tif", "1/b.tif"), {name: data[: len(data) // 2]})
+
+
 def test_the_columns_of_a_gzip_file_of_several_members_are_found(tmp_path):
     data = b"".join(gzip.compress(part.encode()) for part in ("id,", "label\n", TEXT.partition("\n")[2]))
     assert labels_of(open_folder(tmp_path / "x", IMAGES, {"table.csv.gz": data})) == {"a": 1, "b": 0, "c": 1}

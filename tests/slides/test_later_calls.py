@@ -55,6 +55,22 @@ def test_the_map_of_a_slide_that_fails_now_is_not_valid_any_more(histo, slides, 
     assert "could not be scored by histo predict, so not measured (1): second" in " ".join(result.stderr.split())
 
 
+def test_a_map_stays_valid_if_its_mask_cannot_be_found(histo, slides, tmp_path):
+    out, masks = tmp_path / "out", tmp_path / "masks"
+    moved = write_mask(masks / "first.geojson")
+    write_mask(masks / "second.geojson")
+    predict(histo, slides, "--out", out, "--mask", masks)
+    records = [(out / name / "slide.json").read_bytes() for name in ("first", "second")]
+    moved.rename(tmp_path / "first.geojson")
+    predict(histo, slides, "--out", out, "--mask", masks, code=4)
+    assert read_statuses(out) == {"first": "failed", "second": "scored"}
+    (masks / "second.geojson").rename(tmp_path / "second.geojson")
+    error, hint = histo.fails("predict", slides, "--out", out, "--mask", masks, code=2)
+    assert error == f"--mask {masks}: the folder has no mask of any of the 2 slides"
+    assert "first.geojson or .png" in hint
+    assert [(out / name / "slide.json").read_bytes() for name in ("first", "second")] == records
+
+
 def test_the_table_is_written_after_each_slide(histo, slides, tmp_path, monkeypatch):
     out = tmp_path / "out"
     predict(histo, slides / "second.tif", "--out", out)
@@ -137,8 +153,10 @@ def test_a_copied_map_and_a_folder_of_maps_inside_the_folder_stay(histo, slides,
     predict(histo, slides, "--out", out / "tta", "--tta")
     predict(histo, slides, "--out", out)
     shutil.copytree(out / "first", out / "first-old")
-    predict(histo, slides, "--out", out)
-    assert read_statuses(out)["first"] == "scored"
+    path = out / "first-old" / "slide.json"
+    path.write_text(path.read_text().replace('"mpp": 0.486', '"mpp": 0.25'))
+    predict(histo, slides / "second.tif", "--out", out)
+    assert {record["slide"]: record["mpp"] for record in read_table(out / "slides.csv")}["first"] == "0.486000"
     for folder in (out / "tta" / "first", out / "tta" / "second", out / "first", out / "first-old"):
         assert (folder / "slide.json").is_file()
 

@@ -1,6 +1,7 @@
 """The manifests of folds, without training: which patches they keep together, and which files they replace."""
 
 import csv
+import json
 
 import pytest
 
@@ -18,7 +19,7 @@ def read_rows(root, name):
 
 def write(histo, name, folds):
     workspace = Workspace(histo.root)
-    write_folds(workspace, "balanced", plan_repeats(workspace, RunConfig(), name, folds, 0), resume=False)
+    write_folds(workspace, "balanced", plan_repeats(workspace, RunConfig(), name, folds, 0))
 
 
 def find_divided_places(rows):
@@ -60,6 +61,15 @@ def test_patches_are_divided_one_by_one_if_the_overlaps_were_not_searched(folder
     assert "overlap_group" not in rows[0]
 
 
+def test_folds_of_a_data_set_of_an_early_version_need_no_overlaps(folders):
+    record = folders.root / "data" / "mine" / "dataset.json"
+    content = json.loads(record.read_text())
+    del content["sha256"]
+    record.write_text(json.dumps(content))
+    write(folders, "cv", 3)
+    assert "overlap_group" not in read_rows(folders.root, "cv-fold1")[0]
+
+
 def test_known_slides_need_no_overlap_groups(histo):
     histo("balance", "--n", 64, "--audit")
     write(histo, "cv", 2)
@@ -69,9 +79,7 @@ def test_known_slides_need_no_overlap_groups(histo):
 def test_the_folds_of_a_study_are_not_replaced(histo):
     write(histo, "nets", 2)
     before = (histo.root / "manifests" / "nets-fold1.csv").read_bytes()
-    record = histo.root / "tuning" / "nets" / "study.json"
-    record.parent.mkdir(parents=True)
-    record.write_text("{}")
+    (histo.root / "tuning" / "nets").mkdir(parents=True)  # `histo tune` writes study.json in it after the folds
     with pytest.raises(HistoError, match="nets is a study of histo tune, whose folds would be replaced") as error:
         write(histo, "nets", 3)
     assert error.value.hint == "use another --name"
