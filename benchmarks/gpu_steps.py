@@ -38,11 +38,11 @@ def _measure_size(size: int, device: str, *, graph: bool, is_full: bool) -> tupl
     batches = PatchLoader(pixels, np.arange(count), np.arange(count) % 2, size, compute.device)
     torch.manual_seed(0)
     with make_deterministic(False):
-        trainer = Trainer(create_model("histonet"), Recipe(1e-3, 10_000, 0, cuda_graph=graph), compute)
+        trainer = Trainer(create_model("histonet"), Recipe(1e-3, 10_000, seed=0, cuda_graph=graph), compute)
         epochs = _repeat_epochs(batches)
         full = _measure(lambda: trainer.train_step(next(epochs)), device, is_full)
         batch = next(epochs)
-        plain = Recipe(1e-3, 10_000, 0, augment=Augment.NONE, cuda_graph=graph)
+        plain = Recipe(1e-3, 10_000, seed=0, augment=Augment.NONE, cuda_graph=graph)
         fixed = _measure(partial(Trainer(create_model("histonet"), plain, compute).train_step, batch), device, is_full)
     return trainer.graph is not None, full, fixed
 

@@ -17,13 +17,12 @@ from matplotlib.figure import Figure
 from histocli.console import Reporter, format_cell
 from histocli.data.groups import find_split_unit
 from histocli.data.leakage import count_shared_with_subset
-from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
+from histocli.data.manifest import hash_file, read_manifest
 from histocli.errors import HistoError
-from histocli.inference.score_table import find_clusters, read_scores
-from histocli.metrics import Interval, estimate_uncertainty, evaluate
-from histocli.metrics.calibration import compute_probabilities
+from histocli.inference.score_table import make_validation_table, measure_scores, read_scores
+from histocli.metrics import Interval
 from histocli.models.checkpoint import load_checkpoint
-from histocli.plots.style import COLUMN, GREY, NORMAL, TUMOUR, Look, save, set_title
+from histocli.plots.style import COLUMN, GREY, NORMAL, TUMOUR, PlotStyle, save, set_title
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
 from histocli.reports.run import RunRecord, read_run
 from histocli.workspace import Workspace
@@ -152,17 +151,13 @@ def _count_shared(workspace: Workspace, run: str, report: EvaluationReport) -> t
 def _measure_run(workspace: Workspace, run: str, report: EvaluationReport) -> MeasuredRun:
     best = load_checkpoint(workspace.run_dir(run) / "best.pt")
     manifest = read_manifest(workspace.run_dir(run) / "manifest.csv", ("id", "label", "split"))
-    rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
-    labels = best.validation["labels"].numpy().astype(np.int64)
-    probs = compute_probabilities(best.validation["log_odds"].numpy(), best.temperature)
-    metrics = evaluate(labels, probs, best.threshold).metrics
-    measured = estimate_uncertainty(labels, probs, metrics, best.threshold, find_clusters(rows))
+    measured, _, uncertainty = measure_scores(make_validation_table(best, manifest, best.temperature), best.threshold)
     unseen = report.uncertainty.find_interval("auc") if report.uncertainty else None
-    on_validation, on_unseen = metrics["auc"], report.measured.metrics["auc"]
+    on_validation, on_unseen = measured.metrics["auc"], report.measured.metrics["auc"]
     if on_validation is None or on_unseen is None:
         raise HistoError(f"the AUC of {run} is undefined: its patches are of one class")
     return MeasuredRun(
-        run, find_split_unit(manifest), Auc(on_validation, measured.find_interval("auc")), Auc(on_unseen, unseen)
+        run, find_split_unit(manifest), Auc(on_validation, uncertainty.find_interval("auc")), Auc(on_unseen, unseen)
     )
 
 
@@ -210,7 +205,7 @@ def main(arguments: Sequence[str]) -> Optimism:
         )
     elif optimism.shared_slides is None and optimism.overlaps is None:
         reporter.note(f"it is not known whether {data} shares slides with the training data")
-    path = save(workspace.plots_dir / "optimism.png", Look(), COLUMN, 3.4, lambda figure: draw(figure, optimism))
+    path = save(workspace.plots_dir / "optimism.png", PlotStyle(), COLUMN, 3.4, lambda figure: draw(figure, optimism))
     reporter.print_done(f"wrote {path}")
     return optimism
 

@@ -84,7 +84,7 @@ def train(pixels: np.ndarray, labels: np.ndarray, device: Device) -> dict[str, t
     compute = choose_compute(device, Precision.AUTO)
     torch.manual_seed(SEED)
     loader = PatchLoader(pixels, np.arange(len(pixels)), labels, BATCH, compute.device)
-    recipe = Recipe(LEARNING_RATE, loader.steps * EPOCHS, SEED)
+    recipe = Recipe(LEARNING_RATE, loader.steps * EPOCHS, seed=SEED)
     trainer = Trainer(create_model(packaged.ARCH), recipe, compute)
     for epoch in range(EPOCHS):
         print(f"epoch {epoch + 1}: loss {trainer.train_epoch(loader):.4f}", flush=True)

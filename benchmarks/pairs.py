@@ -28,7 +28,9 @@ class Row:
     def cells(self) -> list[str]:
         """Return the cells of a row of the table."""
         spread = f"{self.ratio:.2f} ({self.lowest:.2f} to {self.highest:.2f})"
-        return [self.what, self.against, f"{self.ours:,.4g}", f"{self.theirs:,.4g}", self.unit, spread, self.goal]
+        # Without an exponent such as 1.8e+04.
+        ours, theirs = (f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in (self.ours, self.theirs))
+        return [self.what, self.against, ours, theirs, self.unit, spread, self.goal]
 
 
 def alternate(ways: Mapping[str, Callable[[], float]], pairs: int = PAIRS) -> dict[str, list[float]]:

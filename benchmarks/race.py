@@ -40,7 +40,7 @@ def ours(train: Subset) -> Epochs:
     compute = choose_compute(Device.CPU, Precision.AUTO)
     batches = PatchLoader(train.store, train.rows, train.labels.copy(), BATCH, compute.device)
     torch.manual_seed(0)
-    trainer = Trainer(create_model("histonet"), Recipe(LEARNING_RATE, batches.steps * EPOCHS, 0), compute)
+    trainer = Trainer(create_model("histonet"), Recipe(LEARNING_RATE, batches.steps * EPOCHS, seed=0), compute)
     for _ in range(EPOCHS):
         trainer.train_epoch(batches)
         yield trainer.ema_model

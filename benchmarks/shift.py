@@ -64,9 +64,9 @@ class Candidate:
 class JpegLoader(PatchLoader):
     """Loads batches in which half of the patches were compressed again, as JPEG of a random quality from 40 to 95."""
 
-    def _load(self, batches: Iterable[np.ndarray]) -> Iterator[Batch]:
+    def load_positions(self, batches: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Yield the batches; the qualities are drawn from PyTorch's global generator, like all augmentation."""
-        for images, labels in super()._load(batches):
+        for images, labels in super().load_positions(batches):
             patches = images.permute(0, 2, 3, 1).cpu().numpy().copy()
             qualities = torch.randint(40, 96, (len(patches),)).tolist()
             for i in torch.nonzero(torch.rand(len(patches)) < 0.5).flatten().tolist():
@@ -139,7 +139,7 @@ def train(
     model = Classifier(candidate.network(), "histonet", side=candidate.side).to(memory_format=torch.channels_last)
     loader = candidate.loader(pixels, rows, labels[rows], BATCH, compute.device)
     lr = candidate.lr * (BATCH / 128) ** 0.5
-    trainer = Trainer(model, Recipe(lr, loader.steps * epochs, seed, **candidate.options), compute)
+    trainer = Trainer(model, Recipe(lr, loader.steps * epochs, seed=seed, **candidate.options), compute)
     for _ in range(epochs):
         trainer.train_epoch(loader)
     return trainer.ema_model.eval()

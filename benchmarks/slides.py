@@ -25,11 +25,11 @@ import torch
 from PIL import Image
 
 from histocli.enums import Device, Precision
-from histocli.images.decode import PATCH_SIZE
 from histocli.inference.checkpoints import load_predictor
 from histocli.inference.predictor import BatchPredictor
 from histocli.models import Classifier
 from histocli.models.checkpoint import find_checkpoint, load_checkpoint
+from histocli.patch import PATCH_SIDE
 from histocli.slides.grid import Box, Grid
 from histocli.slides.reading import open_slide
 from histocli.slides.scoring import plan_slide, score_squares
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--ckpt", default="best.pt")
     parser.add_argument("--slide", type=Path)
     parser.add_argument("--flat", action="store_true")
-    parser.add_argument("--step", type=int, default=PATCH_SIZE)
+    parser.add_argument("--step", type=int, default=PATCH_SIDE)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     workspace = find_workspace()
@@ -67,7 +67,7 @@ def measure(path: Path, predictor: BatchPredictor, network: Classifier, step: in
         mpp = slide.mpp
         plan = plan_slide(slide, mpp, step, None, True)
         boxes = [plan.grid.find_box(row, column) for row, column in np.argwhere(plan.needed).tolist()]
-        patches = np.random.default_rng(0).integers(0, 255, (len(boxes), PATCH_SIZE, PATCH_SIZE, 3), np.uint8)
+        patches = np.random.default_rng(0).integers(0, 255, (len(boxes), PATCH_SIDE, PATCH_SIDE, 3), np.uint8)
         ways: dict[str, Callable[[], object]] = {
             "reading alone, one thread": partial(read, path, plan.grid, boxes),
             "network alone": partial(predictor.predict_array, patches, 64),
@@ -97,7 +97,7 @@ def read(path: Path, grid: Grid, boxes: list[Box]) -> None:
 
 def read_patch(slide: openslide.OpenSlide, grid: Grid, box: Box) -> Image.Image:
     """Return the pixels of the patch around a square on the level that histo reads."""
-    width, height = (round(PATCH_SIZE * scale) for scale in grid.scale)
+    width, height = (round(PATCH_SIDE * scale) for scale in grid.scale)
     x = box.x + box.width / 2 - width * grid.downsample / 2
     y = box.y + box.height / 2 - height * grid.downsample / 2
     return slide.read_region((round(x), round(y)), grid.level, (width, height)).convert("RGB")
@@ -110,7 +110,7 @@ def plain_loop(path: Path, grid: Grid, boxes: list[Box], network: Classifier, ba
     with openslide.OpenSlide(path) as slide:
         for start in range(0, len(boxes), batch):
             images = [read_patch(slide, grid, box) for box in boxes[start : start + batch]]
-            size = PATCH_SIZE, PATCH_SIZE
+            size = PATCH_SIDE, PATCH_SIDE
             pixels = np.stack([np.asarray(image.resize(size, Image.Resampling.BOX)) for image in images])
             logits = network(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
             scores += logits.softmax(1)[:, 1].tolist()

@@ -34,7 +34,7 @@ class Ours:
         train = select_labelled(subset, SplitName.TRAIN)
         self.batches = PatchLoader(train.store, train.rows, train.labels, BATCH, self.compute.device)
         self.steps = min(STEPS[arch], self.batches.steps)
-        recipe = Recipe(3e-3, 100_000, 0, augment=level)
+        recipe = Recipe(3e-3, 100_000, seed=0, augment=level)
         self.trainer = Trainer(create_model(arch), recipe, self.compute)
         batch = next(iter(self.batches.eval_batches()))
         (self.member,) = self.trainer.members

@@ -1,4 +1,4 @@
-"""histo: from raw H&E lymph-node patches to a measured classifier of metastatic cancer.
+"""Train and evaluate classifiers of metastatic cancer in H&E patches of lymph nodes.
 
 The Python API, described in docs/python.md:
 

@@ -6,10 +6,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from histocli.api_options import convert_enum
-from histocli.config import PredictConfig
+from histocli.config import STORED_THRESHOLD, PredictConfig
 from histocli.enums import Columns, Device, Precision, Resize
 from histocli.errors import UsageError
 from histocli.listeners import WarningListener
+from histocli.patch import PATCH_SHAPE
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from histocli.inference.writers import Table
 
 PathLike = str | os.PathLike[str]
-
-PATCH_SHAPE = (96, 96, 3)
 
 
 class Predictor:
@@ -49,7 +48,7 @@ class Predictor:
         self.threshold = self._predictor.find_threshold()
 
     def __repr__(self) -> str:
-        return f"<histocli.Predictor: {'; '.join(m.checkpoint.describe() for m in self._predictor.members)}>"
+        return f"<histocli.Predictor: {'; '.join(c.describe() for c in self._predictor.checkpoints)}>"
 
     def predict_proba(self, patches: "np.ndarray") -> "np.ndarray":
         """Return the tumour probabilities, float64 (N,), of patches, uint8 (N,96,96,3) in RGB order.
@@ -133,15 +132,13 @@ class Predictor:
         from histocli.compute.device import apply_compute_settings
         from histocli.inference.inputs import open_inputs
 
-        listener, seen = WarningListener(), set[str]()
         size = self._predictor.choose_chunk_size(self._batch_size)
         patches = open_inputs(inputs, self._workspace, resize).patches
-        with apply_compute_settings(), closing(self._predictor.predict_patches(patches, size, listener)) as chunks:
-            for chunk in chunks:
-                for what in chunk.remarks.keys() - seen:
-                    listener.on_remark(what, chunk.remarks[what].example)
-                seen |= chunk.remarks.keys()
-                yield chunk
+        with (
+            apply_compute_settings(),
+            closing(self._predictor.predict_patches(patches, size, WarningListener())) as chunks,
+        ):
+            yield from chunks
 
     def _make_table(self, chunks: "Iterable[ScoredChunk]", columns: Columns) -> "pd.DataFrame":
         """Return the scores of all chunks as a table; without a patch it has no rows."""
@@ -149,7 +146,7 @@ class Predictor:
 
         from histocli.inference.columns import ScoredRows, list_column_types, make_table
 
-        config = PredictConfig((), columns=columns, threshold="stored")
+        config = PredictConfig((), columns=columns, threshold=STORED_THRESHOLD)
         values: Table = {name: [] for name in list_column_types(config)}
         for chunk in chunks:
             for name, column in make_table(config, ScoredRows(chunk, self.threshold)).items():

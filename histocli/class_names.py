@@ -29,10 +29,10 @@ _EXACT_NAMES = {"0": 0, "1": 1}
 _EXACT_NAMES |= {f"{word}{mark}{i}": i for word in ("class", "label") for mark in ("", "_", "-", "=") for i in (0, 1)}
 # The folders of a partitioned table, as Spark and pandas write them.
 _EXACT_NAMES |= {f"{word}={i}": i for word in ("y", "target", "tumor", "tumour") for i in (0, 1)}
-_EXACT_NAMES |= {"no": 0, "yes": 1, "false": 0, "true": 1}
-# True and False as a spreadsheet writes them in German, French, Spanish, Italian, Portuguese and Dutch.
-_EXACT_NAMES |= {"falsch": 0, "wahr": 1, "faux": 0, "vrai": 1, "falso": 0, "verdadero": 1, "vero": 1, "verdadeiro": 1}
-_EXACT_NAMES |= {"onwaar": 0, "waar": 1}
+# True and False, also as a spreadsheet writes them in German, French, Spanish, Italian, Portuguese and Dutch.
+BOOLEANS = {"no": 0, "yes": 1, "false": 0, "true": 1, "falsch": 0, "wahr": 1, "faux": 0, "vrai": 1, "falso": 0}
+BOOLEANS |= {"verdadero": 1, "vero": 1, "verdadeiro": 1, "onwaar": 0, "waar": 1}
+_EXACT_NAMES |= BOOLEANS
 _ORDER_PREFIX = re.compile(r"^[a-z0-9]_(?=[a-z]{2})")  # sorts the folders: `a_no_tumor`, `1_tumor`
 
 EVALUATION = "eval"  # some data sets call their test split so, others their validation split
@@ -185,6 +185,12 @@ def format_classes_option(names: Iterable[str]) -> str:
     if len(names) == 2 and not sides[0] + sides[1]:
         return f"{_format_sides(names[0], names[1])}, or {_format_sides(names[1], names[0])}"
     return _format_sides(*(",".join(sides[label]) or "NAME" for label in (0, 1)))
+
+
+def format_meanings(label_of_word: Mapping[str, int]) -> str:
+    """Return the options `--classes` that give each word its label."""
+    sides = (",".join(word for word, label in label_of_word.items() if label == side) for side in (0, 1))
+    return _format_sides(*sides)
 
 
 def _format_sides(negative: str, positive: str) -> str:

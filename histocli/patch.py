@@ -8,6 +8,9 @@ if TYPE_CHECKING:
 
 Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
+PATCH_SIDE = 96  # pixels
+PATCH_SHAPE = (PATCH_SIDE, PATCH_SIDE, 3)
+
 
 class Position(NamedTuple):
     """The position of a patch in its slide: the upper left corner of its central 32x32, in level-0 pixels.

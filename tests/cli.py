@@ -17,14 +17,18 @@ from threading import Thread
 import cv2
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from histocli.cli import app
+
+typer.testing._get_command = cache(typer.main.get_command)  # else all commands are built again at each call
 
 REPOSITORY = Path(__file__).parents[1]
 PATCHES = 320  # in the template workspace: synthetic, from 8 slides
 SUBSET = 64  # patches in balanced.csv
 TRAIN = ["train", "--batch-size", 16, "--device", "cpu"]
+QUICK = [*TRAIN, "--shots", 8, "--epochs", 1]  # one step: for tests in which the weights of a run are not important
 PREDICT = ["predict", "--device", "cpu"]
 
 
@@ -102,26 +106,42 @@ def pseudo_terminal():
         os.close(leader)
 
 
+def make_folder_for_all_tests():
+    """Make a temporary folder that is removed when the tests have ended."""
+    root = Path(tempfile.mkdtemp(prefix="histo-tests-"))
+    atexit.register(shutil.rmtree, root)
+    return root
+
+
+def copy_for_all_tests(root):
+    """Return `histo` for a copy of a workspace that is removed when the tests have ended; tests copy it again."""
+    return Histo(shutil.copytree(root, make_folder_for_all_tests(), dirs_exist_ok=True))
+
+
 @cache
 def template():
     """Make a workspace with a data set, a balanced subset and a run of two epochs, `first`; return its path."""
-    root = Path(tempfile.mkdtemp(prefix="histo-tests-"))
-    atexit.register(shutil.rmtree, root)
-    histo = Histo(root)
+    histo = Histo(make_folder_for_all_tests())
     histo("download", "--source", "synthetic", "--n", PATCHES)
     histo("balance", "--n", SUBSET, "--val-fraction", 0.25)
     histo(*TRAIN, "--epochs", 2, "--name", "first")
-    return root
+    return histo.root
 
 
 @cache
 def template_of_two_runs():
     """Make a copy of the template with a second run, `second`, of one epoch and another seed; return its path."""
-    root = Path(tempfile.mkdtemp(prefix="histo-tests-"))
-    atexit.register(shutil.rmtree, root)
-    shutil.copytree(template(), root, dirs_exist_ok=True)
-    Histo(root)(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
-    return root
+    histo = copy_for_all_tests(template())
+    histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
+    return histo.root
+
+
+@cache
+def template_with_evaluation():
+    """Make a copy of the template in which `first` is evaluated on its validation patches; return its path."""
+    histo = copy_for_all_tests(template())
+    histo("eval", "--ckpt", "first", "--device", "cpu")
+    return histo.root
 
 
 @pytest.fixture
@@ -140,6 +160,12 @@ def empty(one_thread, tmp_path):
 def histo(one_thread, tmp_path):
     """Return `histo` for a copy of the template workspace."""
     return Histo(shutil.copytree(template(), tmp_path / "workspace"))
+
+
+@pytest.fixture
+def evaluated_run(one_thread, tmp_path):
+    """Return `histo` for a copy of the workspace with an evaluation of the run `first`."""
+    return Histo(shutil.copytree(template_with_evaluation(), tmp_path / "evaluated"))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,17 @@ if Path("/dev/nvidiactl").exists():  # only tests/cuda uses a GPU: it asks for o
 
 
 def pytest_configure():
-    """Handle Ctrl-C, and compute in fp32 unless a test sets another precision.
+    """Handle Ctrl-C, compute in fp32 unless a test sets another precision, and do not wait for the disk.
 
     Processes that tests start then handle Ctrl-C and a closed terminal too. A shell lets background processes ignore
     Ctrl-C, and `nohup` lets them ignore a closed terminal. In fp32, two ways to compute the same result agree to many
     digits, even on processors for which `auto` chooses bf16.
+
+    The files of tests need not survive a power loss, and many tests would mostly wait for the disk. `fstat` refuses a
+    wrong descriptor as `fsync` does. `faults/test_power.py` tests that files are flushed: it records the calls, and
+    traces the system calls of a real process.
     """
+    os.fsync = os.fstat
     os.environ.update(COMPUTING)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the tests run in several processes
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -34,10 +40,16 @@ def pytest_configure():
             signal.signal(number, handler)
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory):
+    """Return the folder of all home folders; for each folder of its own, pytest would list those of all tests."""
+    return tmp_path_factory.mktemp("homes")
+
+
 @pytest.fixture(autouse=True)
-def isolate_environment(monkeypatch, tmp_path_factory):
+def isolate_environment(monkeypatch, homes):
     """Point HOME, the platform's folders and the workspace into a temporary folder; forget other HISTO_ variables."""
-    home = tmp_path_factory.mktemp("home")
+    home = Path(tempfile.mkdtemp(dir=homes))
     for name in [name for name in os.environ if name.startswith(("HISTO_", "KAGGLE")) and name not in COMPUTING]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))

@@ -256,6 +256,16 @@ def test_files_of_the_user_that_were_packed_before_give_a_warning(ran, tmp_path)
     assert histo.download(ran.root, **options, force=True).labels == [1]
 
 
+def test_evaluating_a_folder_warns_of_the_first_image_that_was_cut(ran, tmp_path):
+    for i in range(4):
+        (tmp_path / "mine" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((100, 100), 60 + i).convert("RGB").save(tmp_path / "mine" / str(i % 2) / f"{i}.png")
+    with pytest.warns(UserWarning, match=r"\.png, 100 x 100 pixels: cut to the centre") as caught:
+        evaluation = histo.evaluate(ran.root, data=str(tmp_path / "mine"), device="cpu")
+    assert len(caught) == 1
+    assert evaluation.report.changed == {"cut to the centre": 4}
+
+
 def test_a_data_set_never_replaces_a_subset(ran):
     histo.balance(ran.root, data="synthetic", n=20, name="small")
     before = {path: path.read_bytes() for path in (ran.root / "manifests").iterdir() if path.is_file()}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -361,6 +362,7 @@ def test_a_termination_signal_removes_temporary_files(empty):
     with empty.start("download", "--source", "synthetic", "--n", "100000") as process:
         while not list(empty.root.glob("data/synthetic/.*")):
             assert process.poll() is None
+            time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
@@ -506,8 +508,8 @@ def test_names_of_other_tools_are_answered_with_the_name_here(empty, line, meant
             ["predict", "x", "--processes", "2"],
             "Start the processes by torchrun: torchrun --standalone --nproc-per-node 2 -m histocli predict",
         ),
-        (["train", "-w", "ws"], "It stands before the command: histo -w DIR train"),
-        (["eval", "--quiet"], "It stands before the command: histo --quiet eval"),
+        (["train", "-w", "ws"], "Put it before the command: histo -w DIR train"),
+        (["eval", "--quiet"], "Put it before the command: histo --quiet eval"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -53,26 +53,28 @@ def test_bash_completes(environment, words, expected):
     assert done.stderr == ""
 
 
+IN_WORKSPACE = [
+    (["predict", "x", "--ckpt", "b"], ["best.pt"]),
+    (["predict", "x", "--ckpt", "histonet-p"], ["histonet-pcam"]),
+    (["train", "--arch", "p"], ["p4m-densenet", "phikon", "phikon-v2"]),
+    (["predict", "pc"], ["pcam", "pca-files/"]),
+    (["predict", "pca-"], []),  # then the shell completes paths
+    (["eval", "--data", "pc"], ["pcam", "pca-files/"]),
+    (["eval", "--ckpt", "net"], ["net-1", "net-2"]),
+    (["plot", "--run", "net-2"], ["net-2"]),
+    (["report", "--run", "net-1"], ["net-1"]),
+    (["runs", "rm", "net-1"], ["net-1"]),
+    (["plot", "--data", ""], ["pcam", "balanced"]),
+    (["balance", "--data", ""], ["pcam"]),
+    (["train", "--data", ""], ["balanced"]),
+]
+
+
 @needs("bash")
 @pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["predict", "x", "--ckpt", "b"], ["best.pt"]),
-        (["predict", "x", "--ckpt", "histonet-p"], ["histonet-pcam"]),
-        (["train", "--arch", "p"], ["p4m-densenet", "phikon", "phikon-v2"]),
-        (["predict", "pc"], ["pcam", "pca-files/"]),
-        (["predict", "pca-"], []),  # then the shell completes paths
-        (["eval", "--data", "pc"], ["pcam", "pca-files/"]),
-        (["eval", "--ckpt", "net"], ["net-1", "net-2"]),
-        (["plot", "--run", "net-2"], ["net-2"]),
-        (["report", "--run", "net-1"], ["net-1"]),
-        (["runs", "rm", "net-1"], ["net-1"]),
-        (["plot", "--data", ""], ["pcam", "balanced"]),
-        (["balance", "--data", ""], ["pcam"]),
-        (["train", "--data", ""], ["balanced"]),
-    ],
+    ("words", "expected", "how"),
+    [(*case, "option") for case in IN_WORKSPACE] + [(*case, "variable") for case in IN_WORKSPACE[3:5]],
 )
-@pytest.mark.parametrize("how", ["option", "variable"])
 def test_bash_completes_what_is_in_the_workspace(environment, tmp_path, words, expected, how):
     root, folder = tmp_path / "workspace", tmp_path / "folder"
     (folder / "pca-files").mkdir(parents=True)

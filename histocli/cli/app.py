@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 import histocli
 from histocli import __version__
 from histocli.cli.failures import print_failure
-from histocli.cli.suggestions import explain_switch, suggest, suggest_command
+from histocli.cli.suggestions import explain_boolean_option, suggest, suggest_command
 from histocli.compute.rendezvous import read_rank
 from histocli.console import Reporter
 from histocli.errors import EXIT_FAILURE, HistoError, UsageError
@@ -74,7 +74,7 @@ class Application(TyperGroup):
         try:
             ctx = super().make_context(info_name, args, parent, **extra)
         except Exception as error:
-            explain_switch(error)
+            explain_boolean_option(error)
             _make_printable(error)
             raise
         ctx.meta[_ARGUMENTS] = given
@@ -176,7 +176,7 @@ def _check_current_folder() -> None:
 app = typer.Typer(
     name="histo",
     cls=Application,
-    help="From raw H&E lymph-node patches to a measured classifier of metastatic cancer.",
+    help="Train and evaluate classifiers of metastatic cancer in H&E patches of lymph nodes.",
     epilog="Research use only: not a medical device.",
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HISTO"},
     no_args_is_help=True,
@@ -231,7 +231,7 @@ def root(
             "-w",
             envvar="HISTO_WORKSPACE",
             help="Folder that all commands share.",
-            show_default="data folder",
+            show_default="histo in the user's data folder",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors.")] = False,

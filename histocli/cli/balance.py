@@ -62,8 +62,8 @@ def balance(
         bool,
         typer.Option(
             "--drop-leaks",
-            help="Leave out of train what shares pixels or a slide with patches for evaluation, those of a data set "
-            "or split with the word test or valid in its name.",
+            help="Drop the training patches that share pixels or a slide with evaluation patches: those of a data set "
+            "or split whose name has the word test or valid.",
         ),
     ] = BalanceConfig.drop_leaks,
     seed: options.Seed = BalanceConfig.seed,

@@ -165,8 +165,8 @@ AllowLeak = Annotated[
     bool,
     typer.Option(
         "--allow-leak",
-        help="Train even if the training patches share pixels or a slide with patches for evaluation, those of a data "
-        "set or split with the word test or valid in its name.",
+        help="Train even if training patches share pixels or a slide with evaluation patches: those of a data set or "
+        "split whose name has the word test or valid.",
         rich_help_panel=DATA,
     ),
 ]

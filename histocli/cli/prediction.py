@@ -62,14 +62,15 @@ def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored
         state.reporter.warn(f"{count:,} of {scored:,} images: {what}")
     if config.mpp is not None:
         state.reporter.note(
-            f"rescaled: images of {config.mpp} um per pixel to {PATCH_MPP}, as the training patches have"
+            f"rescaled the images from {config.mpp} to {PATCH_MPP} um per pixel, the resolution of the training patches"
         )
     elif scored and any(
         name not in datasets or (config.split is None and Path(name).exists()) for name in config.inputs
     ):
         what = "the scaled images" if config.resize is Resize.SCALE else "the images"
         state.reporter.note(
-            f"assumed: {what} have {PATCH_MPP} um per pixel (10x), as the training patches; if not, use --mpp"
+            f"assumed that {what} have {PATCH_MPP} um per pixel (10x), like the training patches; if this is wrong, "
+            "give --mpp"
         )
 
 

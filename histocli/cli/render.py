@@ -66,7 +66,7 @@ def _warn_of_one_class(reporter: Reporter, evaluation: EvaluationReport, workspa
     if called and 0 < measured.positives < measured.n:
         epochs = " and ".join(f"epoch {checkpoint.epoch} of {checkpoint.run}" for checkpoint in evaluation.checkpoints)
         epochs += " was" if len(evaluation.checkpoints) == 1 else " were"
-        commands = [_make_longer_command(workspace, checkpoint.run) for checkpoint in evaluation.checkpoints]
+        commands = [make_longer_command(workspace, checkpoint.run) for checkpoint in evaluation.checkpoints]
         longer = [command for command in dict.fromkeys(commands) if command]  # one for all folds
         reporter.warn(
             f"at threshold {measured.threshold:.4g} every patch is predicted as {called}; if {epochs} trained for "
@@ -74,7 +74,7 @@ def _warn_of_one_class(reporter: Reporter, evaluation: EvaluationReport, workspa
         )
 
 
-def _make_longer_command(workspace: Workspace, run: str) -> str:
+def make_longer_command(workspace: Workspace, run: str) -> str:
     """Return the command that trains a run, or all folds or seeds, for more epochs; "" if the run is not here."""
     from histocli.training.repeats import count_members, find_repeats_name
 
@@ -113,7 +113,7 @@ def _format_interval(uncertainty: Uncertainty | None, name: str) -> str:
 
 def _show_missing_intervals(reporter: Reporter, evaluation: EvaluationReport, uncertainty: Uncertainty) -> None:
     """Print which metrics have no interval by bootstrap, and why; an undefined metric needs no interval."""
-    for reason, names in evaluation.group_missing_intervals().items():
+    for reason, names in uncertainty.group_missing_intervals(evaluation.measured).items():
         metrics = (
             "all metrics"
             if len(names) == len(evaluation.measured.metrics)
@@ -204,7 +204,7 @@ def show_repeats(reporter: Reporter, repeats: RepeatsReport, workspace: Workspac
         reporter.warn(
             f"{len(single)} of {len(repeats.runs)} runs {'predicts' if len(single) == 1 else 'predict'} the same class "
             "for every validation patch, as after few steps of training; train longer: "
-            f"{_make_longer_command(workspace, single[0])}"
+            f"{make_longer_command(workspace, single[0])}"
         )
 
 

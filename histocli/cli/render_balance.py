@@ -49,17 +49,19 @@ def _show_split_leaks(reporter: Reporter, balance: BalanceReport) -> None:
     """Print whether patches of one slide may be in both train and validation."""
     consequence = "one slide may have patches in train and in validation, which makes validation metrics too good"
     if balance.split == Split.FOLDERS:
-        reporter.note("train and validation are the folders' own; --val-fraction is not used")
+        reporter.note(
+            f"train and validation are the splits train and valid of {balance.data}; --val-fraction is not used"
+        )
         if balance.can_leak:
             why = "slides have patches in both" if balance.slides else f"slides are not known, and {consequence}"
-            reporter.warn(f"the folders' own split may leak: {why}")
+            reporter.warn(f"the splits of {balance.data} may leak: {why}")
     elif balance.split == Split.RANDOM:
         if balance.can_leak:
             reporter.warn(f"a random split leaks: {consequence}; --split slide and --split overlap avoid this")
     elif balance.split == Split.OVERLAP:
         _show_overlap_leaks(reporter, balance, consequence)
     elif balance.split == Split.SLIDE and balance.audit and balance.audit.overlaps is None:
-        reporter.note("it was not checked whether overlapping patches are of one slide: --audit does it")
+        reporter.note("histo did not check whether overlapping patches are of one slide; --audit checks it")
     elif balance.split == Group.HOSPITAL and balance.hospitals:
         names = "; ".join(f"{part}: {', '.join(hospitals)}" for part, hospitals in balance.hospitals.items())
         reporter.note(

@@ -5,6 +5,7 @@ from json import dumps
 from rich.progress import MofNCompleteColumn
 
 from histocli.cli.app import State
+from histocli.cli.listener import ConsoleListener
 from histocli.config import PredictConfig, SlideEvalConfig
 from histocli.console import Rate, Reporter, format_cell
 from histocli.enums import OUTPUT_SUFFIXES
@@ -21,15 +22,15 @@ _MIN_SLIDES = 10  # slides of a class, below which intervals are too narrow
 _MAX_LISTED = 3  # how many names of files or slides a message shows
 
 
-class SlideBars(SlideListener):
+class SlideBars(ConsoleListener, SlideListener):
     """Two progress bars: of the slide that is scored, and of all slides of this process."""
 
     def __init__(self, reporter: Reporter) -> None:
-        self.reporter = reporter
+        super().__init__(reporter)
         self.progress = reporter.make_progress(MofNCompleteColumn(), Rate("squares"), width=16)
         self.overall = self.progress.add_task("all slides", total=None)
         self.current = self.progress.add_task("", total=None, visible=False)
-        self.number = self.total = self.squares = 0
+        self.number = self.count = self.squares = 0
 
     def __enter__(self) -> "SlideBars":
         self.progress.start()
@@ -38,17 +39,9 @@ class SlideBars(SlideListener):
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def on_note(self, message: str) -> None:
-        """Print it."""
-        self.reporter.note(message)
-
-    def on_warning(self, message: str) -> None:
-        """Print it as a warning."""
-        self.reporter.warn(message)
-
     def on_slide_start(self, slide: SlideFile, number: int, total: int) -> None:
         """Show the bar of the next slide."""
-        self.number, self.total = number, total
+        self.number, self.count = number, total
         self.progress.update(self.overall, total=total, completed=number - 1)
         self.progress.reset(self.current, description=_shorten(slide.name), total=None, visible=True)
 
@@ -65,7 +58,7 @@ class SlideBars(SlideListener):
     def on_slide_end(self, record: SlideRecord) -> None:
         """Print what was found in a slide."""
         self.progress.update(self.overall, completed=self.number)
-        where = f"[{self.number} of {self.total}] {record.slide}"
+        where = f"[{self.number} of {self.count}] {record.slide}"
         if record.status == FAILED:
             self.reporter.warn(f"{where}: {record.error}")
         elif record.status == NO_TISSUE and OWN_MASK in record.flags:
@@ -108,11 +101,12 @@ def run_predict_slides(state: State, config: PredictConfig, found: FoundSlides) 
             "--out DIR scores the slides; to score the others, name them, for example 'DIR/*.png'",
         )
     if is_for_patches and config.out is not None:
-        raise UsageError(f"--out {config.out} is a table, and the scores of slides are a folder", "give --out DIR")
+        raise UsageError(f"--out {config.out} is a file; slides need a folder", "give the name of a folder: --out DIR")
     if found.others:
         names = ", ".join(path.name for path in found.others[:_MAX_LISTED])
         more = ", ..." if len(found.others) > _MAX_LISTED else ""
-        state.reporter.note(f"skipped, because they are no slides ({len(found.others):,}): {names}{more}")
+        what = "file that is not a slide" if len(found.others) == 1 else "files that are not slides"
+        state.reporter.note(f"skipped {len(found.others):,} {what}: {names}{more}")
     with connect_processes(LONG_TIMEOUT) as ranks, SlideBars(state.reporter) as bars:
         done = predict_slides(state.workspace, config, found.slides, listener=bars, ranks=ranks)
     if not ranks.is_rank0:
@@ -144,12 +138,13 @@ def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> No
     report = written.report
     for note in written.notes:
         state.reporter.note(note)
-    for what, names in (
-        ("without a label or annotation", report.without_truth),
-        ("could not be scored by histo predict", report.failed),
+    for names, of_one, of_several in (
+        (report.without_truth, "it has no label or annotation", "they have no label or annotation"),
+        (report.failed, "histo predict could not score it", "histo predict could not score them"),
     ):
         if names:
-            state.reporter.warn(f"{what}, so not measured ({len(names):,}): {', '.join(names)}")
+            why = f"is not measured, because {of_one}" if len(names) == 1 else f"are not measured, because {of_several}"
+            state.reporter.warn(f"{format_count(len(names), 'slide')} {why}: {', '.join(names)}")
     chosen = report.chosen.name if report.chosen else None
     rows = [
         [f"AUC of slides by {name}" + (", chosen" if name == chosen else ""), *_format_estimate(auc)]

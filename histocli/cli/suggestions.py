@@ -54,7 +54,7 @@ def suggest(command: Any, error: Any, args: list[str], datasets: Callable[[], li
 
     `args` is the command line after the command's name, and `datasets` returns the names of the packed data sets.
     """
-    explain_switch(error)
+    explain_boolean_option(error)
     problem = _Problem(command, error, args, datasets)
     if message := next(filter(None, (rule(problem) for rule in _RULES)), ""):
         error.message = message
@@ -95,7 +95,7 @@ def _move_root_option(problem: _Problem) -> str:
         return ""
     value = " DIR" if option in ("-w", "--workspace") else ""
     line = f"histo {option}{value} {problem.command.name}"
-    return f"{problem.message.rstrip('.')}. It stands before the command: {line}"
+    return f"{problem.message.rstrip('.')}. Put it before the command: {line}"
 
 
 def _correct_option(problem: _Problem) -> str:
@@ -142,7 +142,7 @@ def _explain_number(problem: _Problem) -> str:
     return f"{value!r} is not a {'whole number' if is_whole else 'number'}{place}."
 
 
-def explain_switch(error: Any) -> None:
+def explain_boolean_option(error: Any) -> None:
     """Name the environment variable whose value is neither true nor false in an error about a switch, in place."""
     option, message = getattr(error, "param", None), str(getattr(error, "message", ""))
     if option is not None and "valid boolean" in message:

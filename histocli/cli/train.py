@@ -260,6 +260,7 @@ def _listen(state: State, config: TrainConfig) -> Iterator["Listener"]:
 
 def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> Json:
     """Train one run, show its best epoch, and return what `--json` prints."""
+    from histocli.cli.render import make_longer_command
     from histocli.commands.train import train as run_train
 
     with _listen(state, config) as listener:
@@ -271,11 +272,10 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
         f"best epoch {best.epoch}: validation AUC {format_cell(best.val_auc)}, accuracy {best.val_accuracy:.4f}"
     )
     if result.single_class:
-        steps = format_count(best.step, "step")
-        longer = f"histo train --resume --name {result.run} --epochs {4 * result.epochs}"
         state.reporter.warn(
             f"at the threshold every validation patch is predicted as {result.single_class}: the best epoch has "
-            f"trained for only {steps}; train longer: {longer}"
+            f"trained for only {format_count(best.step, 'step')}; train longer: "
+            + make_longer_command(state.workspace, result.run)
         )
     ckpt = CHECKPOINT if result.is_published else result.run
     state.reporter.print_done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", f"histo eval --ckpt {ckpt}")
@@ -286,13 +286,14 @@ def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "R
     """Train a run for each fold or seed, show the mean and spread of the metrics, and return what `--json` prints."""
     from histocli.cli.render import show_repeats
     from histocli.commands.train_repeats import train_repeats
+    from histocli.reports.repeats import make_repeats_path
     from histocli.schema import to_json
 
     report = train_repeats(state.workspace, config, given=given, listen=lambda: _listen(state, config), ranks=ranks)
     show_repeats(state.reporter, report, state.workspace)
     members = " ".join(f"--ckpt {run.run}" for run in report.runs)
-    state.reporter.note(f"to score other patches with the mean of these networks, give predict and eval: {members}")
+    state.reporter.note(f"to average the probabilities of these networks, give histo predict or histo eval: {members}")
     shown = report.name if report.kind == "folds" else report.runs[0].run
-    path = state.workspace.metrics_dir / f"{report.name}-{report.kind}.json"
+    path = make_repeats_path(state.workspace, report.name, report.kind)
     state.reporter.print_done(f"wrote {path}", f"histo plot --run {shown}")
     return to_json(report)

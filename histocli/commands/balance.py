@@ -26,6 +26,7 @@ from histocli.data.splits import (
 from histocli.enums import Group, Split
 from histocli.errors import HistoError, UsageError
 from histocli.locks import hold
+from histocli.patch import Pixels
 from histocli.reports.balance import (
     BalanceReport,
     DroppedPatches,
@@ -56,7 +57,7 @@ def balance(
     """
     _check_options(workspace, config)
     data = config.data or choose_dataset(workspace)
-    manifest = _read_manifest(workspace, data)
+    store, manifest = _open_dataset(workspace, data)
     has_own_splits = _keeps_own_splits(workspace, config, data, manifest)
     others = list_audited_names(workspace, data)[1:] if config.audit or config.drop_leaks else []
     usable, dropped = _select_drawable(manifest, has_own_splits)
@@ -66,7 +67,9 @@ def balance(
         usable, dropped = _drop_leaks(workspace, data, manifest, usable, dropped)
     unit = Split.FOLDERS if has_own_splits else _choose_unit(config, data, usable)
     available = PatchCounts(*np.bincount(usable["label"], minlength=2).tolist())
-    subset = _draw(workspace, config, data, unit, usable, available, dropped)
+    if not (available.negative and available.positive):
+        raise _make_missing_class_error(data, available, dropped)
+    subset = _draw(store, config, unit, usable)
     if pairs is None and (config.audit or _needs_overlaps(unit, len(manifest))):
         pairs = search_overlaps(workspace, data, others, on_stage)
     groups = None if pairs is None else group_overlaps(pairs, len(manifest))
@@ -116,27 +119,16 @@ def _drop_leaks(
     return usable[~is_leaking], replace(dropped, leaking=int(is_leaking.sum()))
 
 
-def _draw(
-    workspace: Workspace,
-    config: BalanceConfig,
-    data: str,
-    unit: Split | Group,
-    usable: "pd.DataFrame",
-    available: PatchCounts,
-    dropped: DroppedPatches,
-) -> "pd.DataFrame":
+def _draw(store: Pixels, config: BalanceConfig, unit: Split | Group, usable: "pd.DataFrame") -> "pd.DataFrame":
     """Draw the patches of the subset; for `--group appearance`, with the column `appearance`.
 
     Raises:
-        HistoError: a class has no patches, or fewer than are asked for.
+        HistoError: a class has fewer patches than are asked for.
     """
-    if not (available.negative and available.positive):
-        raise _make_missing_class_error(data, available, dropped)
     if unit is Split.FOLDERS:
         return draw_by_split(usable, config.n, config.seed)
-    largest = 2 * min(available.negative, available.positive)
-    subset = draw_balanced(usable, largest if config.n is None else config.n, config.seed)
-    return _add_appearance(workspace, data, subset) if unit is Group.APPEARANCE else subset
+    subset = draw_balanced(usable, config.n, config.seed)
+    return _add_appearance(store, subset) if unit is Group.APPEARANCE else subset
 
 
 def _needs_overlaps(unit: Split | Group, count: int) -> bool:
@@ -217,8 +209,8 @@ def _check_options(workspace: Workspace, config: BalanceConfig) -> None:
         raise UsageError(f"--name {config.name} is the name of a data set", "give the subset another name")
 
 
-def _read_manifest(workspace: Workspace, data: str) -> "pd.DataFrame":
-    """Return the manifest of the data set, with the two columns that only a subset has."""
+def _open_dataset(workspace: Workspace, data: str) -> "tuple[Pixels, pd.DataFrame]":
+    """Open the array of the data set, and its manifest with the two columns that only a subset has."""
     known = workspace.list_datasets()
     if data not in known:
         workspace.check_complete(data)
@@ -226,9 +218,9 @@ def _read_manifest(workspace: Workspace, data: str) -> "pd.DataFrame":
             f"there is no data set {data!r}",
             f"choose --data from {', '.join(known)}" if known else "histo download makes one",
         )
-    _, manifest = open_packed(workspace, data, ("id", "label", "slide", "hospital", "split", "sha1", "min", "max"))
+    store, manifest = open_packed(workspace, data, ("id", "label", "slide", "hospital", "split", "sha1", "min", "max"))
     manifest["data"], manifest["index"] = data, range(len(manifest))
-    return manifest
+    return store, manifest
 
 
 def _choose_unit(config: BalanceConfig, data: str, cleaned: "pd.DataFrame") -> Split | Group:
@@ -278,8 +270,7 @@ def _assign_splits(
     return subset.assign(split=np.where(val, "val", "train"))[columns]
 
 
-def _add_appearance(workspace: Workspace, data: str, subset: "pd.DataFrame") -> "pd.DataFrame":
+def _add_appearance(store: Pixels, subset: "pd.DataFrame") -> "pd.DataFrame":
     """Return the subset with the column `appearance`, in which each patch has the name of its group."""
-    store, _ = open_packed(workspace, data)
     codes = find_appearance_groups(store, subset["index"].to_numpy(), subset["label"].to_numpy())
     return subset.assign(**{Group.APPEARANCE.value: np.array(GROUP_NAMES)[codes]})

@@ -8,14 +8,14 @@ from histocli.atomic import read_json
 from histocli.class_names import parse_classes
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import apply_compute_settings
-from histocli.config import FOLDER_OPTIONS, EvalConfig
+from histocli.config import STORED_THRESHOLD, EvalConfig
 from histocli.data.manifest import hash_file
 from histocli.enums import Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, LoadedCheckpoint, load_from_config
+from histocli.inference.checkpoints import CheckpointPredictor, LoadedCheckpoint, load_from_config
 from histocli.inference.labelled import ScoredPatches, score_packed
-from histocli.inference.labelled_folder import score_folder
+from histocli.inference.labelled_folder import list_folder_options, score_folder
 from histocli.inference.score_table import measure_groups, measure_scores, write_scores
 from histocli.labels.slide_names import SlidePattern
 from histocli.listeners import SILENT, CommandListener
@@ -58,15 +58,15 @@ def evaluate(
     is_on_disk = config.data is not None and Path(config.data).exists()
     _check_options(workspace, config, is_on_disk)
     predictor, threshold = ranks.on_all_ranks(lambda: _load_predictor(workspace, config))
-    ranks.check_equal([[member.sha256 for member in predictor.members], predictor.kind], "checkpoints or devices")
-    for member in predictor.members:
-        listener.on_note(member.checkpoint.describe())
+    ranks.check_equal([predictor.digests, predictor.kind], "checkpoints or devices")
+    for checkpoint in predictor.checkpoints:
+        listener.on_note(checkpoint.describe())
     listener.on_note(predictor.reason)
     if is_on_disk:
         if config.data in (*workspace.list_datasets(), *workspace.list_subsets()):
             listener.on_warning(
-                f"--data {config.data} is the path {Path(config.data or '').absolute()}, although the workspace has "
-                "data of this name too; to measure that, run the command in another folder"
+                f"--data {config.data} means the path {Path(config.data or '').absolute()}; the workspace also has a "
+                "data set or subset of this name: to evaluate that, run the command in another folder"
             )
         scored = score_folder(workspace, predictor, config, listener, ranks)
     else:
@@ -93,7 +93,7 @@ def _measure_and_write(
     folder = None if scored.packed else str(Path(config.data or "").resolve())
     path = _choose_path(
         _make_metrics_path(workspace, config, predictor, scored, all(is_best)),
-        _join_run_names(predictor),
+        _join_names(predictor.runs),
         scored,
         folder,
     )
@@ -101,7 +101,7 @@ def _measure_and_write(
     write_scores(path.with_suffix(".csv"), scored.table.drop(columns="raw"))
     write_evaluation(path, report)
     if is_best == [True]:
-        add_evaluations(workspace, predictor.members[0].checkpoint.run, predictor.members[0].sha256)
+        add_evaluations(workspace, predictor.runs[0], predictor.digests[0])
         send_evaluation(workspace, report, path.stem.removeprefix(f"{report.run}-"), listener)
     return Evaluation(path, report)
 
@@ -117,7 +117,7 @@ def _make_report(
     """Return the evaluation of the scores, which are written to `scores_file`."""
     measured, before, intervals = measure_scores(scored.table, threshold)
     return EvaluationReport(
-        run=_join_run_names(predictor),
+        run=_join_names(predictor.runs),
         data=scored.data,
         split=scored.split,
         folder=folder,
@@ -153,13 +153,13 @@ def _make_metrics_path(
         "tta": config.tta,
         "uncalibrated": config.uncalibrated,
         f"prevalence-{config.prevalence}": config.prevalence is not None,
-        format_threshold(config.threshold): config.threshold != STORED,
+        format_threshold(config.threshold): config.threshold != STORED_THRESHOLD,
         config.resize.value: config.resize is not Resize.CROP,
         f"mpp-{config.mpp}": config.mpp is not None,
     }
-    name = _join_run_names(predictor)
+    name = _join_names(predictor.runs)
     if not is_best or name.endswith("-more"):
-        name += "-" + sha256("".join(member.sha256 for member in predictor.members).encode()).hexdigest()[:8]
+        name += "-" + sha256("".join(predictor.digests).encode()).hexdigest()[:8]
     # The splits of the data set itself have other patches than those of the run's subset with the same name.
     split = scored.split if config.data is not None or scored.split == SplitName.VAL else f"own-{scored.split}"
     parts = [name, scored.data, split, *(option for option, is_set in unusual.items() if is_set)]
@@ -168,7 +168,7 @@ def _make_metrics_path(
 
 def format_threshold(threshold: str) -> str:
     """Return how file names show a threshold; the same number is shown alike, however it was written."""
-    value = None if threshold == STORED else parse_threshold(threshold)
+    value = None if threshold == STORED_THRESHOLD else parse_threshold(threshold)
     return f"at-{threshold.replace('=', '-') if value is None else repr(value)}"
 
 
@@ -187,10 +187,6 @@ def _is_best(workspace: Workspace, member: LoadedCheckpoint) -> bool:
     """Return whether a checkpoint is the `best.pt` of its run, or a copy of it."""
     best = workspace.run_dir(member.checkpoint.run) / "best.pt"
     return best.is_file() and (member.path.samefile(best) or hash_file(best) == member.sha256)
-
-
-def _join_run_names(predictor: CheckpointPredictor) -> str:
-    return _join_names([member.checkpoint.run for member in predictor.members])
 
 
 def _join_names(names: list[str]) -> str:
@@ -214,7 +210,8 @@ def _check_options(workspace: Workspace, config: EvalConfig, is_on_disk: bool) -
     manifests = {path.stem for path in workspace.manifests_dir.glob("*.csv")}
     if config.data is not None and not is_on_disk and config.data not in manifests:
         raise HistoError(f"there is no file, folder or data set {config.data!r}", workspace.describe_datasets())
-    for name in ("labels", *FOLDER_OPTIONS):
-        if getattr(config, name) and not is_on_disk:
+    for name in list_folder_options():
+        # --resize always has a value.
+        if name != "resize" and getattr(config, name) and not is_on_disk:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is for a folder or archive", f"for a packed data set: histo download {flag}")

@@ -7,15 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histocli.atomic import read_json
 from histocli.commands.evaluate import Evaluation, format_threshold
+from histocli.config import STORED_THRESHOLD
 from histocli.errors import HistoError, UsageError
-from histocli.inference.checkpoints import STORED
 from histocli.inference.score_table import measure_groups, measure_scores, read_scores
 from histocli.listeners import SILENT, CommandListener
 from histocli.metrics import Measurement
 from histocli.metrics.thresholds import parse_threshold
-from histocli.reports.evaluation import EvaluationReport, is_evaluation, write_evaluation
+from histocli.reports.evaluation import EvaluationReport, read_evaluation, write_evaluation
 from histocli.workspace import Workspace, is_path
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ _TOLERANCE = 1e-6  # relative: another version or processor may compute other la
 
 
 def evaluate_scores(
-    workspace: Workspace, name: str, threshold: str = STORED, *, listener: CommandListener = SILENT
+    workspace: Workspace, name: str, threshold: str = STORED_THRESHOLD, *, listener: CommandListener = SILENT
 ) -> Evaluation:
     """Return the evaluation of scores that were written before, at their own threshold or at another number.
 
@@ -46,8 +45,8 @@ def evaluate_scores(
         HistoError: the file is missing, or is not such a file.
         UsageError: the threshold is a rule, which needs the validation patches of a checkpoint.
     """
-    value = None if threshold == STORED else parse_threshold(threshold)
-    if threshold != STORED and value is None:
+    value = None if threshold == STORED_THRESHOLD else parse_threshold(threshold)
+    if threshold != STORED_THRESHOLD and value is None:
         raise UsageError(
             f"--threshold {threshold} cannot be chosen on the scores that it is applied to", "give a number"
         )
@@ -136,10 +135,7 @@ def _read_report(path: Path, given: Path) -> EvaluationReport:
             f"there is no file {path.name} beside {given}: it has the run and the threshold of these scores",
             "copy both files; histo eval writes them together",
         )
-    value = read_json(path)
-    if not is_evaluation(value):
-        raise HistoError(f"{path} is not an evaluation of histo eval")
-    return EvaluationReport.from_json(value, str(path))
+    return read_evaluation(path)
 
 
 def _list_changes(before: Measurement, now: Measurement) -> list[str]:

@@ -46,7 +46,7 @@ def plot(
         UsageError: an option cannot be used.
         HistoError: the run does not exist, there is no input for one of the kinds, or an input cannot be read.
     """
-    from histocli.plots.style import Look, save
+    from histocli.plots.style import PlotStyle, save
 
     config.check()
     resolutions = read_resolutions(config.mpp)
@@ -75,9 +75,9 @@ def plot(
                 on_note(f"no {missing}: {error}; {error.hint}")
     if not plots:
         raise MissingInputError(f"there is nothing to draw in {workspace.root}", "histo train makes a run")
-    look = Look(config.format, config.dpi, config.width, config.title)
+    style = PlotStyle(config.format, config.dpi, config.width, config.title)
     paths = [workspace.plots_dir / f"{p.file_stem}.{config.format.value}" for p in plots]
-    return [save(path, look, p.width, p.height, p.draw) for path, p in zip(paths, plots, strict=True)]
+    return [save(path, style, p.width, p.height, p.draw) for path, p in zip(paths, plots, strict=True)]
 
 
 def _refuse_kinds_of_one_run(config: PlotConfig) -> None:

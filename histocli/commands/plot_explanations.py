@@ -78,14 +78,14 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
         ids, pixels = _read_files(workspace, config.files, on_note)
     else:
         ids, pixels = _read_ids(workspace, config.ids, config.data)
-    for member in predictor.members:
-        on_note(member.checkpoint.describe())
+    for checkpoint in predictor.checkpoints:
+        on_note(checkpoint.describe())
     probs = predictor.predict_array(pixels).probs
     pictures = draw_maps(pixels, explain([member.network for member in predictor.networks], pixels))
-    run = "+".join(member.checkpoint.run for member in predictor.members)
+    run = "+".join(predictor.runs)
     group = Group(format_count(len(ids), "patch"), pixels, make_captions(ids, probs), pictures)
     key_line = f"under each patch: its probability of tumour (threshold {predictor.find_threshold():.3g}) and its id"
-    stem = _make_stem(run, ids, pixels, [member.sha256 for member in predictor.members])
+    stem = _make_stem(run, ids, pixels, predictor.digests)
     return [plan_sheet(stem, [group], f"Explanations: {run}", key_line, KEY)]
 
 

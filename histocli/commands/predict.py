@@ -65,8 +65,8 @@ def predict(
     """
     check_predict_options(workspace, config, ranks)
     job = ranks.on_all_ranks(lambda: open_job(workspace, config, pool, listener))
-    for member in job.predictor.members:
-        listener.on_note(member.checkpoint.describe())
+    for checkpoint in job.predictor.checkpoints:
+        listener.on_note(checkpoint.describe())
     for note in job.inputs.notes:
         listener.on_note(note)
 
@@ -157,11 +157,13 @@ def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction
     parts.remove()
     if job.done is None or job.done.is_recorded:  # else it is not known what the earlier rows were made with
         made_with = describe_rows(job.config, job.predictor)
-        id_kind, folder = job.inputs.id_kind, job.inputs.folder
+        id_kind, folder, white = job.inputs.id_kind, job.inputs.folder, dict(job.inputs.white)
         if job.done:
             id_kind = id_kind or job.done.id_kind
             folder = job.done.find_common_folder(folder) if job.inputs.total else job.done.folder
-        write_record(parts.target, replace(made_with, id=id_kind, folder=folder))  # for a later call with --skip-done
+            white = {**job.done.white, **white}
+        made_with = replace(made_with, id=id_kind, folder=folder, white=white)
+        write_record(parts.target, made_with)  # for a later call with --skip-done
     _report_unreadable(counts, listener)
     return job.finish(counts)
 
@@ -183,8 +185,9 @@ def _compute_fingerprint(workspace: Workspace, job: Job) -> str:
         "total": job.inputs.total,
         "done": job.done.digest if job.done else None,
         "id": job.inputs.id_kind,
+        "white": dict(job.inputs.white),
         "size": job.chunk_size,
-        "checkpoints": [member.sha256 for member in job.predictor.members],
+        "checkpoints": job.predictor.digests,
         "compute": job.predictor.kind,
         **{name: getattr(job.config, name) for name in options},
     }

@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from histocli.compute.ddp import Ranks
-from histocli.config import PredictConfig
+from histocli.config import STORED_THRESHOLD, PredictConfig
 from histocli.data.likeness import LikenessMeter
 from histocli.enums import ExportFormat, OnError, Output
 from histocli.errors import HistoError, UsageError
@@ -16,15 +15,14 @@ from histocli.files.outputs import check_output, is_stream, resolve_link
 from histocli.images.processes import DecodingProcesses
 from histocli.images.remarks import Remark, Remarks
 from histocli.inference import checkpoints
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_from_config
+from histocli.inference.checkpoints import CheckpointPredictor, load_from_config
 from histocli.inference.columns import ScoredRows, has_class, list_column_types, make_table
-from histocli.inference.done import PredictedIds, RowOptions, read_done, select_new_patches
-from histocli.inference.failed import write_failed
+from histocli.inference.done import PredictedIds, RowOptions, check_white, read_done, select_new_patches
 from histocli.inference.inputs import STDIN, Inputs, open_inputs
 from histocli.inference.path_list import MAX_LISTED, read_stdin_lines
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import Flagger
-from histocli.inference.writers import Writer, check_format
+from histocli.inference.writers import Writer, check_format, write_failed
 from histocli.listeners import CommandListener
 from histocli.patch import Patch
 from histocli.reports.likeness import Likeness
@@ -78,7 +76,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class _ScoringListener(CommandListener):
-    """Passes the progress on to another listener, and raises or passes on the errors of unreadable patches."""
+    """Passes progress and remarks on to another listener, and raises or passes on the errors of unreadable patches."""
 
     listener: CommandListener
     errors: OnError
@@ -94,6 +92,10 @@ class _ScoringListener(CommandListener):
             raise error
         if self.is_reporting:
             self.listener.on_unreadable(error)
+
+    def on_remark(self, what: str, example: str) -> None:
+        """Pass the first image with this remark on."""
+        self.listener.on_remark(what, example)
 
 
 class Job(NamedTuple):
@@ -124,22 +126,13 @@ class Job(NamedTuple):
         return list_column_types(self.config)
 
     def score(self, patches: Iterable[Patch], *, is_reporting: bool = True) -> Generator[ScoredChunk, None, None]:
-        """Read and score patches, as `BatchPredictor.predict_patches` does, and report the first remark of each kind.
-
-        Unreadable patches are reported at once if `is_reporting`.
+        """Read and score patches as `BatchPredictor.predict_patches` does; report unreadable ones if `is_reporting`.
 
         Raises:
             HistoError: a patch cannot be read, and `errors` is `fail`.
         """
-        seen = set()
         listener = _ScoringListener(self.listener, self.config.errors, is_reporting)
-        with closing(self.predictor.predict_patches(patches, self.chunk_size, listener, self.pool)) as chunks:
-            for chunk in chunks:
-                for what, remark in chunk.remarks.items():
-                    if what not in seen:
-                        seen.add(what)
-                        self.listener.on_remark(what, remark.example)
-                yield chunk
+        return self.predictor.predict_patches(patches, self.chunk_size, listener, self.pool)
 
     def write(self, chunk: ScoredChunk, writer: Writer) -> Counts:
         """Write the rows of a chunk, and return the counts of its patches."""
@@ -229,8 +222,8 @@ def open_job(
         HistoError: an input, a checkpoint or the device cannot be used, or a file with results does not fit.
     """
     predictor = load_from_config(workspace, config)
-    threshold = predictor.find_threshold(config.threshold or STORED) if has_class(config) else None
-    flagger = Flagger(workspace, [member.checkpoint for member in predictor.members]) if config.qc else None
+    threshold = predictor.find_threshold(config.threshold or STORED_THRESHOLD) if has_class(config) else None
+    flagger = Flagger(workspace, predictor.checkpoints) if config.qc else None
     lines = None
     if STDIN in config.inputs and not is_streamed(config):  # to resume, all inputs must be known first
         lines = [line for line in read_stdin_lines(MAX_LISTED) if line.strip(b"\r\n")]
@@ -254,6 +247,7 @@ def open_job(
                 f"--skip-done: it is not known which checkpoint and options {config.out} was made with; its rows are "
                 "kept, and new rows are added"
             )
+        check_white(inputs.white, done, config.out)
         patches = list(inputs.patches)
         new = select_new_patches(patches, done, config.out, inputs.folder)
         inputs, skipped = inputs._replace(patches=new, total=len(new)), len(patches) - len(new)
@@ -277,17 +271,16 @@ def _read_done(config: PredictConfig, predictor: CheckpointPredictor) -> Predict
 
 def _list_network_files(workspace: Workspace, predictor: CheckpointPredictor) -> list[Path]:
     """Return the checkpoints that are in use, and the exported networks of these checkpoints."""
-    members = predictor.members
     return [
-        *(member.path for member in members),
-        *(workspace.export_path(member.sha256, ExportFormat.ONNX) for member in members),
+        *(member.path for member in predictor.members),
+        *(workspace.export_path(digest, ExportFormat.ONNX) for digest in predictor.digests),
     ]
 
 
 def describe_rows(config: PredictConfig, predictor: CheckpointPredictor) -> RowOptions:
     """Return what the rows of a file depend on, besides the patches."""
     return RowOptions(
-        checkpoints=[member.sha256 for member in predictor.members],
+        checkpoints=predictor.digests,
         tta=config.tta,
         uncalibrated=config.uncalibrated,
         prevalence=config.prevalence,

@@ -20,10 +20,10 @@ from histocli.commands.slide_job import (
 from histocli.commands.slide_options import check_slide_options
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import apply_compute_settings
-from histocli.config import PredictConfig
+from histocli.config import STORED_THRESHOLD, PredictConfig
 from histocli.enums import OnError
 from histocli.errors import HistoError
-from histocli.inference.checkpoints import STORED, load_from_config
+from histocli.inference.checkpoints import load_from_config
 from histocli.locks import hold
 from histocli.plots.slides import write_heatmap_picture, write_tissue
 from histocli.slides.detection import SlideFile, make_absolute
@@ -84,10 +84,10 @@ def predict_slides(
     for note in resolutions.describe_unknown(slides):
         listener.on_note(note)
     predictor = ranks.on_all_ranks(lambda: load_from_config(workspace, config))
-    for member in predictor.members:
-        listener.on_note(member.checkpoint.describe())
+    for checkpoint in predictor.checkpoints:
+        listener.on_note(checkpoint.describe())
     listener.on_note(predictor.reason)
-    threshold = predictor.find_threshold(config.threshold or STORED)
+    threshold = predictor.find_threshold(config.threshold or STORED_THRESHOLD)
     with ExitStack() as stack:
         ranks.on_rank0(lambda: stack.enter_context(hold(out / ".lock", str(out))))
         job = SlideJob(config, out, predictor, threshold, resolutions)
@@ -182,7 +182,7 @@ def _predict_slide(job: SlideJob, slide: SlideFile, listener: SlideListener) -> 
     measures = measure_slide(scores, plan.tissue_share, plan.grid, mpp, job.threshold)
     flags = [*plan.flags, *([remark] if remark else [])]
     status = SCORED if total else NO_TISSUE
-    runs = "; ".join(member.checkpoint.run for member in job.predictor.members)
+    runs = "; ".join(job.predictor.runs)
     record = SlideRecord(
         slide.name, status, mpp[0], total, plan.tissue_mm2, *measures, "; ".join(flags), checkpoint=runs
     )

@@ -97,7 +97,7 @@ def hash_options(job: SlideJob) -> str:
     """
     config = job.config
     values = {name: getattr(config, name) for name in ("tta", "uncalibrated", "prevalence", "step")}
-    values["checkpoints"] = [member.sha256 for member in job.predictor.members]
+    values["checkpoints"] = job.predictor.digests
     is_used = {"masks": config.mask is not None and config.mask.is_dir(), "no_mask": config.no_mask}
     return _compute_hash(values | {name: True for name, value in is_used.items() if value})
 

@@ -13,7 +13,8 @@ from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, mak
 from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.errors import UsageError
 from histocli.inference.forward import compute_log_odds
-from histocli.models.checkpoint import publish_checkpoints
+from histocli.metrics.calibration import compute_probabilities
+from histocli.models.checkpoint import Checkpoint, load_checkpoint, publish_checkpoints
 from histocli.pages.model_card import write_card
 from histocli.reports.run import read_run
 from histocli.signals import catch_signals
@@ -145,17 +146,19 @@ def train_run(
             listener.on_end(run)
     assert run.best is not None
     seconds, steps = time.monotonic() - start, run.trainer.step - resumed_at
-    single_class = _find_single_class(run)
+    single_class = ranks.on_rank0(lambda: _find_single_class(load_checkpoint(run.dir / "best.pt")))
     return TrainReport(
         run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, single_class, is_published
     )
 
 
-def _find_single_class(run: Run) -> str:
+def _find_single_class(best: Checkpoint) -> str:
     """Return the class that the best epoch predicts for all validation patches, if these have both classes; else ""."""
-    if len(set(run.labels.tolist())) < 2 or run.best_n_predicted_tumour not in (0, len(run.labels)):
+    labels, log_odds = best.get_validation_scores()
+    is_tumour = compute_probabilities(log_odds, best.temperature) >= best.threshold
+    if labels.min() == labels.max() or is_tumour.min() != is_tumour.max():
         return ""
-    return "tumour" if run.best_n_predicted_tumour else "normal"
+    return "tumour" if is_tumour.all() else "normal"
 
 
 def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> RunConfig:

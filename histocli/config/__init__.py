@@ -9,8 +9,8 @@ from histocli.config.download import MIN_PACKED, PackConfig
 from histocli.config.plots import PlotConfig, ReportConfig
 from histocli.config.scoring import (
     CHECKPOINT,
-    FOLDER_OPTIONS,
     PATCH_MPP,
+    STORED_THRESHOLD,
     EvalConfig,
     ExportConfig,
     PredictConfig,
@@ -33,7 +33,6 @@ from histocli.config.tuning import TuneConfig
 __all__ = [
     "BATCH_SIZE",
     "CHECKPOINT",
-    "FOLDER_OPTIONS",
     "GPU_BATCH_PATCHES",
     "GPU_BATCH_SIZE",
     "LEARNING_RATE",
@@ -42,6 +41,7 @@ __all__ = [
     "MIN_PACKED",
     "PACKAGED_ARCH",
     "PATCH_MPP",
+    "STORED_THRESHOLD",
     "SUBSET",
     "BalanceConfig",
     "EvalConfig",

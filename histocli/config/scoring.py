@@ -20,20 +20,8 @@ from histocli.errors import UsageError
 
 PATCH_MPP = 0.972  # micrometres per pixel of PatchCamelyon's patches: level 2 of Camelyon16's slides
 CHECKPOINT = "best.pt"  # in the workspace's checkpoints/: the best epoch of the newest finished run
+STORED_THRESHOLD = "stored"  # the threshold that training stored in the checkpoint
 _NOT_WRITTEN = (".json", ".xlsx", ".xls", ".tsv", ".gz", ".zip", ".feather", ".arrow", ".h5", ".npy")
-
-# The fields of `EvalConfig` that say how to read a folder, as the options of `histo download --source folder` do.
-FOLDER_OPTIONS = (
-    "classes",
-    "slides",
-    "slide_pattern",
-    "id_column",
-    "label_column",
-    "slide_column",
-    "hospital_column",
-    "split_column",
-    "mpp",
-)
 
 
 @dataclass(frozen=True)
@@ -42,7 +30,7 @@ class EvalConfig:
 
     ckpt: tuple[str, ...] = (CHECKPOINT,)  # of several checkpoints, the mean probability
     data: str | None = None  # None: the validation patches that the checkpoints were trained with
-    labels: Path | None = None  # of a folder, as the next nine: `FOLDER_OPTIONS`
+    labels: Path | None = None  # of a folder, as the next nine
     classes: tuple[str, ...] = ()
     slides: Path | None = None
     slide_pattern: str | None = None
@@ -56,7 +44,7 @@ class EvalConfig:
     tta: bool = False
     uncalibrated: bool = False
     prevalence: float | None = None  # the share of tumour patches; None: that of the validation patches
-    threshold: str = "stored"
+    threshold: str = STORED_THRESHOLD
     resize: Resize = Resize.CROP
     batch_size: int = 256
     can_halve_batch: bool = False  # halve the batches that do not fit the memory: --batch-size auto

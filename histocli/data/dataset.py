@@ -81,7 +81,7 @@ def open_subset(workspace: Workspace, manifest_path: Path, read: ReadManifest = 
     """
     frame = read(manifest_path, ("id", "label", "slide", "split"))
     if "data" not in frame.columns:
-        frame["data"], frame["index"] = manifest_path.stem, range(len(frame))
+        frame = frame.assign(data=manifest_path.stem, index=range(len(frame)))
     if "index" not in frame.columns:
         raise HistoError(f"{manifest_path}, line 1: there is no column 'index'", "histo balance writes it again")
     names = frame["data"].unique()

@@ -33,7 +33,8 @@ class FeatureLoader(PatchLoader):
         super().__init__(patches.store, patches.rows, labels, size, device, is_resident=False, ranks=patches.ranks)
         self.features, self.labels = features.to(device), self.labels.to(device)
 
-    def _load(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
+    def load_positions(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
+        """Yield batches of the features of the patches at given positions."""
         for positions in batches:
             index = torch.from_numpy(positions).to(self.device)
             yield Batch(self.features[index], self.labels[index])

@@ -36,11 +36,12 @@ def find_split_unit(manifest: "pd.DataFrame") -> str:
 
 
 def is_validated_on_other_slides(manifest: "pd.DataFrame") -> bool:
-    """Return whether no validation patch is of a slide, a hospital or a group of appearance that is trained on.
+    """Return whether no validation patch is of a slide or a hospital that is trained on.
 
-    If the slides are not known, neither is this, and it is false.
+    If neither the slides nor the hospitals are known, it is false. It is also false if only the groups of appearance
+    are not shared: a slide can have patches in both groups.
     """
-    return any(_are_disjoint(manifest, unit) for unit in (SLIDE, *Group))
+    return any(_are_disjoint(manifest, unit) for unit in (SLIDE, Group.HOSPITAL))
 
 
 def find_held_out_hospitals(manifest: "pd.DataFrame") -> list[str]:

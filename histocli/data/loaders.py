@@ -112,7 +112,7 @@ class PatchLoader:
         """
         positions = np.arange(len(self))
         batches = np.split(positions, range(self.batch_size, len(self), self.batch_size))
-        return self._load(batches[self.ranks.rank :: self.ranks.size])
+        return self.load_positions(batches[self.ranks.rank :: self.ranks.size])
 
     def gather_shares(self, values: Tensor) -> Tensor:
         """Return the values (N,) of all patches, in the order of the rows, on the CPU.
@@ -134,14 +134,10 @@ class PatchLoader:
         order = SubsetSampler(range(len(self)), torch.Generator().manual_seed(seed)).draw_order()
         size = min(self.batch_size, len(self))
         batches = order[: self.steps * size].reshape(self.steps, size)
-        return self._load(batches[first:, self.ranks.rank :: self.ranks.size])
+        return self.load_positions(batches[first:, self.ranks.rank :: self.ranks.size])
 
     def load_positions(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
-        """Yield batches of the patches at given positions, int64 (N,) for each batch."""
-        return self._load(batches)
-
-    def _load(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
-        """Yield the batches on the device; `batches` are positions in the subset."""
+        """Yield batches on the device: the patches at given positions in the subset, int64 (N,) for each batch."""
         if self.resident_images is not None:
             position_lists = list(batches)
             if not position_lists:

@@ -23,9 +23,8 @@ import cv2
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.images.decode import PATCH_SIZE
 from histocli.images.stream import count_workers, map_ordered
-from histocli.patch import Pixels
+from histocli.patch import PATCH_SIDE, Pixels
 
 MIN_OVERLAP = 16  # px in height and width: PCam's patches are on a grid of 16 px, so this is their smallest overlap
 PAIR = np.dtype([("a", "<u4"), ("b", "<u4"), ("dy", "i1"), ("dx", "i1")])
@@ -34,7 +33,7 @@ OnStage = Callable[[str, int, int], None]
 Array = np.ndarray[Any, Any]
 
 _BLOCK = 8
-_BLOCKS = PATCH_SIZE - _BLOCK + 1  # positions of a block along a side
+_BLOCKS = PATCH_SIDE - _BLOCK + 1  # positions of a block along a side
 _WINDOW = MIN_OVERLAP - _BLOCK + 1
 _MIN_STEP = 8  # grey levels between neighbours, across and down: a block with less is background or a straight edge
 CODING_ERROR = 0.5  # of a cell's variance: in the worst cell, PCam's pairs as JPEG have 0.23 at most, false ones 3.7
@@ -164,8 +163,8 @@ def _find_anchors(patches: Pixels) -> tuple[Array, Array, Array, Array]:
 
 def _hash_blocks(patches: Pixels) -> Array:
     """Return a hash of each block of 8x8 pixels: uint64 (n,89,89)."""
-    tall = cv2.cvtColor(patches.reshape(-1, PATCH_SIZE, 3), cv2.COLOR_RGB2RGBA)  # four bytes, for one number a pixel
-    hashes: Array = tall.view(np.uint32).reshape(-1, PATCH_SIZE, PATCH_SIZE).astype(np.uint64)
+    tall = cv2.cvtColor(patches.reshape(-1, PATCH_SIDE, 3), cv2.COLOR_RGB2RGBA)  # four bytes, for one number a pixel
+    hashes: Array = tall.view(np.uint32).reshape(-1, PATCH_SIDE, PATCH_SIDE).astype(np.uint64)
     width = 1
     while width < _BLOCK:
         hashes = hashes[:, :, :-width] * _power(_ACROSS, width) + hashes[:, :, width:]
@@ -184,12 +183,12 @@ def _power(base: int, exponent: int) -> np.uint64:
 
 def _has_structure(patches: Pixels) -> Array:
     """Return whether each block has green values that differ from neighbours, across and down: bool (n,89,89)."""
-    green = cv2.extractChannel(patches.reshape(-1, PATCH_SIZE, 3), 1)  # of all patches, one below the other
+    green = cv2.extractChannel(patches.reshape(-1, PATCH_SIDE, 3), 1)  # of all patches, one below the other
     across = cv2.absdiff(green[:, 1:], green[:, :-1])
     down = cv2.absdiff(green[1:], green[:-1])  # also from one patch into the next, where no block begins
     steps = cv2.min(_dilate(across, 8, 7)[:-1, :_BLOCKS], _dilate(down, 7, 8)[:, :_BLOCKS])
     steps = cv2.copyMakeBorder(steps, 0, 1, 0, 0, cv2.BORDER_CONSTANT)
-    return steps.reshape(-1, PATCH_SIZE, _BLOCKS)[:, :_BLOCKS] >= _MIN_STEP
+    return steps.reshape(-1, PATCH_SIDE, _BLOCKS)[:, :_BLOCKS] >= _MIN_STEP
 
 
 def _dilate(image: Array, height: int, width: int) -> Array:
@@ -243,7 +242,7 @@ def _encode_pairs(first: Array, second: Array) -> Array:
     """
     a, b = first >> _POSITION, second >> _POSITION
     dy, dx = (first >> 7 & 127) - (second >> 7 & 127), (first & 127) - (second & 127)
-    is_large = (a != b) & (np.maximum(abs(dy), abs(dx)) <= PATCH_SIZE - MIN_OVERLAP)
+    is_large = (a != b) & (np.maximum(abs(dy), abs(dx)) <= PATCH_SIDE - MIN_OVERLAP)
     codes: Array = (a << 40 | b << 16 | (dy + 128) << 8 | (dx + 128))[is_large].astype(np.uint64)
     return codes
 
@@ -259,8 +258,8 @@ def _decode_pairs(codes: Array) -> Array:
 
 def _is_equal_overlap(first: Pixels, second: Pixels, dy: int, dx: int) -> bool:
     """Return whether two patches are equal in their overlap, except for coding errors, and have structure there."""
-    area = first[max(0, dy) : PATCH_SIZE + min(0, dy), max(0, dx) : PATCH_SIZE + min(0, dx)]
-    other_area = second[max(0, -dy) : PATCH_SIZE + min(0, -dy), max(0, -dx) : PATCH_SIZE + min(0, -dx)]
+    area = first[max(0, dy) : PATCH_SIDE + min(0, dy), max(0, dx) : PATCH_SIDE + min(0, dx)]
+    other_area = second[max(0, -dy) : PATCH_SIDE + min(0, -dy), max(0, -dx) : PATCH_SIDE + min(0, -dx)]
     is_equal = area.tobytes() == other_area.tobytes() or _has_only_coding_errors(area, other_area)
     return is_equal and (_count_levels(area[::4, ::4]) >= _MIN_LEVELS or _count_levels(area) >= _MIN_LEVELS)
 

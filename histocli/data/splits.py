@@ -39,8 +39,10 @@ def drop_unusable(
     return kept[~is_duplicate], counts
 
 
-def draw_balanced(manifest: "pd.DataFrame", n: int, seed: int) -> "pd.DataFrame":
-    """Draw n/2 rows of each class without replacement; they stay in the manifest's order. `n` is even.
+def draw_balanced(manifest: "pd.DataFrame", n: int | None, seed: int) -> "pd.DataFrame":
+    """Draw n/2 rows of each class without replacement; they stay in the manifest's order.
+
+    `n` is even. If it is None, as many rows as possible are drawn.
 
     Raises:
         HistoError: a class has fewer than n/2 rows; the largest possible n is given.
@@ -49,6 +51,8 @@ def draw_balanced(manifest: "pd.DataFrame", n: int, seed: int) -> "pd.DataFrame"
     largest = 2 * min(sizes)
     if largest == 0:
         raise HistoError(f"{sizes[0]:,} normal and {sizes[1]:,} tumour patches: both classes are needed")
+    if n is None:
+        n = largest
     if n > largest:
         raise HistoError(
             f"--n {n} asks for {n // 2:,} of each class; there are {sizes[0]:,} normal and {sizes[1]:,} tumour patches",

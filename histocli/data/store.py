@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import compress
+from math import prod
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO, Any, NamedTuple
@@ -18,12 +19,10 @@ from histocli.fs import check_replaceable, fsync
 from histocli.images.remarks import Remarks
 from histocli.images.stream import CHUNK, Chunk, count_workers, iterate_chunks, load_chunk, map_ordered
 from histocli.listeners import SILENT, CommandListener
-from histocli.patch import Patch, Pixels
+from histocli.patch import PATCH_SHAPE, Patch, Pixels
 from histocli.sources import Source
 from histocli.workspace import Workspace
 
-PATCH_SHAPE = (96, 96, 3)
-_PATCH_BYTES = 96 * 96 * 3
 _HEADER_BYTES = 128
 
 
@@ -97,7 +96,7 @@ def pack(
     """
     check_replaceable(workspace.dataset_path(name))
     exact = None if source.total is None or source.should_drop_duplicates else min(source.total, n or source.total)
-    size = None if exact is None else _HEADER_BYTES + exact * _PATCH_BYTES
+    size = None if exact is None else _HEADER_BYTES + exact * prod(PATCH_SHAPE)
     columns = (*COLUMNS, *POSITION_COLUMNS) if source.report.has_positions else COLUMNS
     done = 0
     with (
@@ -184,7 +183,7 @@ def _sample_patches(source: Source, n: int | None, seed: int) -> Iterator[Patch]
 def _hash_chunk(patches: list[Patch]) -> _HashedChunk:
     """Load a chunk, and compute the SHA-1, minimum and maximum of each patch for the manifest, on a worker thread."""
     chunk = load_chunk(patches)
-    flat = chunk.pixels.reshape(len(chunk.pixels), int(np.prod(PATCH_SHAPE)))
+    flat = chunk.pixels.reshape(len(chunk.pixels), prod(PATCH_SHAPE))
     low, high = flat.min(1), flat.max(1)
     return _HashedChunk(
         chunk,

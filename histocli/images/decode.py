@@ -1,6 +1,6 @@
 """Decode image files of any format and size to patches (96,96,3) uint8 RGB."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -9,7 +9,8 @@ import numpy as np
 from histocli.config import PATCH_MPP
 from histocli.enums import Resize
 from histocli.errors import HistoError
-from histocli.images.headers import JPEG_START, check_header, is_animated, remove_unused_chunks, shorten_webp
+from histocli.images import tiff_tags
+from histocli.images.headers import JPEG_START, PNG, check_header, is_animated, remove_unused_chunks, shorten_webp
 from histocli.images.intensity import Ranges, Values, to_uint8
 from histocli.images.jpeg import decode_jpeg
 from histocli.images.pillow_formats import FIRST_FRAME, decode_by_pillow
@@ -19,12 +20,12 @@ from histocli.images.sizes import ImageError, Size
 from histocli.images.tiff import read_tiff
 from histocli.images.tiff_pages import count_levels, is_tiff, read_first_page
 from histocli.images.tiff_segments import decode_with_opencv
+from histocli.patch import PATCH_SIDE
 
 cv2.setNumThreads(1)  # patches are small: several threads decode one patch each
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # depends on OpenCV's version
 _set_log_level(0)  # silent: the error of histo names the unreadable file
 
-PATCH_SIZE = 96
 CENTRE = slice(32, 64)  # the central 32x32 that decides a patch's label
 LARGEST_SIDE = 2048  # pixels on a side of an image that is scored as one patch; a larger one is a slide
 CUT, PADDED, CUT_AND_PADDED, SCALED = "cut to the centre", "padded", "cut and padded", "scaled"
@@ -41,12 +42,13 @@ class Preparation:
     Attributes:
         resize: the way to make its size 96x96.
         mpp: its micrometres per pixel; it is resampled to `PATCH_MPP` first. None: that of the patches.
-        ranges: which value is white in the images of its set that are not uint8; None: inferred from each alone.
+        ranges: which value is white in the images of its set that are not uint8. None: it has no set, and white is
+            inferred from each image alone.
     """
 
     resize: Resize = Resize.CROP
     mpp: float | None = None
-    ranges: Ranges = field(default_factory=dict)
+    ranges: Ranges | None = None
 
 
 _DEFAULT_PREPARATION = Preparation()
@@ -64,8 +66,8 @@ def decode(
 
     Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; if
     there are several frames or pages, the first is decoded. Three pages that a file declares to be channels are
-    combined. `ranges` gives the value of white in images that are not uint8. Guesses are added to `remarks`. If
-    `mpp` is given, a TIFF that says another resolution gets a remark too.
+    combined. `ranges` gives the value of white in the images of a set that are not uint8. Guesses are added to
+    `remarks`. If `mpp` is given, a TIFF that says another resolution gets a remark too.
 
     Raises:
         HistoError: it is not an image that can be read, is truncated or damaged, is larger than `MAX_PIXELS`, is a TIFF
@@ -73,7 +75,7 @@ def decode(
     """
     try:
         image, found = _decode(data, largest_side, mpp)
-        pixels, remark = to_uint8(image, ranges or {})
+        pixels, remark = to_uint8(image, ranges)
     except ImageError as error:
         raise HistoError(f"{name}: {error}", error.hint) from error
     if remarks is not None:
@@ -89,7 +91,7 @@ def _decode(data: bytes, largest_side: int | None, mpp: float | None = None) -> 
     if is_tiff(data):
         page = read_first_page(data)
         if largest_side is not None:
-            refuse_slide(page.size, count_levels(page) if max(page.size) > PATCH_SIZE else 1, largest_side)
+            refuse_slide(page.size, count_levels(page) if max(page.size) > PATCH_SIDE else 1, largest_side)
         values, found = read_tiff(page)
         if mpp is not None and page.mpp is not None and abs(page.mpp / mpp - 1) > _SAME_MPP:
             found = (*found, f"the file says {page.mpp:.3g} um per pixel, not {mpp:g}")
@@ -114,6 +116,18 @@ def _decode(data: bytes, largest_side: int | None, mpp: float | None = None) -> 
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image), found
 
 
+def is_8_bit(data: bytes) -> bool:
+    """Return whether the header says that the values have at most 8 bits; False for a format that is not known here."""
+    if is_tiff(data):
+        try:
+            page = read_first_page(data)
+            bits = page.read_values(tiff_tags.BITS_PER_SAMPLE) or (1,)
+            return max(bits) <= 8 and page.read_value(tiff_tags.SAMPLE_FORMAT, 1) == 1
+        except ImageError:
+            return False
+    return data.startswith(JPEG_START) or (data.startswith(PNG) and data[24:25] != b"\x10")
+
+
 def read_values(data: bytes) -> Values | None:
     """Return the unconverted values (H,W,3) of an image that may be a patch; None if it is unreadable."""
     try:
@@ -131,8 +145,8 @@ def refuse_slide(size: Size, levels: int, largest_side: int = LARGEST_SIDE) -> N
     if levels > 1 or max(size) > largest_side:
         what = f"a pyramid of {levels} levels" if levels > 1 else f"over {largest_side:,} pixels on a side"
         raise ImageError(
-            f"a whole slide of {size[0]:,} x {size[1]:,} pixels ({what}); a patch has {PATCH_SIZE} x {PATCH_SIZE}",
-            f"cut it into patches of {PATCH_SIZE} x {PATCH_SIZE} pixels at {PATCH_MPP} um per pixel",
+            f"a whole slide of {size[0]:,} x {size[1]:,} pixels ({what}); a patch has {PATCH_SIDE} x {PATCH_SIDE}",
+            f"cut it into patches of {PATCH_SIDE} x {PATCH_SIDE} pixels at {PATCH_MPP} um per pixel",
         )
 
 
@@ -143,15 +157,15 @@ def fit(image: Pixels, resize: Resize = Resize.CROP) -> Pixels:
     central square.
     """
     height, width = image.shape[:2]
-    if (height, width) == (PATCH_SIZE, PATCH_SIZE):
+    if (height, width) == (PATCH_SIDE, PATCH_SIDE):
         return image
-    side = min(height, width) if resize is Resize.SCALE else PATCH_SIZE
+    side = min(height, width) if resize is Resize.SCALE else PATCH_SIDE
     top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
     image = image[top : top + side, left : left + side]
     if resize is Resize.SCALE:
-        method = cv2.INTER_AREA if side > PATCH_SIZE else cv2.INTER_CUBIC
-        return cv2.resize(image, (PATCH_SIZE, PATCH_SIZE), interpolation=method)  # type: ignore[return-value]
-    down, right = PATCH_SIZE - image.shape[0], PATCH_SIZE - image.shape[1]
+        method = cv2.INTER_AREA if side > PATCH_SIDE else cv2.INTER_CUBIC
+        return cv2.resize(image, (PATCH_SIDE, PATCH_SIDE), interpolation=method)  # type: ignore[return-value]
+    down, right = PATCH_SIDE - image.shape[0], PATCH_SIDE - image.shape[1]
     borders = (down // 2, down - down // 2, right // 2, right - right // 2)
     return np.ascontiguousarray(cv2.copyMakeBorder(image, *borders, cv2.BORDER_REFLECT), dtype=np.uint8)
 
@@ -171,7 +185,7 @@ def prepare(image: Pixels, how: Preparation, name: str, remarks: Remarks | None 
     Raises:
         HistoError: it is a whole slide.
     """
-    if image.shape == (PATCH_SIZE, PATCH_SIZE, 3) and how.mpp is None:
+    if image.shape == (PATCH_SIDE, PATCH_SIDE, 3) and how.mpp is None:
         return image
     try:
         refuse_slide(Size(image.shape[1], image.shape[0]), 1)
@@ -186,13 +200,13 @@ def prepare(image: Pixels, how: Preparation, name: str, remarks: Remarks | None 
 
 def _describe_fit(height: int, width: int, resize: Resize) -> str:
     """Return the change that `fit` makes to an image of this size; "" if there is none."""
-    if height == width == PATCH_SIZE:
+    if height == width == PATCH_SIDE:
         return ""
     if resize is Resize.SCALE:
         return SCALED
-    if min(height, width) >= PATCH_SIZE:
+    if min(height, width) >= PATCH_SIDE:
         return CUT
-    return PADDED if max(height, width) <= PATCH_SIZE else CUT_AND_PADDED
+    return PADDED if max(height, width) <= PATCH_SIDE else CUT_AND_PADDED
 
 
 def decode_patch(

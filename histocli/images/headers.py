@@ -22,7 +22,7 @@ _FRAMES = frozenset([*range(0xC0, 0xD0)]) - {0xC4, 0xC8, 0xCC}  # the markers of
 JPEG_START = b"\xff\xd8\xff"
 _LOSSLESS, _ARITHMETIC = (0xC3, 0xF7), (0xC9, 0xCA)
 _MAX_SCANS = 100  # in a JPEG: encoders write about ten, and each takes the time of a whole image
-_PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n"
 _GIF = (b"GIF87a", b"GIF89a")
 _GIF_FRAME, _GIF_EXTENSION, _GIF_TRAILER = b",!;"
 _PNG_CHUNK = Struct(">I4s")
@@ -53,7 +53,7 @@ def check_header(data: bytes) -> Size | None:
 
 def is_animated(data: bytes) -> bool:
     """Return whether a PNG, WebP or GIF whose header was checked has more than one frame."""
-    if data.startswith(_PNG):
+    if data.startswith(PNG):
         return b"acTL" in data[: data.find(b"IDAT")]  # APNG: before the first frame
     if data.startswith(b"RIFF") and data[8:16] == b"WEBPVP8X":
         return bool(data[20] & 2)
@@ -82,7 +82,7 @@ def shorten_webp(data: bytes) -> bytes | None:
 
 def _check(data: bytes) -> Size | None:
     """Check the file as its format requires; the first bytes tell the format."""
-    if data.startswith(_PNG):
+    if data.startswith(PNG):
         return _check_png(data)
     if data.startswith(JPEG_START):
         return check_jpeg(data)
@@ -139,7 +139,7 @@ def remove_unused_chunks(data: bytes) -> bytes:
     of them, some megabytes in the file, take gigabytes in libpng. With the chunks of an animation, OpenCV returns black
     where the first image is no frame. Of other chunks that are malformed, libpng prints a warning for each image.
     """
-    if not data.startswith(_PNG):
+    if not data.startswith(PNG):
         return data
     parts, at, kept = [], 8, 0
     while at + 12 <= len(data):

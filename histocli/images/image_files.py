@@ -7,14 +7,11 @@ import numpy as np
 
 from histocli.errors import HistoError
 from histocli.files.file import File, read_bytes
-from histocli.images.decode import Preparation, decode_patch, prepare, read_values
-from histocli.images.intensity import Ranges, Values, infer_ranges, pick_evenly, to_uint8
+from histocli.images.decode import Preparation, decode_patch, is_8_bit, prepare, read_values
+from histocli.images.intensity import Ranges, Values, infer_ranges, pick_sample, to_uint8
 from histocli.images.remarks import Remarks
 from histocli.images.sizes import ImageError
 from histocli.patch import Pixels
-
-# Files that are read to infer the range of values: first a few, and more if one of these is not uint8.
-_FIRST_SAMPLE, _SECOND_SAMPLE = 16, 256
 
 
 @dataclass(slots=True)
@@ -71,14 +68,14 @@ class PackedPatch:
 
 
 def infer_file_ranges(files: Sequence[File]) -> Ranges:
-    """Infer which value is white in the images of a set that are not uint8, from up to 256 of them."""
-    if not infer_ranges(map(_read_values, pick_evenly(files, _FIRST_SAMPLE))):
-        return {}
-    return infer_ranges(map(_read_values, pick_evenly(files, _SECOND_SAMPLE)))
+    """Infer which value is white in the images of a set that are not uint8, from up to `SAMPLE_SIZE` of the set."""
+    return infer_ranges(map(_read_values, pick_sample(files)))
 
 
 def _read_values(file: File) -> Values | None:
+    """Return the values of an image; None if they are uint8, which the header shows quickly, or cannot be read."""
     try:
-        return read_values(read_bytes(file))
+        data = read_bytes(file)
     except HistoError:
         return None
+    return None if is_8_bit(data) else read_values(data)

@@ -11,6 +11,7 @@ from histocli.images.sizes import ImageError
 T = TypeVar("T")
 Values = np.ndarray[Any, np.dtype[Any]]
 
+SAMPLE_SIZE = 256  # images of a set that are read, evenly spaced, to infer which value is white
 _DARKNESS_FACTOR = 4  # an image whose largest value is a fourth of white may also have two bits fewer
 _HINT = "save the images as uint8, 0 to 255"
 
@@ -51,17 +52,24 @@ class ValueRange:
 Ranges = Mapping[str, ValueRange | ImageError]
 
 
-def to_uint8(values: Values, ranges: Ranges) -> tuple[Values, str]:
+def to_uint8(values: Values, ranges: Ranges | None) -> tuple[Values, str]:
     """Return an image as uint8, and a remark that names the range of its values, "" if they are uint8.
 
-    If `ranges` does not contain the kind of the image, its range is inferred from this image alone.
+    `ranges` are those of the image's set. If there is no set (None), the range is inferred from this image alone.
 
     Raises:
-        ImageError: the values do not fit the range of their set, or their range is ambiguous.
+        ImageError: the values do not fit the range of their set, or their range is ambiguous or unknown.
     """
     if values.dtype == np.uint8:
         return values, ""
-    found = ranges.get(find_type_name(values)) or infer_range(find_type_name(values), _find_largest(values))
+    kind, high = find_type_name(values), _find_largest(values)
+    found = infer_range(kind, high) if ranges is None else ranges.get(kind)
+    if found is None:
+        raise ImageError(
+            f"it holds {values.dtype.name} values, but none of the {SAMPLE_SIZE} images does that were read to infer "
+            "which value is white",
+            f"use a separate command for the {values.dtype.name} images, or {_HINT}",
+        )
     if isinstance(found, ImageError):
         raise found
     return found.convert(values), f"read as {found}"
@@ -96,6 +104,11 @@ def infer_ranges(images: Iterable[Values | None]) -> dict[str, ValueRange | Imag
     return {kind: _infer_range_or_error(kind, high) for kind, high in largest.items()}
 
 
+def list_white(ranges: Ranges) -> dict[str, float]:
+    """Return the value of white of each kind of images whose range is not ambiguous."""
+    return {kind: found.top for kind, found in ranges.items() if isinstance(found, ValueRange)}
+
+
 def _infer_range_or_error(kind: str, high: float) -> ValueRange | ImageError:
     try:
         return infer_range(kind, high)
@@ -103,11 +116,11 @@ def _infer_range_or_error(kind: str, high: float) -> ValueRange | ImageError:
         return error
 
 
-def pick_evenly(items: Sequence[T], count: int) -> Sequence[T]:
-    """Return at most `count` of the items, evenly spaced, with the first and the last."""
-    if len(items) <= count:
+def pick_sample(items: Sequence[T]) -> Sequence[T]:
+    """Return at most `SAMPLE_SIZE` of the items, evenly spaced, with the first and the last."""
+    if len(items) <= SAMPLE_SIZE:
         return items
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+    return [items[round(i * (len(items) - 1) / (SAMPLE_SIZE - 1))] for i in range(SAMPLE_SIZE)]
 
 
 def find_type_name(values: Values) -> str:

@@ -22,14 +22,12 @@ import numpy as np
 
 from histocli.child import make_arguments
 from histocli.errors import HistoError
-from histocli.images.decode import PATCH_SIZE
 from histocli.images.image_files import ImageArray, ImageFile, PackedPatch
 from histocli.images.remarks import Remarks
-from histocli.patch import Pixels
+from histocli.patch import PATCH_SHAPE, Pixels
 
 MIN_FILES_FOR_PROCESSES = 4096  # fewer files are decoded faster without starting processes
 _SHARED_PATCHES = 256  # patches in the memory that is shared with a process, 7 MB
-_PATCH_SHAPE = (PATCH_SIZE, PATCH_SIZE, 3)
 Loader = Callable[[], Pixels]
 # The answer to a request: the messages and hints of errors by position in the request, and the remarks.
 _Answer = tuple[dict[int, tuple[str, str]], Remarks]
@@ -48,7 +46,7 @@ def decode_all(loaders: list[Loader], into: "Pixels | None" = None) -> Decoded:
 
     The pixels are written to the beginning of `into` (at least N,96,96,3), or to a new array.
     """
-    pixels = np.empty((len(loaders), *_PATCH_SHAPE), np.uint8) if into is None else into
+    pixels = np.empty((len(loaders), *PATCH_SHAPE), np.uint8) if into is None else into
     packed = [load for load in loaders if isinstance(load, PackedPatch)]
     if packed and len(packed) == len(loaders) and all(load.store is packed[0].store for load in packed):
         # One copy of all rows: with a copy of each, threads would wait for the interpreter lock after each. The rows
@@ -149,7 +147,7 @@ class _Worker:
 
     def decode(self, requests: list[bytes], count: int) -> Decoded | None:
         """Decode `count` files; return None if the process failed; the caller then decodes them itself."""
-        pixels, done = np.empty((count, *_PATCH_SHAPE), np.uint8), 0
+        pixels, done = np.empty((count, *PATCH_SHAPE), np.uint8), 0
         errors: dict[int, HistoError] = {}
         remarks = Remarks()
         for number, request in enumerate(requests):
@@ -195,7 +193,7 @@ def _create_shared_memory() -> int:
 
     It does not use /dev/shm, which has only 64 MB in a Docker container.
     """
-    size = _SHARED_PATCHES * int(np.prod(_PATCH_SHAPE))
+    size = _SHARED_PATCHES * int(np.prod(PATCH_SHAPE))
     if sys.platform == "linux":
         descriptor = os.memfd_create("histo-patches")
     else:
@@ -206,7 +204,7 @@ def _create_shared_memory() -> int:
 
 
 def _map_shared_memory(descriptor: int) -> Pixels:
-    return np.frombuffer(mmap.mmap(descriptor, 0), np.uint8).reshape(-1, *_PATCH_SHAPE)
+    return np.frombuffer(mmap.mmap(descriptor, 0), np.uint8).reshape(-1, *PATCH_SHAPE)
 
 
 def _serialise(loaders: list[Loader]) -> list[bytes] | None:

@@ -73,27 +73,27 @@ def load_chunk(patches: list[Patch], decode: Callable[[list[Loader]], Decoded] =
 
 
 def load_chunks(
-    patches: Iterable[Patch], size: int = CHUNK, workers: int | None = None, pool: DecodingProcesses | None = None
+    patches: Iterable[Patch], size: int = CHUNK, pool: DecodingProcesses | None = None
 ) -> Generator[Chunk, None, None]:
-    """Load patches and yield them in order, `size` at a time: on `workers` threads, or in the processes of `pool`.
+    """Load patches and yield them in order, `size` at a time: on threads, or in the processes of `pool`.
 
     Processes are faster than threads if there are many image files and a GPU waits for them. If no process of `pool`
     has started yet, threads load the first patches, and the processes start only if there are more. They end when all
     patches are loaded, or when the caller stops.
     """
-    chunks, workers = iterate_chunks(patches, size), workers or count_workers()
+    chunks = iterate_chunks(patches, size)
     if pool is None:
-        return map_ordered(load_chunk, chunks, workers)
-    return _load_in_processes(chunks, size, workers, pool)
+        return map_ordered(load_chunk, chunks, count_workers())
+    return _load_in_processes(chunks, size, pool)
 
 
 def _load_in_processes(
-    chunks: Iterator[list[Patch]], size: int, workers: int, pool: DecodingProcesses
+    chunks: Iterator[list[Patch]], size: int, pool: DecodingProcesses
 ) -> Generator[Chunk, None, None]:
     """Load the first chunks on threads, and the others in processes; if there are no others, no process is started."""
     try:
         if not pool.has_started:
-            yield from map_ordered(load_chunk, islice(chunks, _THREADED_PATCHES // size), workers)
+            yield from map_ordered(load_chunk, islice(chunks, _THREADED_PATCHES // size), count_workers())
         if (more := next(chunks, None)) is not None:
             if any(isinstance(patch.load, ImageFile) for patch in more):  # only files are sent to a process
                 pool.start()

@@ -25,6 +25,7 @@ _CHANNEL_NAME = re.compile(r"""<Channel\b[^>]*?\sName=["']([^"']+)["']""")
 _NUMBERED_CHANNEL = re.compile(r"(ch(annel)?|c)?[\s_:]*\d+(/\d+)?", re.IGNORECASE)  # says nothing of the colour
 _IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)  # the number of images, in ImageJ's descriptions
 _BY_OPENCV = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, 5, YCBCR)  # 5 is CMYK; its colours in Lab are wrong
+_INVERT_HINT = "save it with black as zero: replace each sample by the value of black minus the sample"
 _ALPHA = (1, 2)  # values of ExtraSamples: associated and unassociated
 
 
@@ -96,6 +97,8 @@ def _read_page(page: Page) -> Values:
             )
         if layout.is_planar and layout.sample_format == 3:  # OpenCV leaves some of the pixels unset
             raise ImageError("it has fractions in separate planes with a predictor", "save it without a predictor")
+        if layout.photometric == WHITE_IS_ZERO and layout.bits > 8:  # OpenCV inverts images of 8 bits only
+            raise ImageError(f"white is zero in it, and its samples have {layout.bits} bits", _INVERT_HINT)
         return _read_by_opencv(page)
     return _turn_upright(_convert_to_rgb(layout, layout.assemble(segments)), page.read_value(tiff_tags.ORIENTATION, 1))
 
@@ -184,10 +187,27 @@ def _convert_to_rgb(layout: Layout, image: Values) -> Values:
     if layout.photometric == PALETTE:
         return _look_up(layout.page, image[..., 0])
     if layout.photometric == WHITE_IS_ZERO:
-        if image.dtype.kind != "u":
-            raise ImageError("white is zero in it, and its samples are not unsigned", "save it in RGB")
-        image = _find_white(image.dtype) - image
+        image = _invert(image)
     return image if colours == 3 else np.repeat(image, 3, 2)
+
+
+def _invert(image: Values) -> Values:
+    """Return the samples of an image in which white is 0 so that black is 0.
+
+    Raises:
+        ImageError: it is not clear which value is black. Samples of 10 or 12 bits in a type of 16 would all become
+            nearly white.
+    """
+    if image.dtype.kind != "u":
+        raise ImageError("white is zero in it, and its samples are not unsigned", "save it in RGB")
+    black = _find_white(image.dtype)
+    if image.dtype.itemsize > 1 and image.max() <= black // 2:
+        raise ImageError(
+            f"white is zero in it, and its samples go up to {image.max():,} only: it is not clear which value is black",
+            _INVERT_HINT,
+        )
+    inverted: Values = black - image
+    return inverted
 
 
 def _find_white(dtype: "np.dtype[Any]") -> Any:

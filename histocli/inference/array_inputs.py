@@ -14,13 +14,12 @@ from histocli.files.streams import unpack_gzip
 from histocli.images import MAX_PIXELS
 from histocli.images.decode import Preparation, refuse_slide
 from histocli.images.image_files import ImageArray
-from histocli.images.intensity import Ranges, infer_ranges, pick_evenly
+from histocli.images.intensity import Ranges, infer_ranges, pick_sample
 from histocli.images.sizes import ImageError, Size
 from histocli.patch import Patch
 from histocli.unchanged import State, check_unchanged, find_state
 
 _SLICE_BYTES = 1 << 24  # how much of a mapped array is passed on at once
-_SAMPLE_SIZE = 256  # images of an array that show its range of values
 _HDF5 = (".h5", ".hdf5")
 _GZIPPED_HDF5 = (".h5.gz", ".hdf5.gz")
 
@@ -46,16 +45,19 @@ def open_array(path: Path) -> "np.memmap | Hdf5Array":
     return array
 
 
-def read_array_patches(array: "np.memmap | Hdf5Array", path: Path, preparation: Preparation) -> Iterator[Patch]:
-    """Return the patches of an array; the id of a patch is the number of its row.
+def read_array_patches(
+    array: "np.memmap | Hdf5Array", path: Path, preparation: Preparation
+) -> tuple[Ranges, Iterator[Patch]]:
+    """Return which value of an array is white, and its patches; the id of a patch is the number of its row.
 
     Raises:
         HistoError: it is not clear which value of the array is white.
     """
     state = find_state(path)
-    preparation = replace(preparation, ranges=_infer_array_ranges(array, path))
+    ranges = _infer_array_ranges(array, path)
+    preparation = replace(preparation, ranges=ranges)
     blocks = array.read_blocks() if isinstance(array, Hdf5Array) else _iterate_slices(array, path, state)
-    return (
+    return ranges, (
         Patch(str(row), ImageArray(f"{path}, row {row}", image, preparation), path=f"{path}[{row}]")
         for start, block in blocks
         for row, image in enumerate(block, start)
@@ -99,7 +101,7 @@ def _infer_array_ranges(array: "np.ndarray | Hdf5Array", path: Path) -> Ranges:
     if array.dtype == np.uint8:
         return {}
     try:
-        ranges = infer_ranges(np.asarray(array[i]) for i in pick_evenly(range(array.shape[0]), _SAMPLE_SIZE))
+        ranges = infer_ranges(np.asarray(array[i]) for i in pick_sample(range(array.shape[0])))
     except OSError as error:
         raise HistoError(f"cannot read {path}: {error}") from error
     for found in ranges.values():

@@ -7,7 +7,7 @@ from typing import NamedTuple, Unpack
 import numpy as np
 
 from histocli.compute.device import Compute, choose_compute
-from histocli.config import EvalConfig, PredictConfig
+from histocli.config import STORED_THRESHOLD, EvalConfig, PredictConfig
 from histocli.data.likeness import LikenessMeter
 from histocli.data.manifest import hash_file
 from histocli.enums import Device, Engine, ExportFormat, Precision
@@ -23,7 +23,6 @@ from histocli.packages import is_installed, require_packages
 from histocli.reports.evaluation import EvaluatedCheckpoint
 from histocli.workspace import Workspace
 
-STORED = "stored"  # the threshold that training stored in the checkpoint
 TORCH, ONNX_RUNTIME = "torch", "ONNX Runtime"
 
 
@@ -65,6 +64,21 @@ class CheckpointPredictor(BatchPredictor):
         self.calibrated_prevalence = float(np.mean([_measure_prevalence(member.checkpoint) for member in members]))
 
     @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The content of the checkpoints."""
+        return [member.checkpoint for member in self.members]
+
+    @property
+    def runs(self) -> list[str]:
+        """The names of the runs of the checkpoints."""
+        return [checkpoint.run for checkpoint in self.checkpoints]
+
+    @property
+    def digests(self) -> list[str]:
+        """The SHA-256 of the checkpoints' files."""
+        return [member.sha256 for member in self.members]
+
+    @property
     def reason(self) -> str:
         """The device, the number format and the engine, and why they were chosen: a text for the user."""
         engines = {"PyTorch" if member.engine == TORCH else member.engine: None for member in self.members}
@@ -79,10 +93,10 @@ class CheckpointPredictor(BatchPredictor):
 
     def make_likeness_meter(self, total: int | None) -> LikenessMeter:
         """Return a meter that compares the `total` patches to score with those that the networks were trained on."""
-        known = [member.checkpoint.appearance for member in self.members if member.checkpoint.appearance]
+        known = [checkpoint.appearance for checkpoint in self.checkpoints if checkpoint.appearance]
         return LikenessMeter(known, total)
 
-    def find_threshold(self, rule: str = STORED) -> float:
+    def find_threshold(self, rule: str = STORED_THRESHOLD) -> float:
         """Return the threshold for this predictor's probabilities.
 
         `rule` is a number, which is compared with the probabilities as they are written; `stored`, the threshold that
@@ -93,11 +107,11 @@ class CheckpointPredictor(BatchPredictor):
             UsageError: `rule` is none of these.
             HistoError: a checkpoint has no validation scores to apply a rule to.
         """
-        if rule != STORED and (value := parse_threshold(rule)) is not None:
+        if rule != STORED_THRESHOLD and (value := parse_threshold(rule)) is not None:
             return value
         thresholds = [
-            self._convert_threshold(_choose_threshold(member.checkpoint, rule), member.checkpoint.temperature)
-            for member in self.members
+            self._convert_threshold(_choose_threshold(checkpoint, rule), checkpoint.temperature)
+            for checkpoint in self.checkpoints
         ]
         # The prevalence adjusts the mean of the probabilities, so it also adjusts the mean of the thresholds.
         return float(self._adjust(np.array(sum(thresholds) / len(thresholds))))
@@ -125,7 +139,7 @@ def check_scoring_options(config: EvalConfig | PredictConfig) -> None:
         UsageError: one of them cannot be used.
     """
     check_prevalence(config.prevalence)
-    if config.threshold not in (None, STORED):
+    if config.threshold not in (None, STORED_THRESHOLD):
         parse_threshold(str(config.threshold))
 
 
@@ -215,15 +229,15 @@ def _build_torch_network(checkpoint: Checkpoint, compute: Compute) -> Network:
 
 def _choose_threshold(checkpoint: Checkpoint, rule: str) -> float:
     """Return the stored threshold, or the one that a rule chooses on the calibrated validation scores."""
-    if rule == STORED:
+    if rule == STORED_THRESHOLD:
         return checkpoint.threshold
     if not checkpoint.validation:
         raise HistoError(
             f"the checkpoint of run {checkpoint.run} has no validation scores, which --threshold {rule} needs",
             "give a number, or train again",
         )
-    labels, odds = (checkpoint.validation[name].numpy() for name in ("labels", "log_odds"))
-    return choose_threshold(rule, labels.astype(np.int64), compute_probabilities(odds, checkpoint.temperature))
+    labels, log_odds = checkpoint.get_validation_scores()
+    return choose_threshold(rule, labels, compute_probabilities(log_odds, checkpoint.temperature))
 
 
 def _measure_prevalence(checkpoint: Checkpoint) -> float:

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.atomic import read_json
 from histocli.compute.device import count_threads
 from histocli.errors import HistoError
 from histocli.inference.score_table import find_clusters, read_scores
 from histocli.metrics import compare_aucs, compute_auc
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
-from histocli.reports.evaluation import EvaluationReport, is_evaluation
+from histocli.reports.evaluation import read_evaluation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +29,7 @@ def compare(first: Path, second: Path) -> ComparisonReport:
             pixels or the label of a patch.
     """
     paths = (first, second)
-    reports = [_read(path) for path in paths]
+    reports = [read_evaluation(path, hint="give two of the metrics/*.json files") for path in paths]
     tables = [read_scores(path.with_name(report.scores)) for path, report in zip(paths, reports, strict=True)]
     paired = _pair(tables[0], tables[1], [report.run for report in reports])
     labels = paired["label"].to_numpy(np.int64)
@@ -57,14 +56,6 @@ def compare(first: Path, second: Path) -> ComparisonReport:
         left_out=(len(tables[0]) - len(paired), len(tables[1]) - len(paired)),
         paired=compare_aucs(labels, probs[0], probs[1], find_clusters(paired), threads=count_threads()),
     )
-
-
-def _read(path: Path) -> EvaluationReport:
-    """Read an evaluation; raise `HistoError` for another JSON file."""
-    value = read_json(path)
-    if not is_evaluation(value):
-        raise HistoError(f"{path} is not an evaluation of histo eval", "give two of the metrics/*.json files")
-    return EvaluationReport.from_json(value, str(path))
 
 
 def _pair(first: "pd.DataFrame", second: "pd.DataFrame", runs: list[str]) -> "pd.DataFrame":

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from histocli.atomic import read_json, write_json
@@ -14,6 +16,7 @@ from histocli.enums import IdKind, Output, Resize
 from histocli.errors import HistoError
 from histocli.files.file import split_suffix
 from histocli.fs import shorten_name
+from histocli.images.intensity import ValueRange
 from histocli.inference.writers import escape_formula
 from histocli.patch import Patch
 from histocli.schema import to_json
@@ -28,13 +31,15 @@ class PredictedIds(NamedTuple):
 
     `is_recorded` says whether a record has the options that the file was made with. `id_kind` is the kind of the ids,
     None if the record does not have it. `folder` is the folder that all images are from, in which the paths in the ids
-    begin; None if there are several, or the record does not have it.
+    begin; None if there are several, or the record does not have it. `white` is what `Inputs.white` was, empty if the
+    record does not have it.
     """
 
     ids: frozenset[str]
     is_recorded: bool = True
     id_kind: IdKind | None = None
     folder: str | None = None
+    white: Mapping[str, float] = MappingProxyType({})
 
     @property
     def digest(self) -> str:
@@ -60,6 +65,7 @@ class RowOptions:
     escape_formulas: bool = False
     id: IdKind | None = None  # None: several kinds, or no image files
     folder: str | None = None  # in which the paths in the ids begin; None: several
+    white: dict[str, float] = field(default_factory=dict)  # the value of white for each type of images, if not uint8
 
 
 def read_done(path: Path, format: Output, columns: list[str], made_with: RowOptions) -> PredictedIds:
@@ -96,12 +102,31 @@ def read_done(path: Path, format: Output, columns: list[str], made_with: RowOpti
             f"use --id {id_kind}, or give another --out",
         )
     folder = record.get("folder") if record is not None else None
-    return PredictedIds(frozenset(ids), record is not None, id_kind, folder if isinstance(folder, str) else None)
+    folder, white = folder if isinstance(folder, str) else None, _read_white(record or {})
+    return PredictedIds(frozenset(ids), record is not None, id_kind, folder, white)
 
 
 def write_record(path: Path, made_with: RowOptions) -> None:
     """Record the checkpoints and options that a file of predictions was made with, for the next `read_done`."""
     write_json(_record_path(path), to_json(made_with))
+
+
+def check_white(white: Mapping[str, float], done: PredictedIds, out: Path) -> None:
+    """Check that the images are now read with the same value of white as those of the rows in the file.
+
+    White is inferred from the largest value in all images of a call, which new images may change.
+
+    Raises:
+        HistoError: they are read with another one: the rows of one file would have two scales.
+    """
+    for key, top in white.items():
+        kind = key.rpartition("/")[2]  # of several inputs, the key begins with the input's name
+        if (before := done.white.get(key, top)) != top:
+            raise HistoError(
+                f"--skip-done: the images in {out} were read as {ValueRange(kind, before)}, and with the images of now "
+                f"they would be read as {ValueRange(kind, top)}",
+                "omit --skip-done to score all images again, or give another --out",
+            )
 
 
 def select_new_patches(patches: Sequence[Patch], done: PredictedIds, out: Path, folder: str | None) -> list[Patch]:
@@ -177,15 +202,23 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     return record
 
 
+def _read_white(record: dict[str, Any]) -> dict[str, float]:
+    """Return the values of white in a record; earlier versions did not record them."""
+    white = record.get("white")
+    listed = white.items() if isinstance(white, dict) else ()
+    return {kind: top for kind, top in listed if isinstance(top, int | float) and 0 < top < math.inf}
+
+
 def _find_differences(record: dict[str, Any], made_with: RowOptions) -> list[str]:
-    """Return what differs from a record, such as `another --tta`; the ids are compared elsewhere.
+    """Return what differs from a record, such as `another --tta`; the ids and white are compared elsewhere.
 
     A flag that an earlier version did not record was not given.
     """
     return [
         "other checkpoints" if name == "checkpoints" else f"another --{name.replace('_', '-')}"
         for name, value in to_json(made_with).items()
-        if name not in ("id", "folder") and record.get(name, False if isinstance(value, bool) else None) != value
+        if name not in ("id", "folder", "white")
+        and record.get(name, False if isinstance(value, bool) else None) != value
     ]
 
 

@@ -20,8 +20,7 @@ from histocli.data.transforms import make_d4_views, undo_d4_view
 from histocli.errors import ExplanationError
 from histocli.inference.forward import Network
 from histocli.models import Classifier
-from histocli.models.backbone import PATCH_SIDE
-from histocli.patch import Pixels
+from histocli.patch import PATCH_SIDE, Pixels
 
 MIN_SIDES = (12, 6)  # cells on a side of the feature maps: a cell has at most 8x8 and 16x16 of the 96x96 pixels
 _BATCH = 16  # patches in a pass with gradients, which takes more memory than one without

@@ -2,11 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from histocli.data.manifest import hash_file
@@ -18,6 +19,7 @@ from histocli.files.formats import explain_no_images
 from histocli.files.listing import list_files
 from histocli.images.decode import Preparation
 from histocli.images.image_files import ImageFile, infer_file_ranges
+from histocli.images.intensity import list_white
 from histocli.inference.array_inputs import is_array, open_array, read_array_patches
 from histocli.inference.dataset_inputs import open_dataset_patches
 from histocli.inference.path_list import read_path_list, read_stdin_lines
@@ -31,9 +33,10 @@ STDIN = "-"
 class Inputs(NamedTuple):
     """Patches to be scored, and their number where that is known.
 
-    `files` are the image files in each folder. `notes` are lines for the user: the numbers of other files, which are
+    `files` are, by input, its image files. `notes` are lines for the user: the numbers of other files, which are
     skipped, and the splits that are scored. `id_kind` is the kind of the ids of image files, None if there are several
     kinds or no image files. `folder` is the folder or archive with all images, None if there are several inputs.
+    `white` is the value of white for each type of images that are not uint8; of several inputs with their names.
     """
 
     total: int | None
@@ -42,6 +45,7 @@ class Inputs(NamedTuple):
     notes: tuple[str, ...] = ()
     id_kind: IdKind | None = None
     folder: str | None = None
+    white: Mapping[str, float] = MappingProxyType({})
 
 
 def open_inputs(
@@ -96,7 +100,8 @@ def open_inputs(
     notes = shadowed + tuple(note for part in inputs for note in part.notes)
     kinds = {part.id_kind for part in inputs if part.id_kind}
     id_kind = kinds.pop() if len(kinds) == 1 else None
-    return Inputs(total, chain.from_iterable(part.patches for part in inputs), files, notes, id_kind)
+    white = {kind: top for part in inputs for kind, top in part.white.items()}
+    return Inputs(total, chain.from_iterable(part.patches for part in inputs), files, notes, id_kind, white=white)
 
 
 def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
@@ -104,7 +109,8 @@ def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
     if name == STDIN:
         return inputs
     stem = Path(name).as_posix()
-    return inputs._replace(patches=(patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches))
+    white = {f"{stem}/{kind}": top for kind, top in inputs.white.items()}
+    return inputs._replace(patches=(patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches), white=white)
 
 
 def hash_inputs(
@@ -164,7 +170,8 @@ def _open_input(
         raise HistoError(f"there is no file, folder or data set {name!r}", workspace.describe_datasets())
     if path.is_file() and is_array(path):
         array = open_array(path)
-        return Inputs(array.shape[0], read_array_patches(array, path, preparation), {})
+        ranges, patches = read_array_patches(array, path, preparation)
+        return Inputs(array.shape[0], patches, {}, white=list_white(ranges))
     others: list[File] = []
     is_folder = _is_folder(path)
     files = _list_input_images(path, others, may_be_empty) if is_folder else [_open_file(path, path.name)]
@@ -219,8 +226,8 @@ def _describe_shadowed(names: Sequence[str], workspace: Workspace) -> tuple[str,
     """Return a note for each path that has the name of a data set; a path with a separator cannot be a data set."""
     datasets = workspace.list_datasets()
     return tuple(
-        f"{name} is the path {Path(name).absolute()}, although the workspace has a data set of this name too; "
-        "--split all scores the data set"
+        f"{name} means the path {Path(name).absolute()}; the workspace also has a data set of this name: --split all "
+        "scores the data set"
         for name in names
         if name in datasets and os.path.exists(name)  # noqa: PTH110 - Path.exists raises where a name is too long
     )
@@ -249,7 +256,8 @@ def _make_file_inputs(
     files: list[File], folder: str, preparation: Preparation, ids: IdKind | None, by_input: dict[str, list[File]]
 ) -> Inputs:
     """Return the images in a folder; their paths are the folder's name and the files' names."""
-    preparation = replace(preparation, ranges=infer_file_ranges(files))
+    ranges = infer_file_ranges(files)
+    preparation = replace(preparation, ranges=ranges)
     kind = ids or choose_id_kind(files)
     owners: dict[str, str] = {}
     keys = [_make_new_id(file, kind, owners) for file in files]
@@ -257,7 +265,7 @@ def _make_file_inputs(
         Patch(key, ImageFile(file.name, file.read, preparation), path=folder + file.name)
         for key, file in zip(keys, files, strict=True)
     )
-    return Inputs(len(files), patches, by_input, id_kind=kind if files else None)
+    return Inputs(len(files), patches, by_input, id_kind=kind if files else None, white=list_white(ranges))
 
 
 def _make_new_id(file: File, kind: IdKind, owners: dict[str, str]) -> str:

@@ -69,11 +69,10 @@ def score_packed(
 ) -> ScoredPatches:
     """Score a packed data set by name, or the validation split of the checkpoints' own runs."""
     manifests = ManifestCache()
-    checkpoints = [member.checkpoint for member in predictor.members]
     path = (
         workspace.manifest_path(config.data)
         if config.data
-        else _require_training_manifest(workspace, checkpoints, manifests)
+        else _require_training_manifest(workspace, predictor.checkpoints, manifests)
     )
     ranks.check_equal(ranks.on_all_ranks(lambda: manifests.sha256(path)), "manifests")
     split = config.split or (SplitName.ALL if config.data else SplitName.VAL)
@@ -96,7 +95,7 @@ def score_packed(
         skipped={},
         changed={},
         packed=subset.data,
-        known=count_known(workspace, checkpoints, digests, manifests),
+        known=count_known(workspace, predictor.checkpoints, digests, manifests),
         likeness=_measure_likeness(predictor, subset) if config.data else None,
     )
 

@@ -77,10 +77,8 @@ def score_folder(
     unreadable = sum(chunk.unreadable for chunk in gathered)
     counts = {**source.report.counts, "unreadable": unreadable}
     if (without_slide := counts.pop(WITHOUT_SLIDE, 0)) and ranks.is_rank0:  # they are not skipped
-        listener.on_note(
-            f"{format_count(without_slide, 'image')} without a known slide: if labelled, they are measured"
-        )
-    checkpoints = [member.checkpoint for member in predictor.members]
+        rest = "it is evaluated if it has a label" if without_slide == 1 else "those with a label are evaluated"
+        listener.on_note(f"the slide of {format_count(without_slide, 'image')} is not known; {rest}")
     return ScoredPatches(
         data=_make_data_name(location),
         split=split.value,
@@ -89,7 +87,7 @@ def score_folder(
         skipped={reason: count for reason, count in counts.items() if count},
         changed=remarks.count_images(),
         packed=None,
-        known=count_known(workspace, checkpoints, digests, ManifestCache()),
+        known=count_known(workspace, predictor.checkpoints, digests, ManifestCache()),
         likeness=sum((chunk.likeness for chunk in gathered), Likeness()),
     )
 
@@ -123,16 +121,22 @@ def _join_tables(chunks: "list[_FolderChunk]", location: Path) -> "pd.DataFrame"
     if not tables:
         raise HistoError(
             f"no patch in {location} has a label",
-            "--labels CSV (id,label), a *labels*.csv next to them, or folders named 0 and 1; --classes names others",
+            "give --labels CSV with the columns id,label, or put the images into folders named 0 and 1; --classes "
+            "gives the meaning of other names",
         )
     table = pd.concat(tables, ignore_index=True).assign(data="", index="")
     return table if table["hospital"].any() else table.drop(columns="hospital")
 
 
+def list_folder_options() -> list[str]:
+    """Return the fields of `EvalConfig` that say how to read a folder, as those of `FolderOptions` do."""
+    return [field.name for field in fields(FolderOptions) if field.name != "locations"]
+
+
 def _make_folder_options(config: EvalConfig) -> FolderOptions:
     """Return the options of `histo eval` that say how to read a folder, as those of `FolderSource`."""
-    names = {field.name for field in fields(FolderOptions)} - {"locations"}
-    return FolderOptions(locations=(config.data or "",), **{name: getattr(config, name) for name in names})
+    given = {name: getattr(config, name) for name in list_folder_options()}
+    return FolderOptions(locations=(config.data or "",), **given)
 
 
 def _make_folder_chunk(chunk: ScoredChunk, likeness: Likeness) -> _FolderChunk:

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class ManifestCache:
-    """Reads and hashes each manifest once, for all steps of an evaluation."""
+    """Reads and hashes each manifest once, for all steps of a command."""
 
     def __init__(self) -> None:
         self._frames: dict[Path, pd.DataFrame] = {}
         self._digests: dict[Path, str] = {}
 
     def read(self, path: Path, required: tuple[str, ...] = ("id", "label")) -> "pd.DataFrame":
-        """Return `read_manifest` of the file; the table is shared, so do not change its rows.
+        """Return `read_manifest` of the file; the table is shared, so do not change it.
 
         Raises:
             HistoError: as `read_manifest`.

@@ -108,19 +108,11 @@ class BatchPredictor:
             if isinstance(network, nn.Module):
                 network.eval()
 
-    def predict_batch(self, images: Tensor) -> Scores:
-        """Score uint8 images (N,3,96,96) that are on the device.
-
-        Raises:
-            HistoError: a probability is not finite, or the memory is too small.
-        """
-        return self._compute_scores(self._compute_log_odds(images))
-
     def predict_array(self, pixels: Pixels, batch_size: int = EvalConfig.batch_size) -> Scores:
         """Score an array of patches, uint8 (N,96,96,3) in RGB order.
 
         Raises:
-            HistoError: as `predict_batch`.
+            HistoError: a probability is not finite, or the memory is too small.
         """
         batches = (pixels[first : first + batch_size] for first in range(0, len(pixels), batch_size))
         return self._compute_scores(self._join([self._compute_log_odds(self._upload(batch)) for batch in batches]))
@@ -132,7 +124,7 @@ class BatchPredictor:
         the number of patches that all processes together have scored so far.
 
         Raises:
-            HistoError: as `predict_batch`.
+            HistoError: as `predict_array`.
         """
         log_odds: list[Tensor] = []  # these stay on the device: a GPU then never waits for the CPU
         done = 0
@@ -154,13 +146,14 @@ class BatchPredictor:
 
         On a CPU each core reads and scores its own chunks. A GPU scores one chunk while the CPU reads the next, in
         `pool`, or in processes that are started if there are many patches.
-        The listener receives the error of each patch that cannot be read, in order, before its chunk is yielded; and
-        the number of patches so far, after the caller has used the chunk.
+        Before a chunk is yielded, the listener receives the error of each of its patches that cannot be read, in order,
+        and each kind of remark that is the first of its kind; after the caller has used the chunk, the number of
+        patches so far.
 
         Raises:
-            HistoError: as `predict_batch`.
+            HistoError: as `predict_array`.
         """
-        done = 0
+        done, seen = 0, set[str]()
         if pool is not None and not self.has_gpu:
             pool.close()
         scored = self._score_on_gpu(patches, size, pool) if self.has_gpu else self._score_on_cores(patches, size)
@@ -168,6 +161,10 @@ class BatchPredictor:
             for chunk in chunks:
                 for _, error in chunk.failures:
                     listener.on_unreadable(error)
+                for what, remark in chunk.remarks.items():
+                    if what not in seen:
+                        seen.add(what)
+                        listener.on_remark(what, remark.example)
                 yield chunk
                 done += len(chunk.patches) + len(chunk.failures)
                 listener.on_progress(done)

@@ -7,12 +7,14 @@ import numpy as np
 
 from histocli.compute.device import count_threads
 from histocli.data.groups import OVERLAP, find_connected_components
-from histocli.data.manifest import open_row_writer
+from histocli.data.manifest import UNLABELLED, open_row_writer
 from histocli.errors import HistoError, describe_value, read_first_line
 from histocli.files.tables import read_columns
 from histocli.metrics import Clusters, Measurement, Uncertainty, estimate_uncertainty, evaluate, make_patch_clusters
+from histocli.metrics.calibration import compute_probabilities
 from histocli.metrics.groups import GroupMetrics, compute_group_metrics
 from histocli.metrics.registry import METRICS
+from histocli.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +24,7 @@ _REQUIRED = ("id", "label", "prob", "data", "index")
 
 
 def write_scores(path: Path, table: "pd.DataFrame") -> None:
-    """Write the columns id, label, prob, slide, data, index, sha1, and hospital and overlap_group where known.
+    """Write a table of scores with all its columns.
 
     Probabilities are written with all their digits, so that values near 1 stay different.
     """
@@ -65,6 +67,16 @@ def read_scores(path: Path, hint: str = "histo eval writes it again") -> "pd.Dat
             f"{path}: {describe_value(key)} has the label {label} and the prob {prob:g}: they are not possible",
             hint,
         )
+    return table
+
+
+def make_validation_table(best: Checkpoint, manifest: "pd.DataFrame", temperature: float) -> "pd.DataFrame":
+    """Return the validation patches of a run's manifest with their scores at a temperature, which its best.pt has."""
+    rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
+    labels, log_odds = best.get_validation_scores()
+    table = rows[[name for name in PATCH_COLUMNS if name in rows.columns]].assign(label=labels)
+    table.insert(2, "prob", compute_probabilities(log_odds, temperature))
+    table.insert(3, "raw", compute_probabilities(log_odds))
     return table
 
 

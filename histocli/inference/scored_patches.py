@@ -13,7 +13,7 @@ from histocli.files.file import find_images
 from histocli.files.listing import list_files
 from histocli.images.decode import Preparation
 from histocli.images.image_files import ImageFile, infer_file_ranges
-from histocli.patch import Pixels
+from histocli.patch import PATCH_SHAPE, Pixels
 from histocli.reports.evaluation import EvaluationReport
 from histocli.sources.folder import make_unique_ids
 from histocli.workspace import Workspace
@@ -61,7 +61,7 @@ def read_packed(workspace: Workspace, name: str, rows: "Rows") -> Pixels:
 
 def _read_packed(workspace: Workspace, scores: "pd.DataFrame") -> Pixels:
     rows = scores["index"].to_numpy(np.int64)
-    patches = np.empty((len(rows), 96, 96, 3), np.uint8)
+    patches = np.empty((len(rows), *PATCH_SHAPE), np.uint8)
     for name in scores["data"].unique():
         is_of_data_set = (scores["data"] == name).to_numpy()
         patches[is_of_data_set] = read_packed(workspace, name, rows[is_of_data_set])
@@ -71,7 +71,7 @@ def _read_packed(workspace: Workspace, scores: "pd.DataFrame") -> Pixels:
 def _read_folder(report: EvaluationReport, scores: "pd.DataFrame") -> Pixels:
     """Read patches of the folder or zip file that was evaluated, by their ids."""
     row_of = {key: row for row, key in enumerate(scores["id"])}
-    patches = np.empty((len(row_of), 96, 96, 3), np.uint8)
+    patches = np.empty((len(row_of), *PATCH_SHAPE), np.uint8)
     if not row_of:
         return patches
     images, _ = find_images(list_files(Path(report.folder or "")))

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO, TextIOWrapper
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from histocli.enums import Output
 from histocli.errors import UsageError
-from histocli.files.outputs import open_stream
+from histocli.files.file import to_utf8
+from histocli.files.outputs import open_stream, write_output
 from histocli.files.tables import make_table_writer
 from histocli.packages import require_packages
 
@@ -188,6 +189,17 @@ class ParquetWriter:
     def abandon(self) -> None:
         """Leave the file incomplete, after an error: pyarrow would else write the footer when the object is deleted."""
         self.writer.is_open = False
+
+
+def write_failed(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write the CSV file of `--failed`: the id, the path and the error of each file that could not be read.
+
+    It has only a header if there are none.
+    """
+    with write_output(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = make_table_writer(file)
+        writer.writerow(("id", "path", "error"))
+        writer.writerows([to_utf8(value) for value in row] for row in rows)
 
 
 class BinaryFormat(NamedTuple):

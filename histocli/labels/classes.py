@@ -41,20 +41,24 @@ class ClassFolders:
     problem: HistoError | None
     possible_splits: list[str]
 
-    def check_labels(self, labels: Mapping[str, int]) -> None:
-        """Check that the folders do not contradict the labels of a table.
+    def check_labels(self, labels: Mapping[str, int], source: str, hint: str) -> None:
+        """Check that the folders do not contradict the labels of a table, or of the files beside the images.
 
         Raises:
-            HistoError: they do.
+            HistoError: they do; `source` names what the labels are from.
         """
-        both = [name for name in labels if name in self.labels]
-        other = [name for name in both if self.labels[name] != labels[name]]
-        if other and self.problem is None:
+        other, n_both = self.find_differences(labels)
+        if other:
             raise HistoError(
-                f"the table and the folders have different labels for {len(other):,} of {len(both):,} images: "
-                f"{other[0]} has label {labels[other[0]]} in the table",
-                "--labels TABLE uses the table; move the table away to use the folders",
+                f"{source} and the folders have different labels for {len(other):,} of {n_both:,} images: "
+                f"{other[0]} has label {labels[other[0]]} in {source}",
+                hint,
             )
+
+    def find_differences(self, labels: Mapping[str, int]) -> tuple[list[str], int]:
+        """Return the images that have another label by their folder, and the number of images with both labels."""
+        both = [name for name in labels if name in self.labels] if self.problem is None else []
+        return [name for name in both if self.labels[name] != labels[name]], len(both)
 
 
 def read_splits(paths: Iterable[str]) -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from histocli.class_names import describe_counts, format_classes_option
+from histocli.class_names import describe_counts, format_classes_option, format_meanings
 from histocli.errors import HistoError
 from histocli.files.file import File, make_file
 from histocli.labels.classes import ClassFolders, find_classes
@@ -13,8 +14,8 @@ from histocli.labels.found import ContradictionError, Labels, format_examples
 from histocli.labels.label_tables import LabelTables
 from histocli.labels.patch_tables import TableOptions
 from histocli.labels.sidecars import find_words_in_names, read_labels_in_names, read_sidecars
-from histocli.labels.table_files import UnreadableTableError, find_table, peek_columns
-from histocli.labels.table_search import use_tables_beside, use_tables_inside
+from histocli.labels.table_files import UnreadableTableError, find_table, peek_table
+from histocli.labels.table_search import find_predictions, use_tables_beside, use_tables_inside
 from histocli.text import format_count
 
 _OTHER_TABLE = re.compile(
@@ -45,10 +46,9 @@ def find_labels(
     """
     tables = LabelTables(names, options)
     result = tables.result
-    _read_tables(tables, locations, found, others)
+    files = _read_tables(tables, locations, found, others)
     folders = find_classes(names, options.classes)
-    if result.labels and not options.labels:
-        folders.check_labels(result.labels)
+    _compare_with_folders(tables, folders, files)
     if not result.labels:
         _add_folder_labels(result, folders)
         if tables.problems and len(set(result.labels.values())) == 1:  # the table may have the other label
@@ -71,21 +71,59 @@ def find_labels(
 
 def _read_tables(
     tables: LabelTables, locations: Sequence[Path], found: Sequence[Sequence[File]], others: list[File]
-) -> None:
-    """Read the tables that the user named; without `--labels`, those in and beside the locations, and sidecar files."""
+) -> dict[str, int]:
+    """Read the tables that the user named; without `--labels`, those in and beside the locations, and sidecar files.
+
+    Returns:
+        The labels in sidecar files.
+    """
     options = tables.options
     if options.slides:
         tables.add_slide_table(find_table(options.slides))
     if options.labels:
         tables.add_label_table(find_table(options.labels))
-    else:
-        use_tables_inside(tables, others)
-        use_tables_beside(tables, locations, found)
-        _add_sidecars(tables, others)
+        return {}
+    use_tables_inside(tables, others)
+    use_tables_beside(tables, locations, found)
+    return _add_sidecars(tables, others)
 
 
-def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> None:
+def _compare_with_folders(tables: LabelTables, folders: ClassFolders, files: Mapping[str, int]) -> None:
+    """Compare the labels of tables and of sidecar files (`files`) with those of class folders.
+
+    The table of `--labels` may differ from the folders, which is noted. But if it differs for all images of both
+    classes, its 0 probably means tumour, unless `--classes` says what it means.
+
+    Raises:
+        HistoError: they differ, and the user did not choose a table; or the chosen table differs for all images.
+    """
+    labels, options = tables.result.labels, tables.options
+    if not options.labels:
+        of_tables = {name: label for name, label in labels.items() if name not in files}
+        hint = "--labels TABLE uses the table; move the table away to use the folders"
+        folders.check_labels(of_tables, "the table", hint)
+        hint = "correct these files, or move them away to use the folders"
+        folders.check_labels(files, "the .cls or .json files next to the images", hint)
+        return
+    other, n_both = folders.find_differences(labels)
+    counts = Counter(labels[name] for name in other)
+    text = f"the table {options.labels} differs from the class folders for {len(other):,} of {n_both:,} images"
+    if len(other) == n_both and min(counts[0], counts[1]) > 1 and not options.classes:
+        swapped = {word: 1 - label for word, label in tables.words.items()}
+        raise HistoError(
+            f"{text}, which are all: its labels seem to be the wrong way round",
+            f"swap them: {format_meanings(swapped)}; or use the table as it is: {format_meanings(tables.words)}; "
+            "or remove --labels to use the folders",
+        )
+    if other:
+        tables.result.notes.append(f"{text}: {other[0]} has label {labels[other[0]]} in the table, which is used")
+
+
+def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> dict[str, int]:
     """Use small files next to the images for labels, slides, hospitals and splits that no table has.
+
+    Returns:
+        The labels in these files.
 
     Raises:
         ContradictionError: a table has another label for an image.
@@ -93,7 +131,7 @@ def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> None:
     result = tables.result
     found = read_sidecars(tables.names, others, tables.options.classes)
     if not found.labels:
-        return
+        return {}
     both = [name for name in found.labels if name in result.labels]
     if other := [name for name in both if found.labels[name] != result.labels[name]]:
         raise ContradictionError(
@@ -115,6 +153,7 @@ def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> None:
             result.notes.append(f"{what} of {len(new):,} images from .json files next to the images")
     if found.unused:
         result.notes.append(f"keys of .json files that are not used: {format_examples(sorted(found.unused))}")
+    return found.labels
 
 
 def _add_folder_labels(result: Labels, folders: ClassFolders) -> None:
@@ -186,11 +225,13 @@ def _note_possible_tables(tables: LabelTables, others: Sequence[File]) -> None:
 def _note_table_beside(tables: LabelTables, role: str, option: str) -> None:
     """Add a note on a table next to the images, if it has columns of ids and of labels or slides (`role`)."""
     for path in tables.tables_beside[:_MAX_TABLES]:
+        file = make_file(path)
         try:
-            roles = peek_columns(make_file(path), tables.options.columns)
+            start = peek_table(file)
         except UnreadableTableError:
             continue
-        if {"id", role} <= roles:
+        is_refused = role == "label" and find_predictions(tables, file, start)
+        if {"id", role} <= start.list_roles(tables.options.columns) and not is_refused:
             tables.result.notes.append(
                 f"{path.name} next to the images may have the {option}: --{option} {shlex.quote(str(path))}"
             )
@@ -217,8 +258,8 @@ def _check_options(tables: LabelTables) -> None:
                 f"--{role}-column names a column of a table; the columns are {', '.join(columns)}",
             )
     folders = {part.lower() for name in tables.names for part in name.split("/")[:-1]}
-    if unknown := sorted(set(options.classes) - folders - tables.words):
-        found = ", ".join(sorted(folders | tables.words)[:12]) or "none"
+    if unknown := sorted(set(options.classes) - folders - tables.words.keys()):
+        found = ", ".join(sorted(folders | tables.words.keys())[:12]) or "none"
         raise HistoError(
             f"--classes names {', '.join(unknown)}, which is no folder and no label of a table or of a file beside an "
             "image",

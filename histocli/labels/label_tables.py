@@ -1,11 +1,14 @@
 """Read tables of labels, slides, hospitals and splits, and match their rows with the images."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from functools import partial
 from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.files.file import File
 from histocli.labels.found import ContradictionError, Labels, format_examples
+from histocli.labels.id_columns import choose_id_column
 from histocli.labels.matching import ImageIndex, TableMatch, check_unambiguous
 from histocli.labels.patch_tables import PatchTable, TableOptions, check_ids, is_changed_by_spreadsheet, is_rounded
 from histocli.labels.splits import SplitFinder, find_split_of_table, read_split_column
@@ -21,7 +24,7 @@ class LabelTables:
     Attributes:
         result: the collected values.
         problems: the errors of tables that perhaps do not contain labels.
-        words: the labels in the tables and in the files beside the images, in lower case.
+        words: what each label in the tables and in the files beside the images means; its key is in lower case.
         tables: the columns of each table that was used, by its name.
         roles: which of id, label, slide, hospital and split are columns in these tables.
         ignored: the names of the tables inside that have results, or no column with a usual name.
@@ -33,11 +36,13 @@ class LabelTables:
         self.index, self.names, self.options = ImageIndex(names), names, options
         self.result = Labels()
         self.problems: list[HistoError] = []
-        self.words: set[str] = set()
+        self.words: dict[str, int] = {}
         self.tables: dict[str, list[str]] = {}
         self.roles: set[str] = set()
         self.tables_beside: list[Path] = []
         self.ignored: list[str] = []
+        self._labelled: dict[str, AbstractSet[str]] = {}  # the images to which each table gave a label
+        self._id_columns: dict[str, str | None] = {}  # the column of ids in each table; None if it has several parts
         self._columns_used: dict[str, str] = {}  # the column of slides and of hospitals in the first table with it
         self.splits = SplitFinder(self.index, options.columns.split)
 
@@ -55,13 +60,15 @@ class LabelTables:
         matched = self._match(table, ids, "labels")
         for name, row in matched.rows.items():
             if result.labels.setdefault(name, labels[row]) != labels[row]:
+                other = next(title for title, names in self._labelled.items() if name in names)
                 raise ContradictionError(
-                    f"{table.name}: another table has a different label for {ids[row]!r}",
+                    f"{table.name}: {other} has a different label for {ids[row]!r}",
                     "correct one of the tables, or choose one: --labels TABLE",
                 )
+        self._labelled[table.name] = matched.rows.keys()
         column = table.require("label", columns.label)
-        self.words.update(text.lower() for text in table.columns[column])
         label_of_text = dict(zip(table.columns[column], labels, strict=True))
+        self.words.update((text.lower(), label) for text, label in label_of_text.items())
         words = sorted(label_of_text.keys() - {"0", "1", "0.0", "1.0"})
         shown = f" ({', '.join(f'{text} = {label_of_text[text]}' for text in words)})" if words else ""
         self._add_note(table, matched, f"labels from {table.describe_place(column)}{shown}", ids)
@@ -121,25 +128,10 @@ class LabelTables:
         return self.index.match(ids, table.name.rpartition("/")[0], find_split_of_table(table.name), should_guess)
 
     def _choose_ids(self, table: PatchTable) -> list[str]:
-        """Return the ids of a table: of several columns with usual names, those that match the most images.
-
-        Raises:
-            HistoError: there is no column of ids, or two of them are ids of different images.
-        """
-        names = [] if self.options.columns.id else table.id_columns
-        if len(names) < 2:
-            return table.read_ids(self.options.columns.id)
-        rows = {name: self._match_ids(table, table.columns[name], should_guess=False).rows for name in names}
-        chosen = max(names, key=lambda name: len(rows[name]))  # of equal ones, the first
-        for name in names:
-            if image := next((i for i, row in rows[name].items() if rows[chosen].get(i, row) != row), None):
-                first, second = table.lines[rows[chosen][image]], table.lines[rows[name][image]]
-                raise HistoError(
-                    f"{table.name}: the column {chosen} gives line {first} for the image {image}, and the column "
-                    f"{name} gives line {second}",
-                    f"choose the column: --id-column {chosen} or --id-column {name}",
-                )
-        return table.columns[chosen]
+        """Return the ids of a table; raise `HistoError` if it has none, or columns of ids of different images."""
+        column = self.options.columns.id or choose_id_column(table, partial(self._match_ids, table))
+        self._id_columns[table.title] = column
+        return table.read_ids(column)
 
     def _match(self, table: PatchTable, ids: list[str], what: str) -> TableMatch:
         """Match the ids of a table with the images; raise `HistoError` if none match, or if ids were rounded."""
@@ -204,7 +196,7 @@ class LabelTables:
                 )
         split_column, notes = self.splits.add_table(table, matched.rows)
         result.notes += notes
-        used = columns._replace(split=split_column or columns.split)
+        used = columns._replace(id=self._id_columns[table.title], split=split_column or columns.split)
         if unused := table.list_unused_columns(used) + unused:  # such as `grade`, which the user may need
             result.notes.append(f"columns of {table.title} that are not used: {format_examples(unused)}")
 

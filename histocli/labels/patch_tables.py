@@ -7,15 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.class_names import LABEL_NAMES, describe_counts, find_label, format_classes_option
+from histocli.class_names import describe_counts, find_label, format_classes_option
 from histocli.errors import HistoError
 from histocli.files.file import MadeTable, is_image
+from histocli.labels.label_columns import (
+    MISSING_LABELS,
+    find_contradiction,
+    is_flag,
+    list_label_names,
+    normalise_name,
+    parse_label,
+)
 
 # The usual names of columns, in lower case with underscores; the first one that a table has is used.
 _COLUMN_NAMES = {
     "id": "id image_id imageid img_id image img filename file_name file fname image_name name path filepath file_path "
-    "image_path patch_id patch patch_name patch_path tile_id tile tile_name tile_path uid uuid",
-    "label": " ".join(LABEL_NAMES),
+    "image_path img_path img_name image_file image_filename patch_id patch patch_name patch_path tile_id tile "
+    "tile_name tile_path uid uuid",
+    "label": " ".join(list_label_names([])),
     "slide": "wsi slide slide_id slide_name wsi_id wsi_name patient patient_id case case_id",
     "hospital": "hospital center centre hospital_id center_id site institution",
     "split": "split subset partition set",
@@ -25,8 +34,6 @@ _HEADER_HINT = "the first line must name the columns, for example id,label"
 _WILDS_COLUMNS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
 _ROUNDED_NUMBER = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # a long number in a spreadsheet: 1.23E+10
 _CHANGED_ID = re.compile(r"\d{15}0+|\d\d?[-./ ]{1,2}[A-Za-zä]{3}|[A-Za-zä]{3}[-. ]\d\d")
-_NUMBER_OF_LABEL = re.compile(r"([01])(?:[.,]0+)?")  # also 1.0 and, where the comma is decimal, 1,0
-_MISSING_LABELS = ("", "nan", "na", "n/a", "none", "null", "?", "-")  # values of a missing label
 
 
 class ColumnNames(NamedTuple):
@@ -83,8 +90,14 @@ class PatchTable:
     @property
     def id_columns(self) -> list[str]:
         """The columns with a usual name for ids, in the order in which they are preferred."""
-        by_name = {_normalise(name): name for name in reversed(self.columns)}
+        by_name = {normalise_name(name): name for name in reversed(self.columns)}
         return [by_name[name] for name in _NAMES_OF_ROLE["id"] if name in by_name]
+
+    @property
+    def other_columns(self) -> list[str]:
+        """The columns without a usual name for ids, labels, slides, hospitals or splits."""
+        usual = {name for role in _NAMES_OF_ROLE for name in self._find_names(role)}
+        return [name for name in self.columns if normalise_name(name) not in usual]
 
     def find(self, role: str, given: str | None = None) -> str | None:
         """Return the name of the column of ids, labels, slides, hospitals or splits; None if there is none.
@@ -93,7 +106,7 @@ class PatchTable:
         """
         if given is not None:
             return next((name for name in self.columns if name.lower() == given.strip().lower()), None)
-        by_name = {_normalise(name): name for name in reversed(self.columns)}
+        by_name = {normalise_name(name): name for name in reversed(self.columns)}
         return next((by_name[name] for name in self._find_names(role) if name in by_name), None)
 
     def find_coarser(self, column: str) -> str | None:
@@ -102,7 +115,7 @@ class PatchTable:
         For example, `patient` if the table has a column `slide` too, a patient has several slides, and each slide is of
         one patient.
         """
-        by_name = {_normalise(name): name for name in reversed(self.columns)}
+        by_name = {normalise_name(name): name for name in reversed(self.columns)}
         for name in (by_name[name] for name in _NAMES_OF_ROLE["slide"] if name in by_name):
             pairs = set(zip(self.columns[column], self.columns[name], strict=True))
             fine, coarse = ({pair[side] for pair in pairs} for side in (0, 1))
@@ -111,9 +124,8 @@ class PatchTable:
         return None
 
     def _find_names(self, role: str) -> list[str]:
-        """Return the usual names of a column; beside a column `x`, `y` is a coordinate and not a label."""
-        names = _NAMES_OF_ROLE[role]
-        return [name for name in names if name != "y"] if any(_normalise(n) == "x" for n in self.columns) else names
+        """Return the usual names of a column."""
+        return list_label_names(self.columns) if role == "label" else _NAMES_OF_ROLE[role]
 
     def require(self, role: str, given: str | None = None) -> str:
         """Return the name of a column as `find` does.
@@ -140,7 +152,7 @@ class PatchTable:
         Raises:
             HistoError: there is no column of ids.
         """
-        by_name = {_normalise(name): name for name in self.columns}
+        by_name = {normalise_name(name): name for name in self.columns}
         if given is None and self.find("id") is None and all(name in by_name for name in _WILDS_COLUMNS):
             fields = zip(*(self.columns[by_name[name]] for name in _WILDS_COLUMNS), strict=True)
             return [f"patch_patient_{p.zfill(3)}_node_{n}_x_{x}_y_{y}" for p, n, x, y in fields]
@@ -159,8 +171,12 @@ class PatchTable:
                 f"{self.title}: by its name, 1 in the column {column} means a normal patch, but label 1 means tumour",
                 "give another column, or say what the values mean: --classes negative=1 --classes positive=0",
             )
-        if given is None and not classes:
-            self._check_other_labels(column, labels)
+        if (
+            given is None
+            and not classes
+            and (found := find_contradiction(self.columns, self.id_columns, column, labels))
+        ):
+            raise HistoError(f"{self.title}: {found[0]}", found[1])
         return labels
 
     def list_unused_columns(self, given: ColumnNames) -> list[str]:
@@ -175,7 +191,7 @@ class PatchTable:
 
         A column of ids or labels with a usual name counts, even if the user named another one.
         """
-        by_name = {_normalise(name) for name in self.columns}
+        by_name = {normalise_name(name) for name in self.columns}
         named = {role for role, name in given._asdict().items() if name}
         known = {role for role in _NAMES_OF_ROLE if self.find(role) and role not in named - {"id", "label"}}
         if by_name >= set(_WILDS_COLUMNS):
@@ -201,38 +217,14 @@ class PatchTable:
                 words = sorted(word for word in known if word)
                 found = describe_counts(Counter(texts))
                 hint = f"the labels are {found}; choose the normal and the tumour ones: {format_classes_option(words)}"
-                if text.lower() in _MISSING_LABELS:
-                    n = sum(other.lower() in _MISSING_LABELS for other in texts)
+                if text.lower() in MISSING_LABELS:
+                    n = sum(other.lower() in MISSING_LABELS for other in texts)
                     what = "the row" if n == 1 else f"the {n:,} rows without a label"
                     hint = f"remove {what}: an image without a row has no label"
                 if text.lower() == column.lower():
                     hint = "this line repeats the names of the columns: remove it"
                 raise HistoError(f"{self.describe_place(column, row)}: {text!r} is not 0 or 1", hint)
         return [label for text in texts if (label := known[text]) is not None]
-
-    def _check_other_labels(self, column: str, labels: Sequence[int]) -> None:
-        """Raise `HistoError` if another column of labels has different labels."""
-        by_name = {_normalise(name): name for name in self.columns}
-        for other in (by_name[name] for name in self._find_names("label") if by_name.get(name, column) != column):
-            known = {text: parse_label(text, {}) for text in set(self.columns[other])}
-            values = [known[text] for text in self.columns[other]]
-            if None not in values and values != list(labels):
-                raise HistoError(
-                    f"{self.title}: the columns {column} and {other} have different labels",
-                    f"choose one: --label-column {column} or --label-column {other}",
-                )
-        for other in self.columns:
-            if other != column and find_label(other) == 0 and _has_contradiction(labels, self.columns[other]):
-                raise HistoError(
-                    f"{self.title}: a row has 1 in the columns {column} and {other}, which contradict each other",
-                    f"correct the table, or choose the column: --label-column {column}",
-                )
-
-
-def _has_contradiction(labels: Sequence[int], texts: Sequence[str]) -> bool:
-    """Return whether a patch is positive in the labels and also in a column such as `normal`."""
-    negative = [parse_label(text, {}) for text in texts]
-    return None not in negative and any(a == b == 1 for a, b in zip(labels, negative, strict=True))
 
 
 def check_ids(
@@ -257,11 +249,6 @@ def check_ids(
             raise HistoError(f"{text}, with two {what}" if values else text + more, hint.format(table.lines[before]))
 
 
-def is_flag(text: str) -> bool:
-    """Return whether a label is 0, 1, yes, no, true or false, which mean nothing without the name of the column."""
-    return _NUMBER_OF_LABEL.fullmatch(text) is not None or text.lower() in ("yes", "no", "true", "false")
-
-
 def is_rounded(key: str) -> bool:
     """Return whether an id is a number that a spreadsheet has rounded, such as 1.23E+10."""
     return _ROUNDED_NUMBER.fullmatch(key) is not None
@@ -270,19 +257,3 @@ def is_rounded(key: str) -> bool:
 def is_changed_by_spreadsheet(key: str) -> bool:
     """Return whether an id may be a long number of which a spreadsheet kept 15 digits, or a date that it made."""
     return _CHANGED_ID.fullmatch(key) is not None
-
-
-def _normalise(name: str) -> str:
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())  # ClassLabel: class_label
-    return re.sub(r"[\s\-]+", "_", words.lower())
-
-
-def parse_label(text: str, classes: Mapping[str, int]) -> int | None:
-    """Return the label that a text means; None if it is not understood."""
-    number = _NUMBER_OF_LABEL.fullmatch(text)
-    for key in (text.lower(), number[1] if number else ""):  # 1.0 is the class 1
-        if key in classes:
-            return classes[key]
-    if number:
-        return int(number[1])
-    return None if text.isdecimal() else find_label(text)

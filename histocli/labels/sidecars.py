@@ -6,23 +6,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from histocli.class_names import LABEL_NAMES, describe_counts, find_label, format_classes_option
+from histocli.class_names import describe_counts, find_label, format_classes_option, format_meanings
 from histocli.errors import HistoError
 from histocli.files.file import File, read_bytes, split_suffix
-from histocli.labels.patch_tables import ColumnNames, PatchTable, parse_label
+from histocli.labels.label_columns import find_contradiction, list_label_names, parse_label
+from histocli.labels.patch_tables import ColumnNames, PatchTable
 from histocli.labels.splits import read_split_column
 
 # As in the IDC data set: 8863_idx5_x51_y1251_class0.png; and as PCam is often saved: 17_label_1.png
 _CLASS_IN_NAME = re.compile(r"[_-](?:class|label)[_-]?([01])$", re.IGNORECASE)
 _MAX_LABEL = 40  # characters of a label that a message shows
-_LABEL_KEYS = ("cls", *LABEL_NAMES)  # the keys of a .json file that hold the label
 
 
 @dataclass
 class Sidecars:
     """The values of images, by the image's path; the names of the files with them; and keys that are not used.
 
-    `words` are the labels in the files, in lower case.
+    `words` are the labels in the files, in lower case, with what they mean. `values` are the values by key in the .json
+    file of each image, and `label_key` is the key of the labels in the first of them.
     """
 
     labels: dict[str, int] = field(default_factory=dict)
@@ -30,15 +31,18 @@ class Sidecars:
     hospitals: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
-    words: set[str] = field(default_factory=set)
+    words: dict[str, int] = field(default_factory=dict)
     unused: set[str] = field(default_factory=set)
+    label_key: str = ""
+    values: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping[str, int]) -> Sidecars:
     """Read the labels of images from `.cls` or `.json` files with the same path; a `.json` file may have more values.
 
     Raises:
-        HistoError: a file cannot be read, or has a label or a split that is not understood.
+        HistoError: a file cannot be read, or has a label or a split that is not understood, or two keys of the .json
+            files have different labels.
     """
     images = {name.rpartition(".")[0]: name for name in names}
     found = Sidecars()
@@ -52,6 +56,8 @@ def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping
         elif suffix.lower() == "json" and stem in images and (text := _read_json(file, images[stem], found)):
             texts.setdefault(images[stem], (file.name, text))
     _add_labels(found, texts, classes)
+    if not classes:
+        _check_other_keys(found)
     return found
 
 
@@ -65,7 +71,25 @@ def _add_labels(found: Sidecars, texts: Mapping[str, tuple[str, str]], classes: 
             hint = hint + format_classes_option(counts) if text else "write the label into the file, or remove the file"
             raise HistoError(f"{name}: the label {text[:_MAX_LABEL]!r} is not 0 or 1", hint)
         found.labels[image] = label
-        found.words.add(text.lower())
+        found.words[text.lower()] = label
+
+
+def _check_other_keys(found: Sidecars) -> None:
+    """Check that no other key of the .json files contradicts the labels, such as `"label": 0, "label_name": "tumor"`.
+
+    Raises:
+        HistoError: one does.
+    """
+    images = [image for image in found.values if image in found.labels]
+    rows = [found.values[image] for image in images]
+    columns = {key: [row.get(key, "") for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
+    labels = [found.labels[image] for image in images]
+    ids = PatchTable("", columns, []).id_columns
+    if contradiction := find_contradiction(columns, ids, found.label_key, labels, kind="key"):
+        raise HistoError(
+            f"the .json files next to the images: {contradiction[0]}",
+            f"correct the files; if the key {found.label_key} is right: {format_meanings(found.words)}",
+        )
 
 
 def _read_json(file: File, image: str, found: Sidecars) -> str:
@@ -74,12 +98,14 @@ def _read_json(file: File, image: str, found: Sidecars) -> str:
         values = json.loads(read_bytes(file).decode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
         raise HistoError(f"{file.name} is not JSON: {error}", "correct or remove it") from error
-    keys = [key for key in _LABEL_KEYS if isinstance(values, dict) and key in values]
+    names = ("cls", *list_label_names(values)) if isinstance(values, dict) else ()
+    keys = [key for key in names if key in values]
     if not keys:
         return ""
     texts = {name: "" if value is None else str(value) for name, value in values.items()}
     key = next((key for key in keys if texts[key]), keys[0])
     found.files.add(file.name)
+    found.label_key, found.values[image] = found.label_key or key, texts
     table = PatchTable(file.name, {name: [text] for name, text in texts.items()}, [1])
     for role, known in (("slide", found.slides), ("hospital", found.hospitals)):
         if (column := table.find(role)) and texts[column]:

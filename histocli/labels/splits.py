@@ -16,6 +16,7 @@ from histocli.class_names import (
 )
 from histocli.files.file import File, read_bytes
 from histocli.files.tables import SEPARATORS
+from histocli.labels.label_columns import normalise_name
 from histocli.labels.matching import ImageIndex
 from histocli.labels.patch_tables import PatchTable
 from histocli.text import format_count
@@ -31,7 +32,8 @@ _SHORT_SPLIT_NAMES = {
     "tst": "test",
 }
 _FLAG_COLUMN = re.compile(
-    r"(is_?)?(train|training|val|valid|validation|test|testing|holdout|hold_out|held_out|eval|evaluation)(_?set)?"
+    r"(is_?|(in|for|use|use_for)_)?(train|training|val|valid|validation|test|testing|hold_?out|held_?out|eval|evaluation)"
+    r"(_?set|_split|_flag)?"
 )
 _FLAG_VALUES = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "t", "f", "y", "n", ""}
 _MAX_WORDS = 8  # different words in a column of splits
@@ -42,7 +44,8 @@ def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None,
     """Return the column of splits of a table, and the split of each row: train, valid, test or "".
 
     It is the column `given` if this is not None; else one with a usual name, or the only one all of whose values are
-    names of splits. If there is none, or it is empty, return None and [].
+    names of splits, or the first with two or more names of splits and other words. If there is none, or it is empty,
+    return None and [].
 
     Raises:
         SplitError: a value of the column is not a split; or no column is given, and a column such as `is_test` marks
@@ -78,12 +81,19 @@ def _read_wilds_splits(table: PatchTable) -> list[str]:
 
 
 def _find_column_by_values(table: PatchTable) -> str | None:
-    """Return the only column that has two or more splits and nothing else; None if there is none, or several."""
-    found = []
+    """Return the only column that has two or more splits and nothing else; None if there are several.
+
+    If there is none, return the first column that has two or more splits and other words, which are an error: the
+    images of a test split that is not read could be used for training.
+    """
+    found: list[str] = []
+    mixed: list[str] = []
     for name, texts in table.columns.items():
         words = set(texts)
         if 1 < len(words) <= _MAX_WORDS and len({find_split(word) for word in words - {""}} - {""}) > 1:
-            found += [] if find_unknown_splits(words) else [name]
+            (mixed if find_unknown_splits(words) else found).append(name)
+    if not found and mixed:
+        return mixed[0]
     return found[0] if len(found) == 1 else None
 
 
@@ -91,7 +101,7 @@ def _check_flags(table: PatchTable) -> None:
     """Raise `SplitError` if a column such as `is_valid` marks some rows: they would be used for training."""
     for name, texts in table.columns.items():
         words = {text.lower() for text in texts}
-        if _FLAG_COLUMN.fullmatch(re.sub(r"[\s\-]+", "_", name.lower())) and words <= _FLAG_VALUES and len(words) > 1:
+        if _FLAG_COLUMN.fullmatch(normalise_name(name)) and words <= _FLAG_VALUES and len(words) > 1:
             raise SplitError(
                 f"{table.title}: the column {name} seems to mark the images of a split, and histo cannot read such a "
                 "column",

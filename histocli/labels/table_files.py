@@ -5,15 +5,16 @@ import io
 import os
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.files.archives import is_archive
-from histocli.files.file import MAX_FILE_BYTES, File, MadeTable, make_file, read_bytes
+from histocli.files.file import MAX_FILE_BYTES, File, MadeTable, is_image, make_file, read_bytes, split_suffix
 from histocli.files.formats import NoImageColumnError
 from histocli.files.listing import list_files
 from histocli.files.tables import SEPARATORS, UTF8_HINT, read_table
-from histocli.labels.patch_tables import ColumnNames, PatchTable, check_ids
+from histocli.labels.patch_tables import PatchTable, check_ids
 
 MAX_FIELDS = 10_000_000  # of a table, which take some 60 bytes of memory each
 _PEEKED_BYTES = 4096
@@ -39,17 +40,15 @@ def read_patch_table(file: File) -> PatchTable:
         raise HistoError(f"{file.name} is not UTF-8 text: it contains null bytes", UTF8_HINT)
     text = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")
     try:
-        first = text.readline()
+        first = next(filter(str.strip, text), "")  # empty lines before the names of the columns are skipped
     except UnicodeError as error:
         raise HistoError(f"{file.name} is not UTF-8 text: {error}", UTF8_HINT) from error
     if first.startswith("#") and not any(mark in first for mark in SEPARATORS):
         raise HistoError(f"{file.name}, line 1: {first.strip()[:40]!r} is a comment", "remove this line")
     separator = re.fullmatch(r"sep=(.)\s*", first)  # a first line that Excel reads
-    delimiter = separator[1] if separator else None
+    delimiter = separator[1] if separator else _find_delimiter(first, file.name)
     if not separator:
         text.seek(0)
-        if file.name.lower().endswith(".txt") and not any(mark in first for mark in SEPARATORS):
-            delimiter = " "
     names, rows = read_table(text, file.name, delimiter)
     kept = [i for i, name in enumerate(names) if name]
     lines: list[int] = []
@@ -62,6 +61,12 @@ def read_patch_table(file: File) -> PatchTable:
         for column, i in zip(columns, kept, strict=True):
             column.append(fields[i].strip())
     return PatchTable(file.name, dict(zip((names[i] for i in kept), columns, strict=True)), lines, made)
+
+
+def _find_delimiter(first: str, name: str) -> str:
+    """Return the separator that is most frequent in the line with the names of the columns; in a .txt file a space."""
+    is_text = name.lower().endswith(".txt") and not any(mark in first for mark in SEPARATORS)
+    return " " if is_text else max(SEPARATORS, key=first.count)
 
 
 def find_table(path: Path) -> File:
@@ -85,18 +90,23 @@ def find_table(path: Path) -> File:
     return File(f"{path}: {tables[0].name}", tables[0].read)
 
 
-def peek_columns(file: File, given: ColumnNames) -> set[str]:
-    """Return which of id, label, slide, hospital and split are columns in the first line of a file.
+def peek_table(file: File) -> PatchTable:
+    """Return the columns and the first rows of a table, which may be malformed.
 
     Raises:
         UnreadableTableError: the file cannot be read.
     """
     data = _read_start(file)
-    lines = data.decode(_ENCODING_OF_MARK.get(data[:2], "utf-8-sig"), "replace").splitlines() or [""]
-    first = lines[1] if lines[0].startswith("sep=") and len(lines) > 1 else lines[0]
-    mark = max(SEPARATORS, key=first.count)
-    names = [name.strip().strip('"') for name in first.split(mark if mark in first else " ")]
-    return PatchTable(file.name, {name: [] for name in names if name}, []).list_roles(given)
+    text = data.decode(_ENCODING_OF_MARK.get(data[:2], "utf-8-sig"), "replace")
+    lines = [line for line in text.splitlines() if line.strip()] or [""]
+    lines = lines[1:] if lines[0].startswith("sep=") and len(lines) > 1 else lines
+    if len(data) >= _PEEKED_BYTES and len(lines) > 1:
+        lines.pop()  # it may be cut off
+    mark = max(SEPARATORS, key=lines[0].count)
+    rows = [[field.strip().strip('"') for field in line.split(mark if mark in lines[0] else " ")] for line in lines]
+    rows = [row for row in rows if len(row) == len(rows[0])]
+    columns = {name: [row[at] for row in rows[1:]] for at, name in enumerate(rows[0]) if name}
+    return PatchTable(file.name, columns, list(range(2, len(rows) + 1)))
 
 
 def _read_start(file: File) -> bytes:
@@ -156,12 +166,13 @@ def read_labels(file: File) -> dict[str, int]:
     """Read a table of ids and labels, such as `id,label` with labels 0 and 1.
 
     Raises:
-        HistoError: a column is missing, a label is neither 0 nor 1, or an id occurs twice; the message names file, line
-            and column.
+        HistoError: a column is missing, a label is neither 0 nor 1, an id occurs twice, or `a` and `a.tif` have two
+            labels; the message names file, line and column.
     """
     table = read_patch_table(file)
     ids, labels = table.read_ids(), table.read_labels(None, {})
     check_ids(table, ids, [])
+    check_ids(table, _remove_suffixes(ids), list(map(str, labels)), "labels")
     return dict(zip(ids, labels, strict=True))
 
 
@@ -169,9 +180,15 @@ def read_slides(file: File) -> dict[str, str]:
     """Read a table `id,wsi` (or `id,slide`) with the slide of each patch.
 
     Raises:
-        HistoError: a column is missing, or an id has two slides; the message names file, line and column.
+        HistoError: a column is missing, or an id has two slides, such as `a` and `a.tif`; the message names file, line
+            and column.
     """
     table = read_patch_table(file)
     ids, slides = table.read_ids(), table.columns[table.require("slide")]
-    check_ids(table, ids, slides, "slides")
+    check_ids(table, _remove_suffixes(ids), slides, "slides")
     return dict(zip(ids, slides, strict=True))
+
+
+def _remove_suffixes(ids: Sequence[str]) -> list[str]:
+    """Remove the suffixes of ids that are file names: `a.tif` and `a` are the same image."""
+    return [split_suffix(key)[0] if is_image(key) else key for key in ids]

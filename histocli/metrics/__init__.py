@@ -93,6 +93,14 @@ class Uncertainty:
         """Return whether `find_interval` returns DeLong's."""
         return name == "auc" and self.intervals.get(name) is None and self.delong is not None
 
+    def group_missing_intervals(self, measured: Measurement) -> dict[str, list[str]]:
+        """Return the names of the metrics without an interval by bootstrap, by reason; undefined ones need none."""
+        names_by_reason: dict[str, list[str]] = {}
+        for name, reason in self.bootstrap.undefined.items():
+            if name not in measured.undefined:
+                names_by_reason.setdefault(reason, []).append(name)
+        return names_by_reason
+
 
 @dataclass(frozen=True)
 class PairedBootstrap:

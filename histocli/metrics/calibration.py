@@ -51,7 +51,7 @@ def compute_probabilities(log_odds: npt.ArrayLike, temperature: float = 1.0) -> 
 
 
 def rescale_threshold(threshold: float, temperature: float) -> float:
-    """Return the threshold on uncalibrated probabilities that calls the same patches as a calibrated `threshold`."""
+    """Return the threshold on uncalibrated probabilities that gives the same classes as a calibrated `threshold`."""
     with np.errstate(divide="ignore"):
         return float(compute_probabilities(temperature * (np.log(threshold) - np.log1p(-threshold))))
 

@@ -9,7 +9,6 @@ from histocli.architectures import Channels
 from histocli.errors import HistoError
 from histocli.models.head import run_head_in_fp32
 
-PATCH_SIDE = 96
 PCAM_MEAN, PCAM_STD = (0.7024, 0.5462, 0.6965), (0.2389, 0.2821, 0.2163)
 BACKBONE, HEAD = "network.backbone.", "network.head."  # prefixes of their parameters in a classifier
 

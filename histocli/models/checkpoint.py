@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 
 from histocli.atomic import write_atomically
@@ -20,6 +21,7 @@ from histocli.data.quality import Reference
 from histocli.errors import DamagedError, HistoError, UsageError, describe_value, read_first_line
 from histocli.locks import hold
 from histocli.metrics.calibration import HIGHEST, LOWEST
+from histocli.metrics.curves import Floats, Ints
 from histocli.models import Classifier, packaged
 from histocli.models.archive import check_archive
 from histocli.models.backbone import HEAD
@@ -105,6 +107,11 @@ class Checkpoint:
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise HistoError(f"{self.origin}: the weights are not finite", "use an earlier checkpoint")
         return model.eval()
+
+    def get_validation_scores(self) -> tuple[Ints, Floats]:
+        """Return the labels (N,) and log odds (N,) of the validation patches, in the order of the run's manifest."""
+        labels, log_odds = (self.validation[name].numpy() for name in ("labels", "log_odds"))
+        return labels.astype(np.int64), log_odds.astype(np.float64)
 
     def _backbone_weights(self, state: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
         """Return all weights but the head's, from `state` or else from best.pt in the same folder."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from histocli.enums import ExportFormat
 from histocli.errors import HistoError
 from histocli.models import Classifier
-from histocli.models.backbone import PATCH_SIDE
+from histocli.patch import PATCH_SIDE
 
 INPUT, FACTS = "images", "histo.json"
 OUTPUTS = ["probability", "log_odds"]

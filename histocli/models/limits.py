@@ -14,9 +14,10 @@ from torch.nn.modules.module import (
 from histocli.architectures import ENCODERS
 from histocli.errors import HistoError, read_first_line
 from histocli.models import Classifier, rebuild_model
-from histocli.models.backbone import HEAD, PATCH_SIDE, HeadedNetwork
+from histocli.models.backbone import HEAD, HeadedNetwork
 from histocli.models.knn import KnnHead
 from histocli.models.timm_models import PREFIX
+from histocli.patch import PATCH_SIDE
 
 # Of layers that are replaced after construction, such as those for ImageNet's classes.
 _EXTRA_PARAMETERS, _EXTRA_ELEMENTS = 100, 1 << 24

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from histocli.errors import read_first_line
-from histocli.models.backbone import PATCH_SIDE, Backbone, make_missing_weights_error
+from histocli.models.backbone import Backbone, make_missing_weights_error
+from histocli.patch import PATCH_SIDE
 
 # These have auxiliary classifiers for ImageNet's classes; with published weights they take images in [-1, 1].
 _AUXILIARIES = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}

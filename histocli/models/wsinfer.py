@@ -16,8 +16,8 @@ from histocli.config import PATCH_MPP
 from histocli.data.transforms import resize_images
 from histocli.errors import HistoError
 from histocli.models import Classifier
-from histocli.models.backbone import PATCH_SIDE
 from histocli.models.export import Exported
+from histocli.patch import PATCH_SIDE
 
 NETWORK, CONFIG = "torchscript_model.pt", "config.json"
 CLASS_NAMES = ["Normal", "Tumor"]  # every QuPath project has a class Tumor

@@ -101,12 +101,12 @@ def _draw(shown: "PatchMap", report: EvaluationReport) -> str:
     """Return the map of a slide as a `data:` address of a PNG image."""
     from histocli.plots.evaluation import describe_scored
     from histocli.plots.maps import draw_map, find_map_size
-    from histocli.plots.style import Look, render
+    from histocli.plots.style import PlotStyle, render
 
     source = f"{report.run}, {describe_scored(report)}"
     draw = partial(draw_map, shown=shown, source=source, threshold=report.measured.threshold)
     buffer = BytesIO()
-    render(buffer, Look(dpi=150), *find_map_size(shown), draw)
+    render(buffer, PlotStyle(dpi=150), *find_map_size(shown), draw)
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
 
 

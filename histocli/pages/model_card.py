@@ -9,16 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from histocli.atomic import read_json, write_atomically, write_text
-from histocli.compute.device import count_threads
 from histocli.data.groups import find_split_unit, is_validated_on_other_slides
 from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
-from histocli.inference.score_table import find_clusters
-from histocli.metrics import Measurement, Uncertainty, estimate_uncertainty, evaluate
-from histocli.metrics.calibration import compute_probabilities
-from histocli.metrics.registry import METRICS, find_metric_title
+from histocli.inference.score_table import make_validation_table, measure_scores
+from histocli.metrics import Measurement, Uncertainty
+from histocli.metrics.registry import find_metric_title
 from histocli.models import describe_weights
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.pages.markdown import escape_markdown, make_code_span
@@ -61,7 +57,7 @@ class SplitSummary(NamedTuple):
 class ValidationSummary(NamedTuple):
     """The metrics of the best epoch on the validation patches.
 
-    `units` names what the bootstrap draws, for example slides. `no_interval` has, for each reason, the titles of the
+    `units` names what the bootstrap draws, for example slides. `no_interval` has, for each reason, the names of the
     metrics that have no interval by bootstrap.
     """
 
@@ -155,24 +151,15 @@ def summarise_split(manifest: "pd.DataFrame", name: str) -> SplitSummary:
 
 def _summarise_validation(best: Checkpoint, manifest: "pd.DataFrame") -> ValidationSummary:
     """Return the metrics on the validation patches; the checkpoint contains their scores."""
-    rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
-    labels = best.validation["labels"].numpy().astype(np.int64)
-    odds = best.validation["log_odds"].numpy()
-    probs = compute_probabilities(odds, best.temperature)
-    measured = evaluate(labels, probs, best.threshold)
-    before = evaluate(labels, compute_probabilities(odds)).metrics
-    result = estimate_uncertainty(
-        labels, probs, measured.metrics, best.threshold, find_clusters(rows), threads=count_threads()
+    measured, before, uncertainty = measure_scores(
+        make_validation_table(best, manifest, best.temperature), best.threshold
     )
-    no_interval: dict[str, list[str]] = {}
-    for name, reason in result.bootstrap.undefined.items():
-        no_interval.setdefault(reason, []).append(find_metric_title(name))
     return ValidationSummary(
         measured=measured,
-        before_calibration={metric.name: before[metric.name] for metric in METRICS if metric.is_changed_by_calibration},
-        uncertainty=result,
-        units=pluralise(result.bootstrap.by),
-        no_interval=no_interval,
+        before_calibration=before,
+        uncertainty=uncertainty,
+        units=pluralise(uncertainty.bootstrap.by),
+        no_interval=uncertainty.group_missing_intervals(measured),
     )
 
 

@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from histocli.patch import PATCH_SIDE
 from histocli.plots.style import PAGE, set_title
 
 COLUMNS = 8
 ROWS = 2  # the number of rows of each group
 PER_GROUP = COLUMNS * ROWS
-_SIDE, _CENTRE, _GAP = 96, 32, 8  # pixels
+_CENTRE, _GAP = 32, 8  # pixels
 _BESIDE = 2  # pixels between a patch and the picture to its right
 _CAPTION = 42  # pixels under a patch that has a caption of two lines
 
@@ -62,7 +63,7 @@ def select_confident_errors(
 def find_sheet_size(groups: Sequence[Group]) -> tuple[float, float]:
     """Return the width and height in inches of a sheet of `groups`."""
     pixels = sum(_find_height(group) for group in groups)
-    return PAGE, 0.6 + 0.25 * len(groups) + pixels * PAGE / (COLUMNS * (_SIDE + _GAP))
+    return PAGE, 0.6 + 0.25 * len(groups) + pixels * PAGE / (COLUMNS * (PATCH_SIDE + _GAP))
 
 
 def draw_sheet(figure: Figure, groups: Sequence[Group], heading: str, *facts: str) -> None:
@@ -81,23 +82,23 @@ def _draw_group(axes: Axes, group: Group) -> None:
     if not len(group.pixels):
         return
     pitch = _find_pitch(group)
-    canvas = np.full((_count_rows(group) * pitch, COLUMNS * (_SIDE + _GAP) - _GAP, 3), 255, np.uint8)
+    canvas = np.full((_count_rows(group) * pitch, COLUMNS * (PATCH_SIDE + _GAP) - _GAP, 3), 255, np.uint8)
     for i, patch in enumerate(group.pixels):
         row, column = divmod(i * group.width, COLUMNS)
-        y, x = row * pitch, column * (_SIDE + _GAP)
+        y, x = row * pitch, column * (PATCH_SIDE + _GAP)
         pictures = [patch] if group.beside is None else [patch, group.beside[i]]
-        for picture, left in zip(pictures, (x, x + _SIDE + _BESIDE), strict=False):
-            canvas[y : y + _SIDE, left : left + _SIDE] = picture
+        for picture, left in zip(pictures, (x, x + PATCH_SIDE + _BESIDE), strict=False):
+            canvas[y : y + PATCH_SIDE, left : left + PATCH_SIDE] = picture
             _mark_centre(axes, left, y)
         if group.captions:
-            middle = x + (len(pictures) * _SIDE + (len(pictures) - 1) * _BESIDE) / 2
-            axes.text(middle, y + _SIDE + 3, group.captions[i], ha="center", va="top", linespacing=1.1)
+            middle = x + (len(pictures) * PATCH_SIDE + (len(pictures) - 1) * _BESIDE) / 2
+            axes.text(middle, y + PATCH_SIDE + 3, group.captions[i], ha="center", va="top", linespacing=1.1)
     axes.imshow(canvas)
 
 
 def _mark_centre(axes: Axes, x: int, y: int) -> None:
     """Outline the central 32x32 pixels, which decide the label; white on black is visible on every stain."""
-    corner = (x + (_SIDE - _CENTRE) / 2 - 0.5, y + (_SIDE - _CENTRE) / 2 - 0.5)
+    corner = (x + (PATCH_SIDE - _CENTRE) / 2 - 0.5, y + (PATCH_SIDE - _CENTRE) / 2 - 0.5)
     box = Rectangle(corner, _CENTRE, _CENTRE, fill=False, edgecolor="white", linewidth=0.6)
     box.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
     axes.add_patch(box)
@@ -114,4 +115,4 @@ def _find_height(group: Group) -> int:
 
 def _find_pitch(group: Group) -> int:
     """Return the distance between two rows of patches in pixels."""
-    return _SIDE + (_CAPTION if group.captions else _GAP)
+    return PATCH_SIDE + (_CAPTION if group.captions else _GAP)

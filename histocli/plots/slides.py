@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from histocli.atomic import write_atomically
 from histocli.patch import Pixels
-from histocli.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, Look, save, set_title
+from histocli.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, PlotStyle, save, set_title
 from histocli.reports.slides import Estimate, SlideEvaluation
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.lesions import FALSE_POSITIVES
@@ -69,7 +69,7 @@ def write_heatmap_picture(
         scored = int(np.isfinite(scores).sum())
         set_title(figure, name, f"{scored:,} squares of {grid.step * grid.mpp:.0f} µm; threshold {threshold:.3g}")
 
-    save(path, Look(), PAGE, PAGE * ratio * 0.8 + 0.8, draw)
+    save(path, PlotStyle(), PAGE, PAGE * ratio * 0.8 + 0.8, draw)
 
 
 def draw_slide_roc(path: Path, report: SlideEvaluation) -> Path:
@@ -91,7 +91,7 @@ def draw_slide_roc(path: Path, report: SlideEvaluation) -> Path:
         figure.legend(loc="outside lower center")
         set_title(figure, "ROC of slides", f"{report.slides:,} slides, {report.tumour_slides:,} with tumour")
 
-    return save(path, Look(), COLUMN, COLUMN + 1, draw)
+    return save(path, PlotStyle(), COLUMN, COLUMN + 1, draw)
 
 
 def draw_froc(path: Path, report: SlideEvaluation) -> Path:
@@ -112,7 +112,7 @@ def draw_froc(path: Path, report: SlideEvaluation) -> Path:
         what = f"{format_count(lesions, 'lesion')} in {report.slides:,} slides"
         set_title(figure, "FROC of lesions", f"{what}; score {_format_estimate(report.froc)}")
 
-    return save(path, Look(), COLUMN, COLUMN, draw)
+    return save(path, PlotStyle(), COLUMN, COLUMN, draw)
 
 
 def _format_estimate(estimate: Estimate) -> str:

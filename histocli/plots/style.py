@@ -59,7 +59,7 @@ _METADATA: dict[Format, dict[str, Any]] = {
 }
 
 
-class Look(NamedTuple):
+class PlotStyle(NamedTuple):
     """How plots are written: in which format, with which resolution, how wide in inches, and whether with a title."""
 
     format: Format = Format.PNG
@@ -68,30 +68,32 @@ class Look(NamedTuple):
     has_title: bool = True
 
 
-def save(path: Path, look: Look, width: float, height: float, draw: Callable[[Figure], None]) -> Path:
+def save(path: Path, style: PlotStyle, width: float, height: float, draw: Callable[[Figure], None]) -> Path:
     """Draw a figure of `width` by `height` inches with `draw`, and write it to `path` atomically.
 
-    If `look` has a width, the figure has this width, and its height is scaled in proportion.
+    If `style` has a width, the figure has this width, and its height is scaled in proportion.
 
     Raises:
         HistoError: it cannot be written.
     """
     with write_atomically(path) as temporary:
-        render(temporary, look, width, height, draw)
+        render(temporary, style, width, height, draw)
     return path
 
 
-def render(target: Path | BinaryIO, look: Look, width: float, height: float, draw: Callable[[Figure], None]) -> None:
+def render(
+    target: Path | BinaryIO, style: PlotStyle, width: float, height: float, draw: Callable[[Figure], None]
+) -> None:
     """Draw a figure as `save` does, and write it to an open file or a path."""
     with matplotlib.style.context(["default", _STYLE]):
-        scale = look.width / width if look.width else 1.0
+        scale = style.width / width if style.width else 1.0
         figure = Figure(figsize=(width * scale, height * scale), layout="constrained")
         draw(figure)
-        if not look.has_title:
+        if not style.has_title:
             figure.suptitle("").set_in_layout(False)
         if figure.legends:
             figure.draw_without_rendering()  # the layout knows the size of a legend only after it was drawn once
-        figure.savefig(target, format=look.format.value, dpi=look.dpi, metadata=_METADATA[look.format])
+        figure.savefig(target, format=style.format.value, dpi=style.dpi, metadata=_METADATA[style.format])
 
 
 def set_title(figure: Figure, heading: str, *facts: str) -> None:

@@ -5,10 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.config import EvalConfig
+from histocli.config import STORED_THRESHOLD
 from histocli.reports.evaluation import EvaluationReport
-
-_STORED = EvalConfig.threshold  # the value of --threshold for the one that training stored in the checkpoint
 
 
 class Conditions(NamedTuple):
@@ -26,7 +24,7 @@ class Conditions(NamedTuple):
     @property
     def parts(self) -> list[str]:
         """What titles and the names of files show: all but the folder, and only options that are not the default."""
-        threshold = [] if self.threshold in ("", _STORED) else [f"threshold {self.threshold}"]
+        threshold = [] if self.threshold in ("", STORED_THRESHOLD) else [f"threshold {self.threshold}"]
         return [part for part in (self.data, self.split, *self.variants, *threshold) if part]
 
 
@@ -49,7 +47,8 @@ def group_by_conditions(
 def _rank_evaluation(evaluation: tuple[Path, EvaluationReport]) -> tuple[bool, int]:
     """Return the place of an evaluation among those that differ only in threshold and epoch; the lowest is used."""
     path, report = evaluation
-    return report.threshold_rule != _STORED, len(path.name)  # a hash is added to the name if it is not the best epoch
+    # A hash is added to the name if it is not the best epoch.
+    return report.threshold_rule != STORED_THRESHOLD, len(path.name)
 
 
 def _format_threshold(rule: str) -> str:

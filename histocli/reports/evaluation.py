@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from histocli.atomic import read_json, write_json
+from histocli.config import STORED_THRESHOLD
 from histocli.enums import Weights
 from histocli.errors import HistoError
 from histocli.metrics import Measurement, Uncertainty
@@ -94,7 +95,7 @@ class EvaluationReport:
     likeness: Likeness | None = None
     resize: str = "crop"
     mpp: float | None = None
-    threshold_rule: str = "stored"
+    threshold_rule: str = STORED_THRESHOLD
     measured: Measurement = field(metadata={"flat": True})
     before_calibration: dict[str, float | None] = field(default_factory=dict, metadata={"old": "uncalibrated"})
     uncertainty: Uncertainty | None = field(default=None, metadata={"flat": True})
@@ -150,14 +151,6 @@ class EvaluationReport:
             why = "because patches of one slide are not independent"
             caveats.append(Caveat(f"not all slides are known: intervals by {by} are too narrow, {why}"))
         return caveats
-
-    def group_missing_intervals(self) -> dict[str, list[str]]:
-        """Return the names of the metrics without an interval by bootstrap, by reason; undefined ones need none."""
-        names_by_reason: dict[str, list[str]] = {}
-        for name, reason in (self.uncertainty.bootstrap.undefined if self.uncertainty else {}).items():
-            if name not in self.measured.undefined:
-                names_by_reason.setdefault(reason, []).append(name)
-        return names_by_reason
 
     def to_json(self) -> Json:
         """Return the report as plain values.
@@ -236,6 +229,18 @@ def find_newest_name(workspace: Workspace) -> str | None:
         if is_evaluation(value) and value["split"] != OUT_OF_FOLD and isinstance(value["run"], str):
             return run if value["run"] in workspace.list_runs() else value["run"]
     return run
+
+
+def read_evaluation(path: Path, hint: str = "") -> EvaluationReport:
+    """Read an evaluation; `hint` is that of the error if the file is another kind of report.
+
+    Raises:
+        HistoError: the file cannot be read, or is not an evaluation; or a field has a wrong type or value.
+    """
+    value = read_json(path)
+    if not is_evaluation(value):
+        raise HistoError(f"{path} is not an evaluation of histo eval", hint)
+    return EvaluationReport.from_json(value, str(path))
 
 
 def write_evaluation(path: Path, report: EvaluationReport) -> None:

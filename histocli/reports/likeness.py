@@ -45,8 +45,8 @@ class Likeness:
         by_chance = self.expected + 3 * self.expected**0.5
         if self.beyond > max(_MAX_SHARE_BEYOND * self.measured, by_chance):
             findings.append(
-                f"{self.beyond:,} of {self.measured:,} measured patches have a colour, sharpness or contrast beyond "
-                "that of nearly all training patches"
+                f"{self.beyond:,} of {self.measured:,} measured patches have more unusual colours, or less sharpness "
+                "or contrast, than nearly all training patches"
             )
         if abs(focus) > _MAX_FOCUS_SHIFT:
             word = "sharper" if focus > 0 else "less sharp"

@@ -41,9 +41,14 @@ class RepeatsReport:
     standard_deviation: dict[str, float | None]
 
 
-def write_repeats(path: Path, report: RepeatsReport) -> None:
+def make_repeats_path(workspace: Workspace, name: str, kind: str) -> Path:
+    """Return the file of the report on the folds or seeds (`kind`: folds, seeds) with the common name `name`."""
+    return workspace.metrics_dir / f"{name}-{kind}.json"
+
+
+def write_repeats(workspace: Workspace, report: RepeatsReport) -> None:
     """Write the report of several runs atomically."""
-    write_json(path, to_json(report))
+    write_json(make_repeats_path(workspace, report.name, report.kind), to_json(report))
 
 
 def read_repeats(workspace: Workspace, name: str) -> list[RepeatsReport]:
@@ -52,6 +57,6 @@ def read_repeats(workspace: Workspace, name: str) -> list[RepeatsReport]:
     Raises:
         HistoError: a file cannot be read, or a field is missing or has a wrong type or value.
     """
-    paths = [workspace.metrics_dir / f"{name}-{kind}.json" for kind in ("folds", "seeds")]
+    paths = [make_repeats_path(workspace, name, kind) for kind in ("folds", "seeds")]
     hint = "histo train --folds or --seeds with --resume writes it again"
     return [from_json(RepeatsReport, read_json(path), str(path), hint) for path in paths if path.is_file()]

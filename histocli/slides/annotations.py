@@ -54,7 +54,7 @@ class TumourAreas(NamedTuple):
             notes.append(
                 f"{path}: the {'outlines' if crossed > 1 else 'outline'} of {format_count(crossed, 'area')} "
                 f"{'cross themselves' if crossed > 1 else 'crosses itself'}: the parts that "
-                f"{'they go' if crossed > 1 else 'it goes'} round twice ({max(share, 0.0001):.2%} of the area) "
+                f"{'they enclose' if crossed > 1 else 'it encloses'} twice ({max(share, 0.0001):.2%} of the area) "
                 "are treated as not annotated"
             )
         return notes

@@ -168,7 +168,7 @@ def read_png(path: Path) -> Pixels:
     return np.asarray(image, np.uint8)
 
 
-def read_painted(path: Path) -> Mask:
+def read_tissue_png(path: Path) -> Mask:
     """Read which pixels (H,W) of a PNG are painted: neither black nor transparent.
 
     Raises:

@@ -10,10 +10,9 @@ import numpy as np
 
 from histocli.config import PATCH_MPP
 from histocli.errors import HistoError
-from histocli.images.decode import PATCH_SIZE
 from histocli.inference.predictor import BatchPredictor
 from histocli.listeners import CommandListener
-from histocli.patch import Patch, Pixels
+from histocli.patch import PATCH_SIDE, Patch, Pixels
 from histocli.slides.grid import WHITE, Grid, Mask, find_level, plan_grid, read_overview, read_strips
 from histocli.slides.levels import check_levels
 from histocli.slides.measures import Map
@@ -151,7 +150,7 @@ class _SquareListener(CommandListener):
 
 def read_patches(slide: Slide, grid: Grid, needed: Mask) -> Iterator[Patch]:
     """Yield the patch (96,96,3) around each needed square, row by row; no pixel of the slide is read twice."""
-    margin = PATCH_SIZE // grid.step // 2  # squares on each side of the central one
+    margin = PATCH_SIDE // grid.step // 2  # squares on each side of the central one
     size = 2 * margin + 1
     kernel = np.ones((size, size), np.uint8)
     read = np.asarray(cv2.dilate(needed.astype(np.uint8), kernel), np.bool_)
@@ -169,6 +168,6 @@ def read_patches(slide: Slide, grid: Grid, needed: Mask) -> Iterator[Patch]:
             width = margin * grid.step
             band = np.pad(band, ((0, 0), (width, width), (0, 0)), constant_values=WHITE)
         for column in np.flatnonzero(needed[row]).tolist():
-            patch = band[:, column * grid.step : column * grid.step + PATCH_SIZE]
+            patch = band[:, column * grid.step : column * grid.step + PATCH_SIDE]
             # A lambda cannot be sent to a process that decodes, which would be slower than to use the pixels here.
             yield Patch(f"{column}-{row}", lambda pixels=patch: pixels)  # type: ignore[misc]

@@ -18,11 +18,11 @@ import numpy as np
 
 from histocli.atomic import write_atomically, write_text
 from histocli.config import PATCH_MPP
-from histocli.patch import Pixels
+from histocli.patch import PATCH_SIDE, Pixels
 from histocli.slides.polygons import Polygon, Ring, fill_polygons
 from histocli.slides.writers import TUMOUR_CLASS
 from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
-from histocli.sources.synthetic.tissue import SIZE, Blob, Layout
+from histocli.sources.synthetic.tissue import Blob, Layout
 
 if TYPE_CHECKING:
     import tifffile
@@ -31,7 +31,7 @@ MPP = PATCH_MPP / 4  # micrometres per pixel of level 0, as Camelyon16's scanner
 _DRAWING_FACTOR = 4  # level-0 pixels per pixel of the drawing, which has the resolution of PCam's patches
 _N_PATCHES = 48  # patches of each kind in a mosaic
 _OVERLAP = 16  # pixels in which neighbours of the mosaic are blended
-_STRIDE = SIZE - _OVERLAP
+_STRIDE = PATCH_SIDE - _OVERLAP
 TILE = 256  # the height and width of a tile in pixels
 _GLASS_NOISE = 1.5
 _JPEG_QUALITY = 80  # the quality of JPEG, 0 to 100
@@ -95,14 +95,16 @@ class _SlideDrawer:
         self.tumour = fill_polygons(slide.lesions, shape, (_DRAWING_FACTOR, _DRAWING_FACTOR)) & self.tissue
         self.patches = [
             [render(Drawing(appearance, Layout(blobs, (seed, number, kind, index)))) for index in range(_N_PATCHES)]
-            for kind, blobs in enumerate(((), (Blob(SIZE / 2, SIZE / 2, 200.0),)))
+            for kind, blobs in enumerate(((), (Blob(PATCH_SIDE / 2, PATCH_SIDE / 2, 200.0),)))
         ]
         for patches in self.patches:
             patches.sort(key=lambda patch: float(patch.mean()))
         rng = np.random.default_rng((*slide.key, 32))
         cells = self.height // _STRIDE + 2, self.width // _STRIDE + 2
         self.choice = np.stack([_choose_smoothly(rng, cells) for _ in self.patches])
-        ramp = np.minimum(np.minimum(np.arange(SIZE) + 0.5, SIZE - 0.5 - np.arange(SIZE)) / _OVERLAP, 1.0)
+        ramp = np.minimum(
+            np.minimum(np.arange(PATCH_SIDE) + 0.5, PATCH_SIDE - 0.5 - np.arange(PATCH_SIDE)) / _OVERLAP, 1.0
+        )
         self.weight = np.outer(ramp, ramp).astype(np.float32)[..., None]
 
     def draw(self, top: int, bottom: int) -> Pixels:
@@ -122,14 +124,14 @@ class _SlideDrawer:
         """Blend patches of a kind where a mask needs them."""
         total = np.zeros((bottom - top, self.width, 3), np.float32)
         weights = np.full((bottom - top, self.width, 1), 1e-6, np.float32)
-        for row in range(max(0, (top - SIZE) // _STRIDE), bottom // _STRIDE + 1):
+        for row in range(max(0, (top - PATCH_SIDE) // _STRIDE), bottom // _STRIDE + 1):
             y = row * _STRIDE - _OVERLAP
-            above, below = max(top, y), min(bottom, y + SIZE)
+            above, below = max(top, y), min(bottom, y + PATCH_SIDE)
             if above >= below:
                 continue
             for column in range(self.choice.shape[2]):
                 x = column * _STRIDE - _OVERLAP
-                left, right = max(0, x), min(self.width, x + SIZE)
+                left, right = max(0, x), min(self.width, x + PATCH_SIDE)
                 if left >= right or not where[above:below, left:right].any():
                     continue
                 patch = self.patches[kind][self.choice[kind, row, column]]

@@ -11,7 +11,7 @@ from histocli.patch import Pixels
 from histocli.slides.classes import NO_TISSUE_CLASSES, normalise_class
 from histocli.slides.geojson import read_geojson
 from histocli.slides.grid import Mask
-from histocli.slides.masks import read_painted
+from histocli.slides.masks import read_tissue_png
 from histocli.slides.measures import Map
 from histocli.slides.polygons import Polygon, count_outside, describe_counts, fill_polygons
 from histocli.slides.records import OWN_MASK
@@ -128,7 +128,7 @@ def load_mask(
 
 
 def _load_image(path: Path, shape: tuple[int, int]) -> Mask:
-    image = read_painted(path)
+    image = read_tissue_png(path)
     aspect = (image.shape[1] / image.shape[0]) / (shape[1] / shape[0])
     if abs(aspect - 1) > _ASPECT_TOLERANCE:
         raise HistoError(

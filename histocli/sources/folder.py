@@ -178,7 +178,7 @@ class FolderSource:
         if skipped := describe_others(file for file in others if file.name not in found.used):
             report.notes.append(skipped)
         if self._mpp is not None:
-            report.notes.append(f"rescaled: images of {self._mpp} um per pixel to {PATCH_MPP}")
+            report.notes.append(f"rescaled the images from {self._mpp} to {PATCH_MPP} um per pixel")
         if magnifications := _describe_magnifications(images):
             report.notes.append(magnifications)
         if copies := describe_copies(images):

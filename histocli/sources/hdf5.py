@@ -12,13 +12,12 @@ import numpy as np
 from histocli.errors import HistoError
 from histocli.files.hdf5_array import MAX_CHUNK, convert_damage_errors, find_array
 from histocli.fs import format_bytes, make_space_hint, require_space, write_all
-from histocli.patch import Pixels
+from histocli.patch import PATCH_SHAPE, Pixels
 from histocli.temporary import make_temporary
 
 if TYPE_CHECKING:
     import h5py
 
-PATCH_SHAPE = (96, 96, 3)
 _CHUNK = 1 << 20
 _MAX_LABELS = 50_000_000
 _LABEL_BYTES = 1 << 26  # PCam's largest label file unpacks to 2 MB

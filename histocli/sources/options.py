@@ -39,7 +39,7 @@ FROM = Option(
     envvar="HISTO_DOWNLOAD_FROM",
 )
 LABELS = Option("--labels", "CSV with the columns id,label: the label of each image.")
-SLIDES = Option("--slides", "CSV with the columns id,wsi: the slide of each patch.")
+SLIDES = Option("--slides", "CSV with the columns id and slide (or wsi): the slide of each patch.")
 SLIDE_PATTERN = Option(
     "--slide-pattern",
     "Regular expression that finds the slide in the path of an image; a group in it is the slide.",

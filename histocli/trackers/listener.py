@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Active:
+class _ActiveTracker:
     """A tracker that has not failed, and the run's id in it, which is "" before it has started."""
 
     kind: Track
@@ -48,7 +48,7 @@ class TrackerListener(Listener):
     def __init__(self, track: Sequence[Track], listener: CommandListener) -> None:
         check_packages(track)
         self.kinds, self.listener = list(dict.fromkeys(track)), listener
-        self.active: list[_Active] = []
+        self.active: list[_ActiveTracker] = []
         self.run: Run | None = None
 
     def __enter__(self) -> Self:
@@ -68,7 +68,7 @@ class TrackerListener(Listener):
         if not run.ranks.is_rank0:
             return
         self.run = run
-        self.active = [_Active(kind, make_tracker(kind)) for kind in self.kinds]
+        self.active = [_ActiveTracker(kind, make_tracker(kind)) for kind in self.kinds]
         self._call_each(self._start)
 
     def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
@@ -90,7 +90,7 @@ class TrackerListener(Listener):
                 f"--track: the final metrics were not sent: {type(error).__name__}: {read_first_line(error)}"
             )
 
-    def _start(self, active: _Active) -> None:
+    def _start(self, active: _ActiveTracker) -> None:
         """Start or continue the run in a tracker, and print its address."""
         assert self.run is not None
         run = self.run
@@ -100,14 +100,14 @@ class TrackerListener(Listener):
         self.listener.on_note(f"{active.kind.value}: {started.message}")
         self._send_epochs(active, run.history[state.epochs if state and not started.is_empty else 0 :])
 
-    def _send_epochs(self, active: _Active, epochs: Sequence[Epoch]) -> None:
+    def _send_epochs(self, active: _ActiveTracker, epochs: Sequence[Epoch]) -> None:
         """Send the metrics of epochs, and record the last one that was sent."""
         assert self.run is not None
         for epoch in epochs:
             active.tracker.log(make_epoch_metrics(epoch), epoch.step)
         write_state(self.run.dir, active.kind, active.id, epochs[-1].epoch if epochs else None)
 
-    def _call_each(self, call: Callable[[_Active], None]) -> None:
+    def _call_each(self, call: Callable[[_ActiveTracker], None]) -> None:
         """Call a function for each tracker; report one that fails, and do not use it again."""
         for active in list(self.active):
             try:

@@ -19,14 +19,14 @@ def draw_pictures(folder: Path, report: EvaluationReport) -> dict[str, Path]:
     A curve is not drawn if it is undefined because the patches have one class.
     """
     from histocli.plots.evaluation import draw_calibration, draw_confusion, draw_pr, draw_roc
-    from histocli.plots.style import COLUMN, Look, save
+    from histocli.plots.style import COLUMN, PlotStyle, save
 
     drawings: dict[str, tuple[float, Callable[..., None]]]
     drawings = {"calibration": (_TALL, draw_calibration), "confusion": (_SQUARE, draw_confusion)}
     if report.measured.curves.roc.fpr:
         drawings |= {"roc": (_SQUARE, draw_roc), "precision_recall": (_SQUARE, draw_pr)}
     return {
-        f"best/{name}": save(folder / f"{name}.png", Look(), COLUMN, height, partial(draw, report=report))
+        f"best/{name}": save(folder / f"{name}.png", PlotStyle(), COLUMN, height, partial(draw, report=report))
         for name, (height, draw) in drawings.items()
     }
 

@@ -3,21 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from histocli.atomic import read_json, write_json
-from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
+from histocli.data.manifest import hash_file, read_manifest
 from histocli.enums import Track
 from histocli.errors import HistoError
 from histocli.inference.checkpoints import TORCH
-from histocli.inference.score_table import find_clusters
-from histocli.metrics import estimate_uncertainty, evaluate
-from histocli.metrics.calibration import compute_probabilities
+from histocli.inference.score_table import make_validation_table, measure_scores
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
 from histocli.reports.run import read_run
 from histocli.schema import Count, from_json, to_json
-from histocli.threads import count_threads
 from histocli.trackers.base import TrackedRun, Value
 from histocli.training.progress import Epoch
 from histocli.training.repeats import find_repeats_name
@@ -105,10 +100,8 @@ def evaluate_best(folder: Path) -> EvaluationReport:
     """
     best = load_checkpoint(folder / "best.pt")
     manifest = read_manifest(folder / "manifest.csv", ("id", "label", "slide", "split"))
-    rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
-    labels = best.validation["labels"].numpy().astype(np.int64)
-    probs = compute_probabilities(best.validation["log_odds"].numpy(), best.temperature)
-    measured = evaluate(labels, probs, best.threshold)
+    table = make_validation_table(best, manifest, best.temperature)
+    measured, before, uncertainty = measure_scores(table, best.threshold)
     return EvaluationReport(
         run=folder.name,
         data=read_run(folder).data,
@@ -128,9 +121,8 @@ def evaluate_best(folder: Path) -> EvaluationReport:
         is_calibrated=True,
         scores="none",
         measured=measured,
-        uncertainty=estimate_uncertainty(
-            labels, probs, measured.metrics, best.threshold, find_clusters(rows), threads=count_threads()
-        ),
+        before_calibration=before,
+        uncertainty=uncertainty,
     )
 
 

@@ -49,8 +49,7 @@ def calibrate(labels: Ints, probs: Floats, rule: str, *, on_other_slides: bool) 
         labels: (N,) the labels of the validation patches, 0 or 1.
         probs: (N,) their uncalibrated probabilities.
         rule: the threshold, or the rule that chooses one.
-        on_other_slides: whether the validation patches are of other slides than the training patches. If not, the
-            temperature is at least 1.
+        on_other_slides: whether no slide is in both train and validation. If one may be, the temperature is at least 1.
     """
     clipped = np.clip(probs, _MARGIN, 1 - _MARGIN)
     log_odds = np.log(clipped) - np.log1p(-clipped)
@@ -63,12 +62,6 @@ def calibrate(labels: Ints, probs: Floats, rule: str, *, on_other_slides: bool) 
             "log_odds": torch.from_numpy(log_odds.astype(np.float32)),
         },
     )
-
-
-def count_predicted_tumour(calibration: Calibration) -> int:
-    """Return how many of the validation patches are predicted as tumour at the threshold."""
-    odds = calibration.validation["log_odds"].numpy().astype(np.float64)
-    return int((compute_probabilities(odds, calibration.temperature) >= calibration.threshold).sum())
 
 
 def make_default_calibration(rule: str) -> Calibration:

@@ -2,18 +2,30 @@
 
 from typing import TYPE_CHECKING
 
-from histocli.training.progress import Epoch, EpochListener, Progress
+from histocli.training.progress import Epoch, Progress
 
 if TYPE_CHECKING:
     from histocli.training.probe import Features
     from histocli.training.run import Run
 
 
-class Listener(EpochListener):
+class Listener:
     """Receives the progress of training; this base class ignores it."""
 
     def on_start(self, run: "Run", at: int) -> None:
         """Called when training starts after step `at`, which is 0 for a new run."""
+
+    def on_features(self, done: int, total: int) -> None:
+        """Called when a frozen backbone has computed the features of `done` patches."""
+
+    def on_features_end(self, features: "Features") -> None:
+        """Called when the features of all patches are there."""
+
+    def on_step(self, progress: Progress) -> None:
+        """Called after each step."""
+
+    def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
+        """Called when an epoch is trained, validated and saved."""
 
     def on_end(self, run: "Run") -> None:
         """Called when all epochs are trained and the model card is written."""

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
+from histocli.data.manifest import hash_file, read_manifest
 from histocli.inference.checkpoints import TORCH, LoadedCheckpoint
 from histocli.inference.leakage import ManifestCache, read_pixel_digests
-from histocli.inference.score_table import PATCH_COLUMNS, measure_groups, measure_scores, write_scores
-from histocli.metrics.calibration import compute_probabilities
+from histocli.inference.score_table import make_validation_table, measure_groups, measure_scores, write_scores
 from histocli.models.checkpoint import Checkpoint
 from histocli.reports.evaluation import OUT_OF_FOLD, EvaluatedCheckpoint, EvaluationReport, write_evaluation
 from histocli.workspace import Workspace
@@ -66,14 +65,10 @@ def write_out_of_fold(
 
 
 def _read_fold_scores(workspace: Workspace, best: Checkpoint, temperature: float) -> "pd.DataFrame":
-    """Return the validation patches of a fold with their scores, which the checkpoint holds in the same order."""
+    """Return the validation patches of a fold with their scores, as an evaluation has them."""
     manifest = read_manifest(workspace.run_dir(best.run) / "manifest.csv", ("id", "label", "split", "data", "index"))
-    rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
-    odds = best.validation["log_odds"].numpy().astype(np.float64)
-    table = rows[[name for name in PATCH_COLUMNS if name in rows.columns]].copy()
-    table.insert(2, "prob", compute_probabilities(odds, temperature))
-    table.insert(3, "raw", compute_probabilities(odds))
-    digests = read_pixel_digests(workspace, str(rows["data"].iloc[0]), rows, ManifestCache())
+    table = make_validation_table(best, manifest, temperature)
+    digests = read_pixel_digests(workspace, str(table["data"].iloc[0]), table, ManifestCache())
     table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
     table["fold"] = best.run
     return table

@@ -1,16 +1,13 @@
-"""The progress of a training run, and the listener that receives it while the epochs are trained."""
+"""The progress of a training run: steps, epochs, and the metrics of its validation patches."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from histocli.metrics import compute_auc
 from histocli.metrics.curves import Floats, Ints
 from histocli.schema import Count, Fraction
-
-if TYPE_CHECKING:
-    from histocli.training.probe import Features
 
 
 class Progress(NamedTuple):
@@ -55,22 +52,6 @@ class ValidationMetrics(NamedTuple):
     val_loss: float
     val_auc: float | None
     val_accuracy: float
-
-
-class EpochListener:
-    """Receives the progress of the epochs of a run; this base class ignores it."""
-
-    def on_features(self, done: int, total: int) -> None:
-        """Called when a frozen backbone has computed the features of `done` patches."""
-
-    def on_features_end(self, features: "Features") -> None:
-        """Called when the features of all patches are there."""
-
-    def on_step(self, progress: Progress) -> None:
-        """Called after each step."""
-
-    def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
-        """Called when an epoch is trained, validated and saved."""
 
 
 def make_epoch_key(epoch: Epoch) -> tuple[float, float]:

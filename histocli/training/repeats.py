@@ -47,10 +47,6 @@ class Repeats(NamedTuple):
     kind: Literal["folds", "seeds"]
     members: list[PlannedRun]
 
-    def report_path(self, workspace: Workspace) -> Path:
-        """Return the file of their report."""
-        return workspace.metrics_dir / f"{self.name}-{self.kind}.json"
-
     @property
     def resume_command(self) -> str:
         """The command that trains those that are not finished; it names the first seed, whose run may be removed."""
@@ -238,7 +234,7 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
         mean={name: float(np.mean(known[name])) if name in known else None for name in names},
         standard_deviation={name: float(np.std(known[name], ddof=1)) if name in known else None for name in names},
     )
-    write_repeats(repeats.report_path(workspace), report)
+    write_repeats(workspace, report)
     return report
 
 
@@ -249,20 +245,19 @@ def _load_best(workspace: Workspace, repeats: Repeats, member: PlannedRun) -> Ch
 
 def _calibrate_on_other_folds(best: list[Checkpoint], *, on_other_slides: bool) -> list[tuple[float, float]]:
     """Return the temperature and threshold of each fold, chosen on the validation scores of the other folds."""
-    labels, odds = ([checkpoint.validation[name].numpy() for checkpoint in best] for name in ("labels", "log_odds"))
+    scores = [checkpoint.get_validation_scores() for checkpoint in best]
     calibrations = []
     for i, checkpoint in enumerate(best):
-        others = [j for j in range(len(best)) if j != i]
-        y = np.concatenate([labels[j] for j in others]).astype(np.int64)
-        probs = compute_probabilities(np.concatenate([odds[j] for j in others]).astype(np.float64))
+        others = zip(*scores[:i], *scores[i + 1 :], strict=True)
+        labels, log_odds = (np.concatenate(arrays) for arrays in others)
         rule = str(checkpoint.config.get("threshold", "0.5"))
-        calibration = calibrate(y, probs, rule, on_other_slides=on_other_slides)
+        calibration = calibrate(labels, compute_probabilities(log_odds), rule, on_other_slides=on_other_slides)
         calibrations.append((calibration.temperature, calibration.threshold))
     return calibrations
 
 
 def _measure_run(member: PlannedRun, best: Checkpoint, temperature: float, threshold: float) -> RepeatedRun:
     """Return the validation metrics of a run's best epoch at a temperature and a threshold."""
-    labels, odds = (best.validation[name].numpy() for name in ("labels", "log_odds"))
-    measured = evaluate(labels, compute_probabilities(odds, temperature), threshold)
+    labels, log_odds = best.get_validation_scores()
+    measured = evaluate(labels, compute_probabilities(log_odds, temperature), threshold)
     return RepeatedRun(member.name, member.number, best.epoch, measured.n, threshold, measured.metrics)

@@ -10,9 +10,8 @@ from histocli.errors import DamagedError, HistoError, UsageError
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.run import read_history, read_run
 from histocli.schema import from_json
+from histocli.training.run_folder import NEW_RUN_HINT
 from histocli.workspace import Workspace
-
-_NEW_RUN_HINT = "start a new run with another --name"
 
 
 class StoredRun(NamedTuple):
@@ -33,7 +32,7 @@ def load_run_config(workspace: Workspace, name: str | None) -> StoredRun:
     if name and name not in runs and name in workspace.list_runs():
         raise DamagedError(
             f"{workspace.run_dir(name) / 'last.pt'} is missing, or is not a file: {name!r} cannot be resumed",
-            _NEW_RUN_HINT,
+            NEW_RUN_HINT,
         )
     if not runs or (name and name not in runs):
         raise HistoError(
@@ -48,7 +47,7 @@ def load_run_config(workspace: Workspace, name: str | None) -> StoredRun:
         checkpoint = load_checkpoint(last)
     except HistoError as error:
         has_best = (workspace.run_dir(run) / "best.pt").is_file()
-        hint = f"{_NEW_RUN_HINT}; --ckpt {run} still uses the run's best epoch" if has_best else _NEW_RUN_HINT
+        hint = f"{NEW_RUN_HINT}; --ckpt {run} still uses the run's best epoch" if has_best else NEW_RUN_HINT
         raise type(error)(str(error), hint) from error
     return StoredRun(run, _parse_options(checkpoint.config, f"{last}, options"), checkpoint.epoch)
 
@@ -56,8 +55,8 @@ def load_run_config(workspace: Workspace, name: str | None) -> StoredRun:
 def _parse_options(values: Mapping[str, object], file: str) -> RunConfig:
     """Return the options of a run that a file of it has; raise `HistoError` if they cannot be used."""
     if unknown := values.keys() - {field.name for field in fields(RunConfig)}:
-        raise HistoError(f"{file}: it has options that this version does not know: {min(unknown)}", _NEW_RUN_HINT)
-    return from_json(RunConfig, values, file, _NEW_RUN_HINT)
+        raise HistoError(f"{file}: it has options that this version does not know: {min(unknown)}", NEW_RUN_HINT)
+    return from_json(RunConfig, values, file, NEW_RUN_HINT)
 
 
 def load_run_options(workspace: Workspace, run: str) -> RunConfig:
@@ -75,7 +74,7 @@ def load_run_options(workspace: Workspace, run: str) -> RunConfig:
         raise HistoError(
             f"the options of {run} are not known: {file} has none"
             + ("" if file.name == "last.pt" else f", and {folder / 'last.pt'} cannot be read"),
-            f"restore {folder / 'last.pt'} from a copy, or {_NEW_RUN_HINT}",
+            f"restore {folder / 'last.pt'} from a copy, or {NEW_RUN_HINT}",
         )
     return _parse_options(options, f"{file}, options")
 

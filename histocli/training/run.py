@@ -20,11 +20,12 @@ from histocli.models.checkpoint import hash_backbone
 from histocli.signals import Stopped, StopRequest
 from histocli.training import run_folder
 from histocli.training.appearance import TrainingAppearance
-from histocli.training.calibrate import calibrate, check_rule, count_predicted_tumour, make_default_calibration
+from histocli.training.calibrate import calibrate, check_rule, make_default_calibration
 from histocli.training.cuda_graph import WARM_UP
+from histocli.training.listeners import Listener
 from histocli.training.lora import add_lora
 from histocli.training.probe import extract_features, open_cache
-from histocli.training.progress import Epoch, EpochListener, EpochStats, Progress, make_epoch_key, measure_validation
+from histocli.training.progress import Epoch, EpochStats, Progress, make_epoch_key, measure_validation
 from histocli.training.provenance import write_job
 from histocli.training.run_state import collect_training_state, load_training_state, write_checkpoints
 from histocli.training.setup import make_loaders, make_model, make_trainer
@@ -88,7 +89,6 @@ class Run:
         self.best: Epoch | None = None
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
         self.calibration = make_default_calibration(config.threshold)
-        self.best_n_predicted_tumour: int | None = None  # of validation; None if the best epoch was before resuming
         self.appearance = TrainingAppearance(self.train_loader, config.seed)
         self._last_save = time.monotonic()
 
@@ -102,7 +102,7 @@ class Run:
         """Whether all epochs are trained."""
         return len(self.history) >= self.config.epochs
 
-    def fit(self, listener: EpochListener, stop: StopRequest) -> None:
+    def fit(self, listener: Listener, stop: StopRequest) -> None:
         """Train and validate each remaining epoch; save after training, after validation, and after a signal.
 
         Raises:
@@ -122,13 +122,13 @@ class Run:
             self.history.append(epoch)
             is_best = self.best is None or make_epoch_key(epoch) > make_epoch_key(self.best)
             if is_best:
-                self.best, self.best_n_predicted_tumour = epoch, count_predicted_tumour(self.calibration)
+                self.best = epoch
             self._save(is_best=is_best)
             listener.on_epoch_end(epoch, is_best)
             if not self.is_finished and any(self.ranks.all_max(stop.signal or 0)):
                 raise self._make_stopped_error(stop)
 
-    def _train_epoch(self, listener: EpochListener, stop: StopRequest) -> EpochStats | None:
+    def _train_epoch(self, listener: Listener, stop: StopRequest) -> EpochStats | None:
         """Train to the end of the current epoch; return None if a signal stopped it before."""
 
         def on_step(step: int) -> bool:
@@ -170,7 +170,7 @@ class Run:
             **measure_validation(self.labels, probs)._asdict(),
         )
 
-    def _extract_features(self, listener: EpochListener, stop: StopRequest) -> None:
+    def _extract_features(self, listener: Listener, stop: StopRequest) -> None:
         """Replace the patches of both loaders by the features that the frozen backbone computes from them."""
         total = len(self.train_loader) + len(self.val_loader)
 

@@ -6,40 +6,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from histocli.atomic import read_json, write_atomically, write_json, write_text
-from histocli.compute.device import Compute
 from histocli.compute.memory import is_out_of_memory
 from histocli.config import RunConfig
-from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError, read_first_line
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
-from histocli.reports.audit import AuditReport
-from histocli.reports.run import RunRecord, Shots, read_run
+from histocli.reports.run import RunRecord, read_run
 from histocli.schema import to_json
 from histocli.training.progress import Epoch
 from histocli.training.provenance import find_git_commit, find_versions
 
-_NEW_RUN_HINT = "start a new run with another --name"
+if TYPE_CHECKING:
+    from histocli.training.run import Run
+
+NEW_RUN_HINT = "start a new run with another --name"
 
 
-class DescribedRun(Protocol):
-    """What config.json says about a `Run`."""
-
-    name: str
-    config: RunConfig
-    data: str
-    train_loader: PatchLoader
-    val_loader: PatchLoader
-    shots: Shots | None
-    manifest: Path
-    manifest_sha256: str
-    audit: AuditReport | None
-    compute: Compute
-
-
-def write_run_record(run: DescribedRun, folder: Path, *, is_repeat: bool) -> None:
+def write_run_record(run: "Run", folder: Path, *, is_repeat: bool) -> None:
     """Write the manifest and config.json of a new run."""
     with write_atomically(folder / "manifest.csv") as copy:  # an exact copy, because its SHA-256 is stored
         shutil.copyfile(run.manifest, copy)
@@ -82,9 +67,9 @@ def load_last(folder: Path, manifest_sha256: str) -> Checkpoint:
     """
     checkpoint = load_checkpoint(folder / "last.pt")
     if not checkpoint.training:
-        raise HistoError(f"{folder / 'last.pt'} has no training state to resume from", _NEW_RUN_HINT)
+        raise HistoError(f"{folder / 'last.pt'} has no training state to resume from", NEW_RUN_HINT)
     if checkpoint.manifest_sha256 != manifest_sha256:
-        raise HistoError(f"{folder / 'manifest.csv'} has changed since the run was started", _NEW_RUN_HINT)
+        raise HistoError(f"{folder / 'manifest.csv'} has changed since the run was started", NEW_RUN_HINT)
     return checkpoint
 
 
@@ -96,7 +81,7 @@ def explain_state_errors(path: Path) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        raise HistoError(f"{path}: its training state is damaged: {read_first_line(error)}", _NEW_RUN_HINT) from error
+        raise HistoError(f"{path}: its training state is damaged: {read_first_line(error)}", NEW_RUN_HINT) from error
 
 
 @contextmanager

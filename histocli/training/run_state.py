@@ -2,43 +2,21 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 
-from histocli.compute.ddp import Ranks
-from histocli.config import RunConfig
-from histocli.data.loaders import PatchLoader
-from histocli.models import Classifier
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
 from histocli.schema import Range, from_json, to_json
-from histocli.training.appearance import TrainingAppearance
 from histocli.training.calibrate import Calibration, make_default_calibration
 from histocli.training.lora import copy_adapters, merge_adapters, restore_ema_state
 from histocli.training.probe import copy_head_weights, join_state, select_head_state
 from histocli.training.progress import Epoch, EpochStats
-from histocli.training.run_folder import write_history
-from histocli.training.trainer import Trainer, TrainerState
+from histocli.training.run_folder import NEW_RUN_HINT, write_history
+from histocli.training.trainer import TrainerState
 
-
-class ResumableRun(Protocol):
-    """What checkpoints store of a `Run`, and what is set when it is resumed from one."""
-
-    name: str
-    config: RunConfig
-    ranks: Ranks
-    model: Classifier
-    trainer: Trainer
-    train_loader: PatchLoader
-    manifest_sha256: str
-    backbone_sha256: str
-    history: list[Epoch]
-    best: Epoch | None
-    epoch_stats: EpochStats | None
-    calibration: Calibration
-    appearance: TrainingAppearance
-    processes_before: int
-    epochs_before: int
+if TYPE_CHECKING:
+    from histocli.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -56,7 +34,7 @@ class TrainingState:
     processes: Annotated[int, Range(1, 1 << 20)] = 1
 
 
-def collect_training_state(run: ResumableRun) -> TrainingState:
+def collect_training_state(run: "Run") -> TrainingState:
     """Return what last.pt needs to resume; all processes must call this together."""
     return TrainingState(
         trainer=run.trainer.collect_state(),
@@ -68,11 +46,11 @@ def collect_training_state(run: ResumableRun) -> TrainingState:
     )
 
 
-def load_training_state(run: ResumableRun, checkpoint: Checkpoint) -> None:
+def load_training_state(run: "Run", checkpoint: Checkpoint) -> None:
     """Put the state of a checkpoint into a run; a state that does not fit raises `HistoError`, or an error of torch."""
     stats = checkpoint.training.get("epoch_stats") or checkpoint.training.get("trained")  # the name in earlier versions
     content = checkpoint.training | {"epoch_stats": stats or None}
-    state = from_json(TrainingState, content, f"{checkpoint.origin}, training", "start a new run with another --name")
+    state = from_json(TrainingState, content, f"{checkpoint.origin}, training", NEW_RUN_HINT)
     steps = state.trainer.step - (state.history[-1].step if state.history else 0)
     if not 0 <= steps <= run.train_loader.steps:
         raise ValueError(f"step {state.trainer.step:,} is not one of the epoch after {len(state.history):,} epochs")
@@ -87,7 +65,7 @@ def load_training_state(run: ResumableRun, checkpoint: Checkpoint) -> None:
     run.appearance.result = checkpoint.appearance
 
 
-def write_checkpoints(run: ResumableRun, folder: Path, state: TrainingState, *, is_best: bool) -> None:
+def write_checkpoints(run: "Run", folder: Path, state: TrainingState, *, is_best: bool) -> None:
     """Write last.pt with a training state, the history, and with `is_best` also best.pt.
 
     A frozen backbone is written into best.pt only. last.pt has the head and the SHA-256 of the backbone, so that each
@@ -103,7 +81,7 @@ def write_checkpoints(run: ResumableRun, folder: Path, state: TrainingState, *, 
     write_history(folder, run.history)
 
 
-def _make_checkpoint(run: ResumableRun, weights: dict[str, torch.Tensor]) -> Checkpoint:
+def _make_checkpoint(run: "Run", weights: dict[str, torch.Tensor]) -> Checkpoint:
     """Return the checkpoint of the current step, with `weights`."""
     epoch = run.history[-1] if run.history else None
     if epoch and epoch.step != run.trainer.step:  # its metrics and calibration are those of other weights

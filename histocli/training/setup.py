@@ -93,7 +93,7 @@ def make_recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
     return Recipe(
         config.learning_rate,
         steps_per_epoch * config.epochs,
-        config.seed,
+        seed=config.seed,
         first_step=steps_per_epoch * config.extended_after,
         augment=config.augment,
         rotate=config.rotate,

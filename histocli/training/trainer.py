@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +20,8 @@ from histocli.enums import Augment, Precision, Rotate
 from histocli.errors import HistoError
 from histocli.inference.forward import run_network
 from histocli.models import Classifier
-from histocli.models.backbone import PATCH_SIDE
 from histocli.models.equivariant import GroupBatchNorm
+from histocli.patch import PATCH_SIDE
 from histocli.schema import Count
 from histocli.training.cuda_graph import GraphedStep
 from histocli.training.optim import FlatOptimizer
@@ -50,19 +50,14 @@ class TrainerState:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The settings of training that do not depend on the data: for the optimiser, the loss and the augmentation."""
+class Recipe(OptimConfig):
+    """The settings of training that do not depend on the data: for the optimiser, the loss and the augmentation.
 
-    lr: float
-    total_steps: int
-    seed: int
-    first_step: int = OptimConfig.first_step
-    weight_decay: float = OptimConfig.weight_decay
+    The trainer sets `muon_dtype` and `has_loss_scale` itself, for its number format.
+    """
+
+    seed: int = field(kw_only=True)
     label_smoothing: float = 0.05
-    warmup: float = OptimConfig.warmup
-    ema_span: float = OptimConfig.ema_span
-    muon: bool = OptimConfig.muon
-    backbone_lr: float = OptimConfig.backbone_lr
     augment: Augment = Augment.FULL
     rotate: Rotate = Rotate.AUTO
     compile: bool = False
@@ -105,16 +100,9 @@ class Trainer:
         self.optimizer = FlatOptimizer(
             self.model,
             self.ema_model,
-            OptimConfig(
-                lr=recipe.lr,
-                total_steps=recipe.total_steps,
-                first_step=recipe.first_step,
-                warmup=recipe.warmup,
-                weight_decay=recipe.weight_decay,
-                ema_span=recipe.ema_span,
-                muon=recipe.muon,
+            replace(
+                recipe,
                 muon_dtype=torch.bfloat16 if compute.precision is Precision.BF16 else torch.float32,
-                backbone_lr=recipe.backbone_lr,
                 has_loss_scale=compute.precision is Precision.FP16,
             ),
         )

@@ -368,7 +368,7 @@ def test_folders_give_the_split_and_test_is_kept_out(empty, tmp_path):
     assert counts == {(*key, label): count for key, count in wanted.items() for label in "01"}
     assert report["n"] == 16
     assert report["can_leak"]  # slides are not known
-    assert "the folders' own split may leak" in result.stderr
+    assert "the splits of mine may leak" in result.stderr
     empty("balance", "--n", 10)
     assert Counter((row["split"], row["label"]) for row in subset(empty)) == {
         ("train", "0"): 3,

@@ -192,7 +192,7 @@ def test_patches_without_a_slide_are_measured_and_not_called_skipped(histo, tmp_
     result = histo(*EVAL, "--data", tmp_path / "flat", "--json")
     evaluation = json.loads(result.stdout)
     assert (evaluation["n"], evaluation["skipped"]) == (6, {})
-    assert "2 images without a known slide: if labelled, they are measured" in result.stderr
+    assert "the slide of 2 images is not known; those with a label are evaluated" in result.stderr
 
 
 def test_data_without_labels_is_an_error(histo, tmp_path):
@@ -714,8 +714,8 @@ def test_a_folder_with_the_name_of_packed_data_is_named(histo, folder, monkeypat
     histo("download", "--source", "folder", "--from", folder, "--name", "mine")
     monkeypatch.chdir(folder.parent)
     shown = " ".join(histo(*EVAL, "--data", folder.name).stderr.split())
-    assert f"warning: --data {folder.name} is the path {folder}, although the workspace has data of this name" in shown
-    assert "although" not in histo(*EVAL, "--data", f"./{folder.name}").stderr
+    assert f"warning: --data {folder.name} means the path {folder}; the workspace also has a data set" in shown
+    assert "means the path" not in histo(*EVAL, "--data", f"./{folder.name}").stderr
 
 
 def test_prevalence_is_written_to_a_report_of_its_own(histo):

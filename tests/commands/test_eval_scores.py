@@ -10,25 +10,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from histocli.commands import evaluate_scores
-from tests.cli import Histo, template
 
 TABLE, REPORT = "first-synthetic-val.csv", "first-synthetic-val.json"
 
 
-@pytest.fixture(scope="module")
-def evaluated_workspace(tmp_path_factory):
-    """Return the folder of a workspace in which the run `first` was evaluated."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        histo = Histo(shutil.copytree(template(), tmp_path_factory.mktemp("scores") / "workspace"))
-        histo("eval", "--device", "cpu")
-        return histo.root
-
-
 @pytest.fixture
-def histo(one_thread, evaluated_workspace, tmp_path):
+def histo(evaluated_run):
     """Return `histo` for a copy of the workspace with the evaluation."""
-    return Histo(shutil.copytree(evaluated_workspace, tmp_path / "evaluated"))
+    return evaluated_run
 
 
 def show(histo, name, *options):

@@ -634,7 +634,7 @@ def test_images_of_other_sizes_are_counted_and_named(histo, tiles):
     assert "warning: a.png, 224 x 224 pixels: cut to the centre (the first; others are counted)" in told
     assert "warning: c.png, 50 x 50 pixels: padded" in told
     assert "warning: 4 of 6 images were not 96x96: 2 cut to the centre, 1 padded, 1 cut and padded" in told
-    assert "assumed: the images have 0.972 um per pixel" in told
+    assert "assumed that the images have 0.972 um per pixel" in told
     assert "4 of 6 images were not 96x96: 4 scaled" in histo(*PREDICT, tiles, "--resize", "scale").stderr
 
 
@@ -879,5 +879,5 @@ def test_patches_that_look_unlike_the_training_patches_are_reported(histo, tmp_p
     assert warning not in histo(*PREDICT, tmp_path / "same.npy").stderr
     shown = histo(*PREDICT, tmp_path / "blurred.npy").stderr
     assert warning in shown
-    assert "of 64 measured patches have a colour, sharpness or contrast beyond" in shown
+    assert "of 64 measured patches have more unusual colours, or less sharpness" in shown
     assert "less sharp than the training patches" in shown

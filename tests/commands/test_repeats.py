@@ -19,7 +19,7 @@ from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.signals import Stopped
 from histocli.training.repeats import plan_repeats
 from histocli.workspace import Workspace
-from tests.cli import TRAIN, Histo, template
+from tests.cli import QUICK, TRAIN, Histo, template
 
 
 def load_run_checkpoint(histo, run, file="last.pt"):
@@ -31,7 +31,7 @@ def same_weights(first, second):
 
 
 def test_each_seed_is_a_run_and_the_report_has_mean_and_spread(histo):
-    result = histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--seed", 4, "--name", "twice", "--json")
+    result = histo(*QUICK, "--seeds", 2, "--seed", 4, "--name", "twice", "--json")
     summary = json.loads(result.stdout)
     assert [run["run"] for run in summary["runs"]] == ["twice-seed4", "twice-seed5"]
     for run in summary["runs"]:
@@ -43,7 +43,7 @@ def test_each_seed_is_a_run_and_the_report_has_mean_and_spread(histo):
     assert summary["standard_deviation"]["log_loss"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     assert json.loads((histo.root / "metrics" / "twice-seeds.json").read_text()) == summary
     assert "standard deviation" in result.stderr
-    error, _ = histo.fails(*TRAIN, "--seeds", 2, "--seed", 4, "--name", "twice")
+    error, _ = histo.fails(*QUICK, "--seeds", 2, "--seed", 4, "--name", "twice")
     assert error == "there is a run 'twice-seed4' already"
 
 
@@ -59,7 +59,7 @@ def trained_folds(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         histo = Histo(shutil.copytree(template(), tmp_path_factory.mktemp("folds") / "workspace"))
-        histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv", "--lr", 0.002)
+        histo(*QUICK, "--folds", 3, "--name", "cv", "--lr", 0.002)
         return histo.root
 
 
@@ -248,7 +248,7 @@ def test_folds_are_not_continued_with_the_defaults_if_their_options_are_lost(fol
 def test_a_damaged_first_seed_is_trained_again_as_the_hint_says(histo):
     """Its seed was left out, and one more was trained after the last."""
     runs = histo.root / "runs"
-    histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--name", "cv")
+    histo(*QUICK, "--seeds", 2, "--name", "cv")
     expected = load_run_checkpoint(histo, "cv-seed0", "best.pt").model
     (runs / "cv-seed0" / "best.pt").write_bytes(b"x")
     _, hint = histo.fails("train", "--seeds", 2, "--name", "cv", "--resume", "--device", "cpu")
@@ -268,7 +268,7 @@ def test_a_run_that_was_trained_alone_is_not_taken_for_the_first_seed(histo):
     shutil.copytree(histo.root / "runs" / "first", histo.root / "runs" / "cv-seed0")
     record = json.loads((histo.root / "runs" / "first" / "config.json").read_text())
     (histo.root / "runs" / "cv-seed0" / "config.json").write_text(json.dumps(record | {"run": "cv-seed0"}))
-    histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--seed", 1, "--name", "cv")
+    histo(*QUICK, "--seeds", 2, "--seed", 1, "--name", "cv")
     histo("train", "--seeds", 2, "--name", "cv", "--resume", "--device", "cpu")
     report = json.loads((histo.root / "metrics" / "cv-seeds.json").read_text())
     assert [run["run"] for run in report["runs"]] == ["cv-seed1", "cv-seed2"]
@@ -371,7 +371,7 @@ def test_finished_folds_are_extended_together(folds):
 
 
 def test_an_extension_of_folds_that_was_interrupted_continues(histo):
-    histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv")
+    histo(*QUICK, "--folds", 2, "--name", "cv")
     histo("train", "--resume", "--name", "cv-fold1", "--epochs", 2, "--device", "cpu")
     histo("train", "--folds", 2, "--name", "cv", "--resume", "--device", "cpu")
     assert [load_run_checkpoint(histo, f"cv-fold{fold}").config["epochs"] for fold in (1, 2)] == [2, 2]
@@ -379,7 +379,7 @@ def test_an_extension_of_folds_that_was_interrupted_continues(histo):
 
 def test_resumed_repeats_keep_their_options(histo):
     (histo.root / "manifests" / "other.csv").write_bytes((histo.root / "manifests" / "balanced.csv").read_bytes())
-    histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--seed", 7, "--data", "other", "--name", "s")
+    histo(*QUICK, "--seeds", 2, "--seed", 7, "--data", "other", "--name", "s")
     runs = histo.root / "runs"
     expected = load_run_checkpoint(histo, "s-seed8").model
     shutil.rmtree(runs / "s-seed8")
@@ -393,7 +393,7 @@ def test_resumed_repeats_keep_their_options(histo):
     error, hint = histo.fails("train", "--seeds", 2, "--name", "s", "--resume")
     assert "other.csv has changed since s-seed7 was started" in error
     assert hint == f"restore it: cp {runs / 's-seed7' / 'manifest.csv'} {histo.root / 'manifests' / 'other.csv'}"
-    histo(*TRAIN, "--epochs", 1, "--folds", 2, "--seed", 3, "--name", "cv", "--data", "other")
+    histo(*QUICK, "--folds", 2, "--seed", 3, "--name", "cv", "--data", "other")
     shutil.rmtree(runs / "cv-fold2")
     histo("train", "--folds", 2, "--name", "cv", "--resume")
     assert load_run_checkpoint(histo, "cv-fold2").config["seed"] == 3
@@ -423,7 +423,7 @@ def test_folds_do_not_replace_the_manifests_of_data_sets(histo):
     error, _ = histo.fails(*TRAIN, "--folds", 2, "--name", "synthetic")
     assert error.startswith("synthetic-fold1 is the name of a data set")
     assert "no architecture" in histo.fails(*TRAIN, "--folds", 3, "--name", "cv", "--arch", "resnet81", code=2)[0]
-    histo(*TRAIN, "--folds", 2, "--epochs", 1, "--name", "cv")
+    histo(*QUICK, "--folds", 2, "--name", "cv")
     assert len(list((histo.root / "manifests").glob("cv-fold*.csv"))) == 2
 
 

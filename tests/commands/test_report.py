@@ -20,7 +20,7 @@ from histocli.pages.charts import Chart, Line, make_learning_curves, make_rate_a
 from histocli.reports.run import EpochRecord
 from histocli.reports.slides import Estimate, Recall, SlideEvaluation
 from histocli.schema import to_json
-from tests.cli import TRAIN
+from tests.cli import QUICK
 from tools.browser import CHROMIUM, open_browser
 
 EVAL = ["eval", "--ckpt", "first", "--device", "cpu"]
@@ -52,20 +52,13 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
-@pytest.fixture
-def evaluated_run(histo):
-    """Return `histo` for a workspace whose run is evaluated on its validation patches."""
-    histo(*EVAL)
-    return histo
-
-
 def page_of(histo, *options, name="first-report.html"):
     histo("report", *options)
     return Page(next((histo.root / "plots").glob(name)))
 
 
-def evaluation(histo, *options):
-    return json.loads(histo(*EVAL, "--json", *options).stdout)
+def read_evaluation(histo):
+    return json.loads((histo.root / "metrics" / "first-synthetic-val.json").read_text())
 
 
 def in_browser(page, script, tmp_path, width=1200):
@@ -93,8 +86,8 @@ def in_browser(page, script, tmp_path, width=1200):
 
 
 def test_a_page_shows_the_run_its_metrics_and_its_data(evaluated_run):
-    page = page_of(evaluated_run)
-    made = evaluation(evaluated_run)
+    page = page_of(evaluated_run, "--pictures", 0)
+    made = read_evaluation(evaluated_run)
     config = json.loads((evaluated_run.root / "runs" / "first" / "config.json").read_text())
     dataset = json.loads((evaluated_run.root / "data" / "synthetic" / "dataset.json").read_text())
     for value in ("auc", "accuracy", "sensitivity", "specificity", "ece"):
@@ -128,7 +121,7 @@ def test_the_counts_of_the_slider_are_those_of_eval(evaluated_run):
     table = pd.read_csv(path)
     table["prob"] = (table["prob"].rank(method="first") / 20).round(3)  # each score is exactly at a threshold
     table.to_csv(path, index=False)
-    (points,) = page_of(evaluated_run).points
+    (points,) = page_of(evaluated_run, "--pictures", 0).points
     called = set()
     for threshold in (0.0, *table["prob"].unique()[:6].tolist(), 0.999, 0.99991, 1.0):
         made = json.loads(evaluated_run("eval", "--scores", path, "--threshold", threshold, "--json").stdout)
@@ -141,7 +134,7 @@ def test_the_counts_of_the_slider_are_those_of_eval(evaluated_run):
 
 
 def test_the_galleries_show_the_most_confident_errors(evaluated_run):
-    made = evaluation(evaluated_run)
+    made = read_evaluation(evaluated_run)
     with (evaluated_run.root / "metrics" / made["scores"]).open(newline="") as file:
         rows = list(csv.DictReader(file))
     called = [(float(row["prob"]) >= made["threshold"], row["label"] == "1", row) for row in rows]
@@ -216,7 +209,7 @@ def test_ids_with_html_and_quotes_stay_text(hostile):
 
 @needs_browser
 def test_the_slider_shows_in_the_page_what_eval_prints(evaluated_run, tmp_path):
-    made = evaluation(evaluated_run, "--threshold", "0.37")
+    made = json.loads(evaluated_run(*EVAL, "--json", "--threshold", "0.37").stdout)
     script = """
       const number = document.querySelector(".threshold-controls input[type=number]");
       const slider = document.querySelector(".threshold-controls input[type=range]");
@@ -232,7 +225,7 @@ def test_the_slider_shows_in_the_page_what_eval_prints(evaluated_run, tmp_path):
       result.next = document.querySelector("[data-threshold]").textContent;
       result.formatted = [1 / 32, 3 / 32, 0.00005, 2 / 3, 0, 1, 0 / 0].map(format);
     """
-    result, problems = in_browser(page_of(evaluated_run), script, tmp_path)
+    result, problems = in_browser(page_of(evaluated_run, "--pictures", 0), script, tmp_path)
     assert problems == []
     assert result["counts"] == {name: f"{count:,}" for name, count in made["confusion"].items()}
     expected = {
@@ -343,11 +336,12 @@ def test_a_narrow_page_scrolls_sideways_in_its_wide_tables_only(evaluated_run, t
 
 
 def test_several_runs_have_their_paired_differences(evaluated_run):
-    evaluated_run(*TRAIN, "--epochs", 1, "--seed", 1, "--name", "second")
+    evaluated_run(*QUICK, "--seed", 1, "--name", "second")
     evaluated_run("eval", "--ckpt", "second", "--device", "cpu")
     files = ["first-synthetic-val.json", "second-synthetic-val.json"]
     compared = json.loads(evaluated_run("eval", "--compare", *files, "--json").stdout)
-    page = page_of(evaluated_run, "--run", "first", "--run", "second", name="first-vs-second-report.html")
+    options = ["--run", "first", "--run", "second", "--pictures", 0]
+    page = page_of(evaluated_run, *options, name="first-vs-second-report.html")
     assert f"{compared['difference']:+.4f}" in page.text
     assert f"first: AUC {compared['a']['auc']:.4f} second: AUC {compared['b']['auc']:.4f}" in page.text
     assert len(page.points) == 2
@@ -358,7 +352,7 @@ OUTDATED = "is an evaluation of another network than best.pt and last.pt of the 
 
 def test_an_evaluation_of_an_earlier_network_of_the_run_is_left_out_until_it_is_made_again(evaluated_run):
     evaluated_run(*EVAL, "--data", "synthetic", "--tta")
-    assert len(page_of(evaluated_run).points) == 2
+    assert len(page_of(evaluated_run, "--pictures", 0).points) == 2
     path = evaluated_run.root / "runs" / "first" / "best.pt"
     best = load_checkpoint(path)
     save_checkpoint(replace(best, epoch=best.epoch + 1), path)  # as `histo train --resume --epochs` does
@@ -369,7 +363,7 @@ def test_an_evaluation_of_an_earlier_network_of_the_run_is_left_out_until_it_is_
         f"first-synthetic-val.json {reason}; {command} evaluates the present one",
     ]
     for outdated in (warnings, warnings[:1]):
-        printed = " ".join(evaluated_run("report").stderr.split())
+        printed = " ".join(evaluated_run("report", "--pictures", 0).stderr.split())
         page = Page(evaluated_run.root / "plots" / "first-report.html")
         assert len(page.points) == 2 - len(outdated)
         for warning in warnings:
@@ -381,7 +375,7 @@ def test_a_new_run_with_the_name_of_a_removed_one_has_none_of_its_evaluations(ev
     plot = ["plot", "--run", "first", "--kind", "roc", "--kind", "pr"]
     evaluated_run("runs", "rm", "first")
     assert OUTDATED not in evaluated_run(*plot).stderr  # there is no other network of this name
-    evaluated_run(*TRAIN, "--epochs", 1, "--seed", 5, "--name", "first")
+    evaluated_run(*QUICK, "--seed", 5, "--name", "first")
     assert " ".join(evaluated_run(*plot, code=1).stderr.split()).count(OUTDATED) == 1
     evaluated_run(*EVAL, "--data", "synthetic")
     shutil.rmtree(evaluated_run.root / "plots")
@@ -393,7 +387,7 @@ def test_a_new_run_with_the_name_of_a_removed_one_has_none_of_its_evaluations(ev
 def test_runs_are_compared_at_the_same_threshold(evaluated_run):
     """A run that was evaluated at two thresholds is compared at the one that the other run has too."""
     evaluated_run(*EVAL, "--threshold", 0.99)
-    evaluated_run(*TRAIN, "--epochs", 1, "--seed", 1, "--name", "second")
+    evaluated_run(*QUICK, "--seed", 1, "--name", "second")
     second = ["eval", "--ckpt", "second", "--device", "cpu"]
     evaluated_run(*second)
     options = ["--run", "first", "--run", "second", "--pictures", 0]
@@ -422,7 +416,8 @@ def test_tables_of_three_runs_with_long_names_are_not_cut(evaluated_run, tmp_pat
         shutil.copytree(evaluated_run.root / "runs" / "first", evaluated_run.root / "runs" / name)
         shutil.copyfile(metrics / made["scores"], metrics / f"{name}-synthetic-val.csv")
         write_json(metrics / f"{name}-synthetic-val.json", made | {"run": name, "scores": f"{name}-synthetic-val.csv"})
-    page = page_of(evaluated_run, *(word for name in names for word in ("--run", name)), name="*-report.html")
+    runs = [word for name in names for word in ("--run", name)]
+    page = page_of(evaluated_run, "--pictures", 0, *runs, name="*-report.html")
     script = """
       result.cut = Array.from(document.querySelectorAll(".scroll"))
         .filter((one) => one.scrollWidth > one.clientWidth)
@@ -441,7 +436,7 @@ def test_runs_on_other_patches_are_not_compared_silently(evaluated_run):
     table = (metrics / made["scores"]).read_text().splitlines()
     renamed = [table[0], *(f"other-{line}" for line in table[1:])]
     (metrics / "other-synthetic-val.csv").write_text("\n".join(renamed) + "\n")
-    result = evaluated_run("report", "--run", "first", "--run", "other")
+    result = evaluated_run("report", "--run", "first", "--run", "other", "--pictures", 0)
     reason = "first and other cannot be compared: first and other have no scored patch in common"
     assert reason in " ".join(result.stderr.split())
     assert reason in Page(evaluated_run.root / "plots" / "first-vs-other-report.html").text
@@ -476,7 +471,7 @@ def test_a_run_that_was_not_evaluated_is_shown_with_the_command_to_run(histo):
 
 
 def test_weights_that_were_trained_on_pcam_are_named_wherever_the_validation_metrics_are(histo):
-    result = histo(*TRAIN, "--weights", "histonet-pcam", "--epochs", 1, "--name", "tuned")
+    result = histo(*QUICK, "--weights", "histonet-pcam", "--name", "tuned")
     sentence = "histonet-pcam was trained on 31,157 training patches of PCam, and Kaggle has the same slides"
     assert f"warning: {sentence}" in " ".join(result.stderr.split())
     assert f"**{sentence}" in (histo.root / "runs" / "tuned" / "model_card.md").read_text()
@@ -488,7 +483,7 @@ def test_weights_that_were_trained_on_pcam_are_named_wherever_the_validation_met
 
 def test_a_page_of_thousands_of_slides_stays_small_enough_to_mail(evaluated_run):
     path = evaluated_run.root / "metrics" / "first-synthetic-val.json"
-    made = json.loads(path.read_text())
+    made = read_evaluation(evaluated_run)
     write_json(path, made | {"slides": [made["slides"][0] | {"slide": f"slide-{i}"} for i in range(10_000)]})
     page = page_of(evaluated_run)
     assert "300 of 10,000 slides; the metrics file has all of them" in page.text
@@ -499,12 +494,12 @@ def test_only_the_named_data_is_shown(evaluated_run, tmp_path):
     shutil.copy(
         evaluated_run.root / "metrics" / "first-synthetic-val.csv", evaluated_run.root / "metrics" / "first-new-all.csv"
     )
-    made = json.loads((evaluated_run.root / "metrics" / "first-synthetic-val.json").read_text())
+    made = read_evaluation(evaluated_run)
     new = made | {"data": "new", "split": "all", "scores": "first-new-all.csv"}
     write_json(evaluated_run.root / "metrics" / "first-new-all.json", new)
-    assert len(page_of(evaluated_run).points) == 2
+    assert len(page_of(evaluated_run, "--pictures", 0).points) == 2
     out = tmp_path / "new.html"
-    result = evaluated_run("report", "--data", "new", "--out", out)
+    result = evaluated_run("report", "--data", "new", "--out", out, "--pictures", 0)
     assert f"done: wrote {out}: 1 evaluation, " in result.stderr
     page = Page(out)
     assert "first-new-all.json" in page.text
@@ -530,8 +525,8 @@ def test_what_cannot_be_reported_is_refused(histo, empty, tmp_path):
 
 
 def test_folds_are_shown_with_mean_and_spread_and_out_of_fold_scores(histo):
-    made = json.loads(histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv", "--json").stdout)
-    page = page_of(histo, "--run", "cv", name="cv-report.html")
+    made = json.loads(histo(*QUICK, "--folds", 2, "--name", "cv", "--json").stdout)
+    page = page_of(histo, "--run", "cv", "--pictures", 0, name="cv-report.html")
     assert "cv is the common name of several runs." in page.text
     for value in (made["mean"]["auc"], made["standard_deviation"]["auc"], made["runs"][1]["metrics"]["log_loss"]):
         assert f"{value:.4f}" in page.text
@@ -539,14 +534,14 @@ def test_folds_are_shown_with_mean_and_spread_and_out_of_fold_scores(histo):
     assert "Written by histo train --folds to cv-synthetic-out-of-fold.json" in page.text
     (points,) = page.points
     assert points["positives"] + points["negatives"] == 64
-    newest = page_of(histo, name="cv-fold2-report.html")
+    newest = page_of(histo, "--pictures", 0, name="cv-fold2-report.html")
     assert "Cross-validation: cv" in newest.text
     assert f"{made['mean']['auc']:.4f}" in newest.text
     assert "Cross-validation" not in page_of(histo, "--run", "first").text
 
 
 def test_seeds_are_shown_without_an_evaluation(histo):
-    made = json.loads(histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--name", "net", "--json").stdout)
+    made = json.loads(histo(*QUICK, "--seeds", 2, "--name", "net", "--json").stdout)
     result = histo("report", "--run", "net")
     assert "warning" not in result.stderr
     page = Page(histo.root / "plots" / "net-report.html")

@@ -188,6 +188,8 @@ def test_a_short_run_that_predicts_one_class_gets_a_hint_to_train_longer(histo):
     result = histo(*TRAIN, "--epochs", 1, "--threshold", "0", "--name", "short")
     hint = "every validation patch is predicted as tumour: the best epoch has trained for only 3 steps; train longer: "
     assert hint + "histo train --resume --name short --epochs 4" in result.stderr
+    resumed = histo("train", "--resume", "--name", "short").stderr
+    assert hint + "histo train --resume --name short --epochs 4" in resumed
     told = histo("eval", "--device", "cpu").stderr
     assert "at threshold 0 every patch is predicted as tumour" in told
     assert "train longer: histo train --resume --name short --epochs 4" in told

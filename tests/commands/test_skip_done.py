@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
@@ -30,6 +31,63 @@ def test_skip_done_scores_only_the_new_files_of_a_folder(histo, images, tmp_path
         assert pq.read_table(out).equals(pq.read_table(whole))
     else:
         assert out.read_bytes() == whole.read_bytes()
+
+
+def write_deep_image(path, source, bits):
+    cv2.imwrite(str(path), cv2.imread(str(source)).astype(np.uint16) << (bits - 8))
+
+
+def test_skip_done_refuses_images_that_change_the_value_of_white(histo, images, tmp_path):
+    """Dark images of 12 bits alone are read as 10 bits; with the next night's images they are not."""
+    inbox, out = tmp_path / "inbox", tmp_path / "x.csv"
+    inbox.mkdir()
+    line = [*PREDICT, inbox, "--skip-done", "--out", out]
+    files = sorted(images.iterdir())
+    write_deep_image(inbox / "a.png", files[0], 10)
+    histo(*line)
+    write_deep_image(inbox / "b.png", files[1], 10)
+    assert "done: 1 patch scored" in histo(*line).stderr
+    before = out.read_bytes()
+    write_deep_image(inbox / "c.png", files[2], 12)
+    error, hint = histo.fails(*line)
+    assert error == (
+        f"--skip-done: the images in {out} were read as 10-bit integers, 0 to 1,023, and with the images of now they "
+        "would be read as 12-bit integers, 0 to 4,095"
+    )
+    assert "omit --skip-done to score all images again" in hint
+    assert out.read_bytes() == before
+    for path in inbox.iterdir():  # an inbox that is emptied each night, and has images of 8 bits once
+        path.unlink()
+    shutil.copy(files[3], inbox / "d.png")
+    histo(*line)
+    write_deep_image(inbox / "c.png", files[2], 12)
+    assert histo.fails(*line)[0] == error
+
+
+def test_skip_done_refuses_rows_that_change_the_value_of_white_of_an_array(histo, tmp_path):
+    patches = np.load(histo.root / "data" / "synthetic" / "patches.npy")[:4].astype(np.uint16)
+    line = [*PREDICT, tmp_path / "a.npy", tmp_path / "b.npy", "--skip-done", "--out", tmp_path / "x.csv"]
+    np.save(tmp_path / "a.npy", patches << 2)
+    np.save(tmp_path / "b.npy", patches << 4)  # of another range than the other array
+    histo(*line)
+    histo(*line)
+    np.save(tmp_path / "a.npy", np.concatenate([patches << 2, patches << 4]))
+    assert "were read as 10-bit integers, 0 to 1,023" in histo.fails(*line)[0]
+
+
+def test_skip_done_accepts_a_file_whose_record_does_not_have_the_value_of_white(histo, images, tmp_path):
+    inbox, out = tmp_path / "inbox", tmp_path / "x.csv"
+    inbox.mkdir()
+    line, files = [*PREDICT, inbox, "--skip-done", "--out", out], sorted(images.iterdir())
+    write_deep_image(inbox / "a.png", files[0], 10)
+    histo(*line)
+    record = tmp_path / ".x.csv.made-with.json"
+    values = json.loads(record.read_text())
+    assert values.pop("white") == {"u2": 1023}
+    record.write_text(json.dumps(values))
+    (inbox / "a.png").unlink()
+    write_deep_image(inbox / "b.png", files[1], 12)
+    assert "done: 1 patch scored" in histo(*line).stderr
 
 
 def test_skip_done_tries_unreadable_files_again(histo, images, tmp_path):

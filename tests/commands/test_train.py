@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from histocli.models.checkpoint import load_checkpoint
-from tests.cli import TRAIN, Histo, template
+from tests.cli import QUICK, TRAIN, Histo, table, template
 from tests.faults.processes import Process
 
 LONG = ["train", "--device", "cpu", "--batch-size", 4, "--epochs", 2, "--seed", 4]  # 12 steps an epoch
@@ -141,7 +141,7 @@ def test_an_existing_name_is_refused(histo):
 
 
 def test_runs_started_at_the_same_time_get_different_names(histo):
-    both = [Process(histo.root, *TRAIN, "--batch-size", 48, "--epochs", 1, "--seed", seed) for seed in (1, 2)]
+    both = [Process(histo.root, *QUICK, "--seed", seed) for seed in (1, 2)]
     assert [process.wait() for process in both] == [0, 0]
     configs = [json.loads(path.read_text()) for path in histo.root.glob("runs/histonet-*/config.json")]
     assert {config["run"] for config in configs} == {"histonet-1", "histonet-2"}
@@ -241,9 +241,14 @@ def test_a_manifest_that_changed_is_refused(histo):
 
 
 def test_a_new_balanced_subset_does_not_change_a_run(histo):
+    path, subset = histo.root / "runs" / "first" / "manifest.csv", histo.root / "manifests" / "balanced.csv"
+    before = path.read_bytes()
     histo("balance", "--n", 40, "--seed", 9)
     histo("train", "--resume", "--name", "first")
-    histo("eval", "--ckpt", "first")
+    assert path.read_bytes() == before
+    report = json.loads(histo("eval", "--ckpt", "first", "--device", "cpu", "--json").stdout)
+    of_run, of_subset = (sum(row["split"] == "val" for row in table(file.read_text())) for file in (path, subset))
+    assert report["n"] == of_run != of_subset
 
 
 @pytest.mark.parametrize(
@@ -281,7 +286,7 @@ def test_impossible_options_are_refused_before_anything_is_written(histo, line, 
     ids=" ".join,
 )
 def test_options_are_used_and_stored(histo, options):
-    histo(*TRAIN, "--shots", 8, "--epochs", 1, "--name", "o", *options)  # a step of 16 patches
+    histo(*QUICK, "--name", "o", *options)
     config = json.loads((histo.root / "runs" / "o" / "config.json").read_text())
     assert config["options"][options[0].removeprefix("--")] == options[1]
     assert len(history(histo, "o")) == 1
@@ -302,8 +307,10 @@ def test_a_checkpoint_has_only_tensors_and_plain_values(histo):
 
 def test_a_manifest_saved_by_a_spreadsheet_is_copied_unchanged(histo):
     path = histo.root / "manifests" / "balanced.csv"
-    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    histo(*TRAIN, "--epochs", 1, "--name", "crlf")
+    saved = path.read_bytes().replace(b"\n", b"\r\n")
+    path.write_bytes(saved)
+    histo(*QUICK, "--name", "crlf")
+    assert (histo.root / "runs" / "crlf" / "manifest.csv").read_bytes() == saved
     histo("train", "--resume", "--name", "crlf")
     histo("balance", "--n", 40)
     histo("eval", "--ckpt", "crlf", "--device", "cpu")
@@ -329,12 +336,12 @@ def newest(histo):
 
 
 def test_the_checkpoints_of_the_workspace_are_of_the_newest_finished_run(histo):
-    process = Process(histo.root, *LONG, "--batch-size", 8, "--name", "stopped")
+    line = [*LONG, "--batch-size", 16, "--epochs", 5, "--name", "stopped"]  # some are left when the signal arrives
+    process = Process(histo.root, *line)
     process.until((histo.root / "runs" / "stopped" / "best.pt").is_file)
     process.signal(signal.SIGINT)
-    assert process.wait() in (0, 130)
-    if process.code:  # it has a best epoch, and is not finished
-        assert newest(histo) == ["first", "first"]
+    assert process.wait() == 130  # it has a best epoch, and is not finished
+    assert newest(histo) == ["first", "first"]
     histo("train", "--resume", "--name", "stopped")
     assert newest(histo) == ["stopped", "stopped"]
     told = histo("train", "--resume", "--name", "first").stderr  # finished long ago
@@ -343,8 +350,8 @@ def test_the_checkpoints_of_the_workspace_are_of_the_newest_finished_run(histo):
 
 
 def test_folds_and_seeds_do_not_replace_the_checkpoints_of_the_workspace(histo):
-    histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--name", "s")
-    histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv")
+    histo(*QUICK, "--seeds", 2, "--name", "s")
+    histo(*QUICK, "--folds", 2, "--name", "cv")
     assert newest(histo) == ["first", "first"]
     for run in ("s-seed1", "cv-fold2"):
         assert f"next: histo eval --ckpt {run}\n" in histo("train", "--resume", "--name", run).stderr
@@ -354,7 +361,7 @@ def test_folds_and_seeds_do_not_replace_the_checkpoints_of_the_workspace(histo):
 def test_a_single_run_with_a_name_like_one_of_several_seeds_is_not_one_of_them(histo):
     """Its checkpoints were not copied if it was resumed, and the command to train longer was `--seeds 1`."""
     resume = ("train", "--resume", "--name", "s-seed1")
-    histo(*TRAIN, "--epochs", 1, "--seed", 1, "--name", "s-seed1")
+    histo(*QUICK, "--seed", 1, "--name", "s-seed1")
     shutil.rmtree(histo.root / "checkpoints")  # as if the process had been killed before it copied them
     assert "next: histo eval --ckpt best.pt\n" in histo(*resume).stderr
     assert newest(histo) == ["s-seed1", "s-seed1"]

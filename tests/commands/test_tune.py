@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import sys
 from contextlib import closing
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import histocli.training.study_start
 from histocli.data.manifest import write_manifest
 from histocli.errors import HistoError, UsageError
 from histocli.training.trainer import NotFiniteError, Trainer
-from tests.cli import TRAIN
+from tests.cli import TRAIN, Histo, copy_for_all_tests, template
 from tests.faults.processes import Process
 from tests.models.encoder_hub import TINY, put_in_cache
 
@@ -41,6 +42,20 @@ def open_in_optuna(histo, name="tune"):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = optuna.storages.RDBStorage(f"sqlite:///{histo.root / 'tuning' / name / 'study.db'}")
     return optuna.load_study(study_name=name, storage=storage)
+
+
+@cache
+def template_with_study():
+    """Make a copy of the template with a study of one trial, `tune`; return its path."""
+    histo = copy_for_all_tests(template())
+    tune(histo, 1, *SPACE)
+    return histo.root
+
+
+@pytest.fixture
+def studied(one_thread, tmp_path):
+    """Return `histo` for a copy of the workspace with the study."""
+    return Histo(shutil.copytree(template_with_study(), tmp_path / "studied"))
 
 
 def measured(report):
@@ -80,14 +95,13 @@ def test_a_trial_of_an_encoder_starts_from_its_published_weights_as_train_does(h
     assert [run["metrics"]["auc"] for run in repeats["runs"]] == pytest.approx(report["trials"][0]["auc"])
 
 
-def test_a_continued_study_chooses_and_measures_as_one_without_a_break(histo):
-    whole = tune(histo, 3, *SPACE, name="whole")
-    tune(histo, 1, *SPACE, name="parts")
-    parts = tune(histo, 3, name="parts")
+def test_a_continued_study_chooses_and_measures_as_one_without_a_break(studied):
+    whole = tune(studied, 2, *SPACE, name="whole")
+    parts = tune(studied, 2)  # `tune` has one trial
     assert measured(parts) == measured(whole)
-    again = histo("tune", "--trials", 3, "--name", "parts")
+    again = studied("tune", "--trials", 2)
     assert "no trial was started: a larger --trials adds more" in again.stderr
-    assert measured(read_study(histo, "parts")) == measured(whole)
+    assert measured(read_study(studied)) == measured(whole)
 
 
 def test_a_study_whose_folds_could_not_be_written_can_be_started_again(histo, monkeypatch):
@@ -103,30 +117,28 @@ def test_a_study_whose_folds_could_not_be_written_can_be_started_again(histo, mo
     assert [trial["state"] for trial in tune(histo, 1, *SPACE)["trials"]] == ["finished"]
 
 
-def test_a_trial_that_was_stopped_before_its_first_parameter_is_continued(histo):
-    tune(histo, 1, *SPACE)
-    study = open_in_optuna(histo)
+def test_a_trial_that_was_stopped_before_its_first_parameter_is_continued(studied):
+    study = open_in_optuna(studied)
     study.enqueue_trial({"lr": 0.002, "augment": "none"})
     study.ask()  # it is marked as running, and no parameter is written yet
-    trial = tune(histo, 2)["trials"][1]
+    trial = tune(studied, 2)["trials"][1]
     assert (trial["state"], trial["parameters"]["lr"], trial["parameters"]["augment"]) == ("finished", 0.002, "none")
 
 
-def test_a_continued_study_refuses_other_options_and_other_patches(histo):
-    tune(histo, 1, *SPACE)
+def test_a_continued_study_refuses_other_options_and_other_patches(studied):
     for option, value, before in (
         ("--folds", 3, "2"),
         ("--lr", 0.01, "0.0003:0.03"),
         ("--augment", "none", "none, fl"),
     ):
-        error, hint = histo.fails("tune", "--trials", 2, option, value, code=2)
+        error, hint = studied.fails("tune", "--trials", 2, option, value, code=2)
         assert error.startswith(f"{option} {value}: the study 'tune' was started with {before}")
         assert hint == f"leave {option} out, or start another study with --name"
-    histo("tune", "--trials", 1, "--folds", 2)
-    histo("balance", "--n", 40)
-    error, _ = histo.fails("tune", "--trials", 2)
+    studied("tune", "--trials", 1, "--folds", 2)
+    studied("balance", "--n", 40)
+    error, _ = studied.fails("tune", "--trials", 2)
     assert error.endswith("balanced.csv has changed since the study 'tune' was started")
-    assert len(read_study(histo)["trials"]) == 1
+    assert len(read_study(studied)["trials"]) == 1
 
 
 def test_train_does_not_replace_the_folds_of_a_study(histo):
@@ -181,10 +193,9 @@ def test_two_processes_share_a_study(histo):
     assert all(trained)
 
 
-def test_a_trial_that_ends_while_another_process_looks_for_one_is_not_trained_again(histo, monkeypatch):
+def test_a_trial_that_ends_while_another_process_looks_for_one_is_not_trained_again(studied, monkeypatch):
     """Another process finishes trial 0 after this one has read that it runs, and before it looks at its lock."""
-    tune(histo, 1, *SPACE)
-    path = histo.root / "tuning" / "tune" / "study.db"
+    path = studied.root / "tuning" / "tune" / "study.db"
 
     def write_state(state):
         with closing(sqlite3.connect(path)) as database, database:
@@ -196,7 +207,7 @@ def test_a_trial_that_ends_while_another_process_looks_for_one_is_not_trained_ag
 
     write_state("RUNNING")
     monkeypatch.setattr(histocli.training.study, "is_held", finish)
-    report = tune(histo, 2)
+    report = tune(studied, 2)
     assert [(trial["state"], len(trial["auc"])) for trial in report["trials"]] == [("finished", 2)] * 2
 
 
@@ -216,11 +227,10 @@ def test_a_stopped_study_keeps_what_is_finished_and_continues_the_rest(histo, nu
     assert not list((histo.root / "tuning" / "tune" / "runs").iterdir())
 
 
-def test_a_trial_below_the_median_is_pruned(histo):
+def test_a_trial_below_the_median_is_pruned(studied):
     import optuna
 
-    tune(histo, 1, *SPACE)
-    study = open_in_optuna(histo)
+    study = open_in_optuna(studied)
     (first,) = study.trials
     for _ in range(5):
         study.add_trial(
@@ -232,9 +242,9 @@ def test_a_trial_below_the_median_is_pruned(histo):
                 user_attrs={"auc": [1.0, 1.0]},
             )
         )
-    begun = histo.root / "tuning" / "tune" / "runs" / "trial6-fold2"  # by a process that was killed
+    begun = studied.root / "tuning" / "tune" / "runs" / "trial6-fold2"  # by a process that was killed
     begun.mkdir(parents=True)
-    report = tune(histo, 7)
+    report = tune(studied, 7)
     pruned = report["trials"][6]
     assert (pruned["state"], len(pruned["auc"])) == ("pruned", 1)
     assert not begun.exists()
@@ -268,21 +278,20 @@ def test_a_trial_that_needs_too_much_memory_is_reported(histo, monkeypatch):
     assert (report["best"], report["command"], report["importance"]) == (None, "", {})
 
 
-def test_held_out_patches_change_nothing(histo):
+def test_held_out_patches_change_nothing(studied):
     """The pixels of another data set, and the rows of the subset that are in neither train nor val."""
-    before = tune(histo, 1, *SPACE, name="before")
-    histo("download", "--source", "synthetic", "--n", 40, "--seed", 9, "--name", "held")
-    pixels = histo.root / "data" / "held" / "patches.npy"
+    studied("download", "--source", "synthetic", "--n", 40, "--seed", 9, "--name", "held")
+    pixels = studied.root / "data" / "held" / "patches.npy"
     np.save(pixels, np.zeros_like(np.load(pixels)))
-    after = tune(histo, 1, *SPACE, name="after")
-    assert measured(after) == measured(before)
+    after = tune(studied, 1, *SPACE, name="after")
+    assert measured(after) == measured(read_study(studied))
 
     rows = {}
-    for name in ("balanced", "before-fold1", "before-fold2"):
-        with (histo.root / "manifests" / f"{name}.csv").open(newline="") as file:
+    for name in ("balanced", "after-fold1", "after-fold2"):
+        with (studied.root / "manifests" / f"{name}.csv").open(newline="") as file:
             rows[name] = list(csv.DictReader(file))
     known = {row["id"] for row in rows["balanced"] if row["split"] in ("train", "val")}
-    for fold in ("before-fold1", "before-fold2"):
+    for fold in ("after-fold1", "after-fold2"):
         assert {row["id"] for row in rows[fold]} <= known
         slides = [{row["slide"] for row in rows[fold] if row["split"] == part} for part in ("train", "val")]
         assert slides[0].isdisjoint(slides[1])
@@ -337,13 +346,12 @@ def test_without_optuna_one_line_says_what_to_install(histo, monkeypatch):
 
 
 @pytest.mark.parametrize(("damage", "reason"), [(b"not a database" * 100, "file is not a database"), (None, "is gone")])
-def test_a_damaged_file_of_a_study_is_named(histo, damage, reason):
-    tune(histo, 1, *SPACE)
-    path = histo.root / "tuning" / "tune" / "study.db"
+def test_a_damaged_file_of_a_study_is_named(studied, damage, reason):
+    path = studied.root / "tuning" / "tune" / "study.db"
     path.unlink()
     if damage:
         path.write_bytes(damage)
-    error, hint = histo.fails("tune", "--trials", 2)
+    error, hint = studied.fails("tune", "--trials", 2)
     assert str(path) in error
     assert reason in error
     assert hint == "start another study with --name"

@@ -45,7 +45,7 @@ def main(path, arch=""):
     with connect_processes() as ranks:
         batches = PatchLoader(pixels, np.arange(PATCHES), labels, BATCH, compute.device, ranks=ranks)
         torch.manual_seed(1)
-        trainer = Trainer(make_network(arch), Recipe(1e-3, 2 * STEPS, 0, augment=Augment.NONE), compute, ranks)
+        trainer = Trainer(make_network(arch), Recipe(1e-3, 2 * STEPS, seed=0, augment=Augment.NONE), compute, ranks)
         losses = [trainer.train_epoch(batches), trainer.train_epoch(batches)]
         predictor = BatchPredictor([CalibratedNetwork(trainer.ema_model)], compute)
         probs = torch.from_numpy(predictor.predict_packed(batches).probs)

@@ -319,7 +319,7 @@ def test_predictions_are_the_same_bytes_for_any_number_of_processes(histo, tmp_p
         (tmp_path / "images" / f"patch-{number:02}.png").write_bytes(b"not an image")
     line = ["predict", tmp_path / "images", "--ckpt", "first", "--batch-size", 4, "--threshold", 0.5, "--out"]
     alone = histo(*line, tmp_path / "1.csv", code=4)
-    _, three = run(histo, *line, tmp_path / "3.csv", processes=3, code=1)
+    _, three = run_without_torchrun(histo, *line, tmp_path / "3.csv", processes=3, code=4)
     assert (tmp_path / "3.csv").read_bytes() == (tmp_path / "1.csv").read_bytes()
     assert len((tmp_path / "1.csv").read_text().splitlines()) == 18
     warnings = [row for row in alone.stderr.splitlines() if row.startswith("warning:")]
@@ -371,7 +371,7 @@ def test_several_processes_count_all_cropped_images_of_a_folder(histo, tmp_path)
 
 @pytest.mark.slow
 def test_an_error_in_all_processes_is_printed_once_and_leaves_no_files(empty):
-    _, stderr = run(empty, "train", code=1)
+    _, stderr = run_without_torchrun(empty, "train", code=1)
     reported = [row for row in stderr.splitlines() if "error: " in row]
     assert len(reported) == 1
     assert reported[0].startswith("error: there is no manifest")

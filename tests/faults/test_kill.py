@@ -12,6 +12,7 @@ few of the others. Some processes are really killed.
 import os
 import random
 import shutil
+from functools import cached_property
 from hashlib import sha256
 
 import cv2
@@ -80,6 +81,13 @@ def server(pcam_files):
 
 
 @pytest.fixture(scope="module")
+def small_workspace(trained_workspace, tmp_path_factory):
+    """The workspace without its run, which is nine tenths of its bytes: each moment of `balance` is copied and read."""
+    copy = tmp_path_factory.mktemp("small") / "workspace"
+    return shutil.copytree(trained_workspace, copy, ignore=shutil.ignore_patterns("runs", "checkpoints"))
+
+
+@pytest.fixture(scope="module")
 def evaluated_workspace(trained_workspace, slides, tmp_path_factory):
     """The workspace with two evaluations to compare, and the maps of slides."""
     root = shutil.copytree(trained_workspace, tmp_path_factory.mktemp("evaluated") / "workspace")
@@ -126,11 +134,11 @@ class FaultyCommand:
 
     def __init__(self, name, before, folder, server, slides, images):
         self.before, self.folder, self.root = before, folder, folder / "workspace"
+        self.moments = folder / "moments"
         places = {"OUT": self.root / "out", "MAPS": self.root / "maps", "SLIDES": slides, "IMAGES": images}
         self.line = [str(part).format_map(places) for part in COMMANDS[name]]
         self.line += ["--from", server.url().rstrip("/")] if name == "download" else []
         self.finished = set()  # the workspaces from which the command has ended as it should
-        self.reset(before)
 
     def reset(self, content):
         shutil.rmtree(self.root, ignore_errors=True)
@@ -141,6 +149,15 @@ class FaultyCommand:
         process = Process(self.root, *self.again(), NO_PROXY="*", faults={"files": {"count": str(self.count), **files}})
         process.wait()
         return process
+
+    @cached_property
+    def undisturbed(self):
+        """The files after the command without a harm, and its number of operations; `moments` has those in between."""
+        self.reset(self.before)
+        shutil.rmtree(self.moments, ignore_errors=True)
+        process = self.run(keep=str(self.moments))
+        assert process.code == 0, process.stderr
+        return tree(self.root), int(self.count.read_text())
 
     @property
     def count(self):
@@ -170,11 +187,19 @@ class FaultyCommand:
             self.finished.add(digest.digest())
 
 
-@pytest.fixture
-def faulty(request, trained_workspace, evaluated_workspace, tmp_path, server, slides, images, published, monkeypatch):
-    before = evaluated_workspace if request.param in ("compare", "eval maps", "report") else trained_workspace
+@pytest.fixture(scope="module")
+def faulty(request, trained_workspace, small_workspace, evaluated_workspace, tmp_path_factory, server, slides, images):
+    """The command of both tests, which is run without a harm only once."""
+    others = dict.fromkeys(("compare", "eval maps", "report"), evaluated_workspace) | {"balance": small_workspace}
+    before = others.get(request.param, trained_workspace)
+    command = FaultyCommand(request.param, before, tmp_path_factory.mktemp("faulty"), server, slides, images)
+    yield command
+    shutil.rmtree(command.folder)
+
+
+@pytest.fixture(autouse=True)
+def take_published_weights(published, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(published))
-    return FaultyCommand(request.param, before, tmp_path, server, slides, images)
 
 
 def choose(items, most):
@@ -185,21 +210,18 @@ def choose(items, most):
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-@pytest.mark.parametrize("faulty", NAMES, indirect=True)
+@pytest.mark.parametrize("faulty", NAMES, indirect=True, scope="module")
 def test_a_command_killed_at_any_operation_and_run_again_gives_the_same_files(faulty, request, record_property):
     name = request.node.callspec.params["faulty"]
-    kept = faulty.folder / "moments"
-    process = faulty.run(keep=str(kept))
-    assert process.code == 0, process.stderr
-    undisturbed = tree(faulty.root)
-    moments = sorted(kept.iterdir())
+    undisturbed, operations = faulty.undisturbed
+    moments = sorted(faulty.moments.iterdir())
     assert len(moments) > 2
     record_property("moments", f"{name}: {len(moments)}")
     for moment in choose(moments, len(moments) if name in QUICK else MOMENTS):
         faulty.reset(moment)
         check_whole(faulty.root)
         faulty.finish(undisturbed)
-    operations, chance = int(faulty.count.read_text()), random.Random(name)
+    chance = random.Random(name)
     faulty.reset(faulty.before)
     for _ in range(KILLS):  # the process is really killed
         faulty.run(at=chance.randrange(operations), harm="kill")
@@ -207,14 +229,11 @@ def test_a_command_killed_at_any_operation_and_run_again_gives_the_same_files(fa
     faulty.finish(undisturbed)
 
 
-@pytest.mark.parametrize("faulty", NAMES, indirect=True)
+@pytest.mark.parametrize("faulty", NAMES, indirect=True, scope="module")
 def test_an_operation_that_fails_is_one_error_and_nothing_is_lost(faulty, request, record_property):
-    process = faulty.run()
-    assert process.code == 0, process.stderr
-    undisturbed = tree(faulty.root)
+    undisturbed, operations = faulty.undisturbed
     before = [str(path.relative_to(faulty.before)) for path in faulty.before.rglob("*") if path.is_file()]
     removed = set(before) - undisturbed.keys()
-    operations = int(faulty.count.read_text())
     plans = [(at, harm) for at in range(operations) for harm in FAILURES]
     if not IS_COMPLETE:
         plans = [(at, FAILURES[at % 3]) for at in range(operations)]

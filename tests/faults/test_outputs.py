@@ -16,7 +16,7 @@ from histocli.files.outputs import check_output
 from histocli.slides.records import FinishedSlide, SlideRecord, write_finished, write_table
 from histocli.workspace import Workspace
 from tests.faults.processes import Process, histo
-from tests.faults.trees import differences, tree
+from tests.faults.trees import differences, stamps, tree
 
 pytestmark = pytest.mark.attack
 
@@ -39,11 +39,11 @@ def line(name):
 
 def refuses(root, *args, code=2, **options):
     """The error of a command that changes nothing."""
-    before = tree(root)
+    before = stamps(root)
     process = histo(root, *args, code=code, **options)
     assert process.stderr.count("error: ") == 1, process.stderr
     assert "bug" not in process.stderr
-    assert differences(tree(root), before) == []
+    assert differences(stamps(root), before) == []
     return process.stderr
 
 

@@ -127,11 +127,9 @@ def test_training_under_nohup_continues_after_the_terminal_is_closed(root, termi
     assert len(state(root)["history"]) == 4
 
 
-@pytest.mark.parametrize(
-    "line", [["predict", "synthetic", "--batch-size", "8"], ["predict", "synthetic", "--format", "jsonl"]]
-)
-def test_a_closed_pipe_ends_the_command_without_an_error(root, line):
-    command = [sys.executable, "-m", "histocli", "-w", root, *line, "--ckpt", "first", "--device", "cpu"]
+def test_a_closed_pipe_ends_the_command_without_an_error(root):
+    line = ["predict", "synthetic", "--format", "jsonl", "--ckpt", "first", "--device", "cpu"]
+    command = [sys.executable, "-m", "histocli", "-w", root, *line]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.readline()
         process.stdout.close()

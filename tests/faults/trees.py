@@ -62,6 +62,15 @@ def tree(root):
     return {str(path.relative_to(root)): content(path) for path in root.rglob("*") if path.is_file()}
 
 
+def stamps(root):
+    """Return the size, the time of the last change and the number of every file below a folder, for `differences`.
+
+    They also show that a file was replaced by an equal one; no file is read, and no checkpoint is loaded.
+    """
+    found = {str(path.relative_to(root)): path.stat() for path in root.rglob("*") if path.is_file()}
+    return {name: (stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in found.items()}
+
+
 def differences(first, second):
     """Return the names of the files in which two trees differ."""
     return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))

@@ -106,8 +106,8 @@ def test_a_bug_in_another_process_is_raised(folder, pool):
 @pytest.mark.parametrize("few", [0, 8, 4096])
 def test_processes_and_threads_give_the_same_chunks(folder, monkeypatch, few):
     monkeypatch.setattr(stream, "_THREADED_PATCHES", few)
-    expected = list(stream.load_chunks(patches(folder), 3, 2))
-    chunks = list(stream.load_chunks(patches(folder), 3, 2, DecodingProcesses(3)))
+    expected = list(stream.load_chunks(patches(folder), 3))
+    chunks = list(stream.load_chunks(patches(folder), 3, DecodingProcesses(3)))
     assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [
         [patch.id for patch in chunk.patches] for chunk in expected
     ]
@@ -160,7 +160,7 @@ from histocli.patch import Patch
 from histocli.files.file import find_images
 from histocli.files.listing import list_files
 
-stream._FEW = 0
+stream._THREADED_PATCHES = 0
 files = find_images(list_files(Path(sys.argv[1]))).images
 start = DecodingProcesses._start
 

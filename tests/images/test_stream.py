@@ -109,7 +109,7 @@ def patch(number, error=None):
 def test_an_unreadable_patch_is_a_failure_and_the_others_are_loaded():
     broken = {3, 4, 5, 11}
     patches = [patch(i, HistoError(f"{i} is broken") if i in broken else None) for i in range(12)]
-    chunks = list(load_chunks(patches, size=3, workers=2))
+    chunks = list(load_chunks(patches, size=3))
     assert [[p.id for p in chunk.patches] for chunk in chunks] == [["0", "1", "2"], [], ["6", "7", "8"], ["9", "10"]]
     assert [(failed.id, str(error)) for chunk in chunks for failed, error in chunk.failures] == [
         (str(i), f"{i} is broken") for i in sorted(broken)

@@ -193,6 +193,51 @@ def test_the_range_is_that_of_the_whole_set(tmp_path):
             decode_patch(tiff(bright >> (12 - bits)), "x", how)
 
 
+def test_an_image_outside_the_sample_is_not_read_by_a_range_of_its_own(tmp_path):
+    """Alone, the dark image is read as one of 10 bits: four times too bright."""
+    for number in range(300):  # more than the 256 that are read to infer white
+        cv2.imwrite(str(tmp_path / f"{number:03}.png"), PATCH)
+    dark = PATCH.astype(np.uint16) << 2
+    cv2.imwrite(str(tmp_path / "002_.png"), dark)
+    how = Preparation(ranges=infer_file_ranges(find_images(list_files(tmp_path)).images))
+    data = (tmp_path / "002_.png").read_bytes()
+    with pytest.raises(HistoError, match="it holds uint16 values, but none of the 256 images does") as raised:
+        decode_patch(data, "x", how)
+    assert raised.value.hint.startswith("use a separate command for the uint16 images, or save the images as uint8")
+    assert np.array_equal(decode_patch(data, "x")[..., ::-1], PATCH)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_few_images_of_12_bits_among_many_of_8_share_one_range(tmp_path, suffix):
+    for number in range(200):
+        cv2.imwrite(str(tmp_path / f"{number:03}.{suffix}"), PATCH)
+    deep = PATCH.astype(np.uint16)
+    for name, image in {"001a": deep << 4, "101a": deep << 4, "151a": deep << 2}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.{suffix}"), image)
+    how = Preparation(ranges=infer_file_ranges(find_images(list_files(tmp_path)).images))
+    assert np.array_equal(decode_patch((tmp_path / f"101a.{suffix}").read_bytes(), "x", how)[..., ::-1], PATCH)
+    with pytest.raises(HistoError, match="only, but the other images hold 12-bit integers"):
+        decode_patch((tmp_path / f"151a.{suffix}").read_bytes(), "x", how)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_inverted_grey_of_fewer_than_16_bits_is_refused(bits):
+    """It became nearly white: 65,535 and not 4,095 minus each sample."""
+    grey = PATCH[..., :1].astype(np.uint16)
+    assert np.array_equal(decode(tiff(65535 - grey * 257, t262=0), "x"), np.repeat(PATCH[..., :1], 3, 2))
+    with pytest.raises(HistoError, match=r"white is zero in it, and its samples go up to .* only") as raised:
+        decode(tiff((1 << bits) - 1 - (grey << (bits - 8)), t262=0), "x")
+    assert "black as zero" in raised.value.hint
+
+
+def test_inverted_grey_of_12_packed_bits_is_refused():
+    """It was read as its negative."""
+    left, right = (4095 - (PATCH[:, i::2, :1].astype(np.uint16) << 4) for i in (0, 1))
+    packed = np.concatenate([left >> 4, (left & 15) << 4 | right >> 8, right & 255], 2).astype(np.uint8)
+    with pytest.raises(HistoError, match="white is zero in it, and its samples have 12 bits"):
+        decode(tiff(packed.reshape(96, 144, 1), t256=96, t258=[12], t262=0), "x")
+
+
 @pytest.mark.parametrize(
     ("tags", "mpp"),
     [

@@ -99,7 +99,7 @@ def test_a_path_is_preferred_to_a_data_set_of_the_same_name(tmp_path, workspace,
     assert np.array_equal(pixels, PIXELS[:5])
     write_folder(tmp_path / "mine", {"z.tif": TIFFS[5]})
     assert read_all(workspace, "mine")[0] == ["z"]
-    shadowed = f"mine is the path {tmp_path / 'mine'}, although the workspace has a data set of this name too; "
+    shadowed = f"mine means the path {tmp_path / 'mine'}; the workspace also has a data set of this name: "
     for names in (["mine"], ["mine", str(tmp_path / "mine")]):
         assert open_inputs(names, workspace, Resize.CROP).notes[0] == f"{shadowed}--split all scores the data set"
     assert open_inputs(["./mine"], workspace, Resize.CROP).notes == ()

@@ -52,6 +52,10 @@ def images():
     return torch.from_numpy(np.random.default_rng(9).integers(0, 256, (6, 3, 96, 96), np.uint8))
 
 
+def to_pixels(images):
+    return images.permute(0, 2, 3, 1).numpy()
+
+
 @pytest.fixture
 def predictor(one_thread, workspace):
     """Make a predictor from some of these runs."""
@@ -66,25 +70,29 @@ def raw_probabilities(predictor, run, images):
 
 def test_log_odds_are_divided_by_the_temperature(predictor, images):
     expected = raw_probabilities(predictor, "one", images)
-    scores = predictor("one").predict_batch(images)
+    scores = predictor("one").predict_array(to_pixels(images))
     assert scores.raw == pytest.approx(expected, abs=1e-5)
     assert scores.probs == pytest.approx(expit(logit(expected) / 2), abs=1e-5)
-    assert predictor("one", uncalibrated=True).predict_batch(images).probs == pytest.approx(expected, abs=1e-5)
+    assert predictor("one", uncalibrated=True).predict_array(to_pixels(images)).probs == pytest.approx(
+        expected, abs=1e-5
+    )
     assert (scores.spread == 0).all()
 
 
 def test_an_ensemble_is_the_mean_of_calibrated_probabilities(predictor, images):
-    alone = [predictor(run).predict_batch(images).probs for run in TEMPERATURES]
-    assert predictor("one", "other").predict_batch(images).probs == pytest.approx(np.mean(alone, 0), abs=1e-6)
+    alone = [predictor(run).predict_array(to_pixels(images)).probs for run in TEMPERATURES]
+    assert predictor("one", "other").predict_array(to_pixels(images)).probs == pytest.approx(
+        np.mean(alone, 0), abs=1e-6
+    )
 
 
 def test_views_are_averaged_before_the_temperature_is_applied(predictor, images):
     views = [raw_probabilities(predictor, "other", view) for view in make_d4_views(images)]
-    scores = predictor("other", tta=True).predict_batch(images)
+    scores = predictor("other", tta=True).predict_array(to_pixels(images))
     assert scores.raw == pytest.approx(np.mean(views, 0), abs=1e-5)
     assert logit(scores.probs) == pytest.approx(logit(np.mean(views, 0)) / 0.5, abs=1e-3)
     assert scores.spread == pytest.approx(np.ptp(expit(logit(views) / 0.5), 0), abs=1e-4)
-    plain = predictor("other", should_compute_spread=True).predict_batch(images)
+    plain = predictor("other", should_compute_spread=True).predict_array(to_pixels(images))
     assert plain.spread == pytest.approx(scores.spread, abs=1e-6)
     assert plain.raw == pytest.approx(views[0], abs=1e-5)
 
@@ -101,15 +109,15 @@ def uncalibrated(network, **options):
 
 
 def loader(images, size):
-    pixels = images.permute(0, 2, 3, 1).numpy()
+    pixels = to_pixels(images)
     return PatchLoader(pixels, np.arange(len(pixels)), np.zeros(len(pixels)), size, torch.device("cpu"))
 
 
 def test_packed_data_arrays_and_streams_get_the_same_scores_for_any_batch_size(one_thread, network, images):
     predictor = uncalibrated(network)
-    expected = predictor.predict_batch(images).probs
+    expected = predictor.predict_array(to_pixels(images)).probs
     assert ((expected > 0) & (expected < 1)).all()
-    pixels = images.permute(0, 2, 3, 1).numpy()
+    pixels = to_pixels(images)
     patches = [Patch(str(i), lambda i=i: pixels[i]) for i in range(6)]
     for size in (1, 4, 6):
         assert predictor.predict_packed(loader(images, size)).probs == pytest.approx(expected, abs=1e-5)
@@ -166,7 +174,7 @@ def test_thresholds_by_number_as_stored_and_by_rule(predictor):
 @pytest.mark.parametrize("cores", ["1", "3"])
 def test_a_stream_keeps_its_order_without_unreadable_patches(predictor, images, cores, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", cores)
-    pixels = images.permute(0, 2, 3, 1).numpy()
+    pixels = to_pixels(images)
 
     def broken():
         raise HistoError("broken")
@@ -177,7 +185,7 @@ def test_a_stream_keeps_its_order_without_unreadable_patches(predictor, images, 
     assert [patch.id for chunk in chunks for patch in chunk.patches] == ["0", "2", "3", "4"]
     assert listener.errors == ["broken"] * 2
     assert listener.progress == [2, 4, 6]
-    expected = predictor("one").predict_batch(images).probs[[0, 2, 3, 4]]
+    expected = predictor("one").predict_array(to_pixels(images)).probs[[0, 2, 3, 4]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
 
 
@@ -185,7 +193,7 @@ def test_a_stream_keeps_its_order_without_unreadable_patches(predictor, images, 
 def many_patches(monkeypatch, images):
     """Return 120 patches, which are more than three cores read in advance, and a list of those that were read."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    pixels, read = images.permute(0, 2, 3, 1).numpy(), []
+    pixels, read = to_pixels(images), []
 
     def load(i):
         read.append(i)
@@ -199,7 +207,7 @@ def test_many_chunks_on_several_cores_stay_in_order(predictor, images, many_patc
     chunks = predictor("one").predict_patches(iter(patches), 3)
     scored = [(chunk.patches, chunk.scores.probs) for chunk in chunks]
     assert [patch for some, _ in scored for patch in some] == patches
-    expected = np.tile(predictor("one").predict_batch(images).probs, 20)
+    expected = np.tile(predictor("one").predict_array(to_pixels(images)).probs, 20)
     assert np.concatenate([probs for _, probs in scored]) == pytest.approx(expected, abs=1e-5)
 
 
@@ -238,7 +246,7 @@ def gpu_code(monkeypatch):
 
 
 def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, tmp_path, gpu_code):
-    for i, pixels in enumerate(images.permute(0, 2, 3, 1).numpy()):
+    for i, pixels in enumerate(to_pixels(images)):
         cv2.imwrite(str(tmp_path / f"{i}.png"), pixels[:, :, ::-1])
     for i in (2, 3):
         (tmp_path / f"{i}.png").write_bytes(b"no picture")
@@ -249,7 +257,7 @@ def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, t
     assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [["0", "1"], [], ["4", "5"]]
     assert [error[:5] for error in listener.errors] == ["2.png", "3.png"]
     assert listener.progress == [2, 4, 6]
-    expected = loaded.predict_batch(images).probs[[0, 1, 4, 5]]
+    expected = loaded.predict_array(to_pixels(images)).probs[[0, 1, 4, 5]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
     assert loaded.choose_chunk_size(256) == 256
 
@@ -258,7 +266,7 @@ def test_a_gpu_gets_the_next_chunk_before_scores_are_used(predictor, images, gpu
     loaded, started = predictor("one"), []
     start = loaded._start
     loaded._start = lambda chunk: started.append(chunk) or start(chunk)
-    pixels = images.permute(0, 2, 3, 1).numpy()
+    pixels = to_pixels(images)
     chunks = loaded.predict_patches([Patch(str(i), lambda i=i: pixels[i]) for i in range(6)], 2)
     next(chunks)
     assert len(started) == 2

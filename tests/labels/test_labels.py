@@ -86,11 +86,11 @@ def test_guesses_are_not_labels(tmp_path):
 
 
 def test_names_of_columns_can_be_given(tmp_path):
-    table = "patch no,truth,block,where\na,1,s1,h1\nb,0,s2,h2\nc,1,s2,h2\n"
+    table = "patch no,verdict,block,where\na,1,s1,h1\nb,0,s2,h2\nc,1,s2,h2\n"
     folder = write_folder(tmp_path / "x", dict.fromkeys(IMAGES, IMAGE) | {"table.csv": table.encode()})
-    with pytest.raises(HistoError, match=r"no column is known as the label; the columns are patch no, truth, block"):
+    with pytest.raises(HistoError, match=r"no column is known as the label; the columns are patch no, verdict, block"):
         FolderSource(FolderOptions((str(folder),), labels=folder / "table.csv", id_column="patch no"))
-    names = {"id_column": "patch no", "label_column": "Truth", "slide_column": "block", "hospital_column": "where"}
+    names = {"id_column": "patch no", "label_column": "Verdict", "slide_column": "block", "hospital_column": "where"}
     source = FolderSource(FolderOptions((str(folder),), **names))
     assert labels_of(source) == FOUND
     assert [(patch.slide, patch.hospital) for patch in source.read_patches()] == [
@@ -325,6 +325,14 @@ def test_a_word_beside_splits_that_is_not_a_split_is_an_error(tmp_path, words):
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\n" + rows})
 
 
+def test_a_column_of_any_name_with_splits_and_other_words_is_an_error(tmp_path):
+    table = "id,label,phase\na,1,train\nb,0,test\nc,1,exclude\n"
+    with pytest.raises(HistoError, match=r"labels\.csv, line 4, column phase: 'exclude' is not a split"):
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
+    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": table.replace("phase", "invalid").replace("test", "x")})
+    assert splits_of(source) == ["", "", ""]  # one split only
+
+
 @pytest.mark.parametrize("words", [("0", "1", "2"), ("A", "A", "B"), ("fold1", "fold1", "fold1"), ("0", "", "")])
 def test_a_column_of_splits_without_a_known_word_is_an_error(tmp_path, words):
     rows = "".join(f"{key},{i % 2},{word}\n" for i, (key, word) in enumerate(zip("abc", words, strict=True)))
@@ -369,7 +377,24 @@ def test_an_empty_column_of_splits_is_ignored(tmp_path):
     assert splits_of(source) == ["", "", ""]
 
 
-@pytest.mark.parametrize("column", ["is_valid", "is_test", "Test", "is val", "holdout", "is_train"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        *(
+            "is_valid",
+            "is_test",
+            "Test",
+            "is val",
+            "holdout",
+            "is_train",
+            "isTest",
+            "in_test",
+            "inTest",
+            "for training",
+        ),
+        *("use_for_test", "is_heldout", "is_held_out", "test_flag", "is_test_split", "test_set"),
+    ],
+)
 def test_a_column_that_marks_a_split_is_an_error(tmp_path, column):
     table = f"id,label,{column}\na,1,False\nb,0,True\nc,1,True\n"
     with pytest.raises(HistoError, match=f"the column {column} seems to mark the images of a split") as caught:
@@ -431,7 +456,7 @@ def test_the_splits_of_wilds_are_the_official_ones(tmp_path):
 
 def test_an_image_with_1_in_the_columns_of_both_classes_is_an_error(tmp_path):
     table = "id,normal,tumor\na,1,1\nb,1,0\nc,0,1\n"
-    with pytest.raises(HistoError, match="a row has 1 in the columns tumor and normal") as caught:
+    with pytest.raises(HistoError, match="a patch has 1 in the columns tumor and normal") as caught:
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
     assert "--label-column tumor" in caught.value.hint
     assert labels_of(open_folder(tmp_path / "x", IMAGES, {"labels.csv": table}, label_column="tumor"))["a"] == 1
@@ -584,7 +609,7 @@ def test_a_column_that_marks_normal_patches_is_not_taken_as_the_label(tmp_path, 
 
 def test_tables_in_the_folder_that_contradict_each_other_are_an_error_whatever_their_names(tmp_path):
     tables = {"a.csv": TEXT, "b.csv": TEXT.replace("b,0", "b,1")}
-    with pytest.raises(HistoError, match=r"b\.csv: another table has a different label for 'b'") as caught:
+    with pytest.raises(HistoError, match=r"b\.csv: a\.csv has a different label for 'b'") as caught:
         open_folder(tmp_path / "x", IMAGES, tables)
     assert "--labels TABLE" in caught.value.hint
     labels = tmp_path / "x" / "a.csv"

@@ -284,7 +284,7 @@ def test_a_pretrained_backbone_learns_at_its_own_rate(one_thread):
     compute = choose_compute(Device.CPU, Precision.FP32)
     moved = {}
     for fraction in (1.0, 0.1):
-        made = Trainer(copy.deepcopy(model), Recipe(1e-2, 10, 0, muon=False, backbone_lr=fraction), compute)
+        made = Trainer(copy.deepcopy(model), Recipe(1e-2, 10, seed=0, muon=False, backbone_lr=fraction), compute)
         made.train_step(Batch((images_of(4) * 255).byte(), torch.tensor([0, 1, 0, 1])))
         before = dict(model.named_parameters())
         moves = {name: (p - before[name]).abs().median().item() for name, p in made.model.named_parameters()}
@@ -329,15 +329,21 @@ def freeze(histo, *options):
     histo(*TRAIN, "--arch", SMALL, "--weights", "pretrained", "--freeze", *options)
 
 
+def check_backbone(checkpoint, network):
+    """Check that the backbone in a checkpoint has the weights of a published network."""
+    backbone = {name: tensor for name, tensor in checkpoint.model.items() if name.startswith("network.backbone.")}
+    published = network.state_dict()
+    assert backbone
+    for name, tensor in backbone.items():
+        assert torch.equal(tensor, published[name.removeprefix("network.backbone.")]), name
+
+
 def test_freeze_trains_the_head_and_not_the_backbone(histo, hub):
     network = publish(SMALL, hub)
     freeze(histo, "--epochs", 4, "--lr", 0.003, "--name", "head")
     run = histo.root / "runs" / "head"
     best = load_checkpoint(run / "best.pt")
-    published = network.state_dict()
-    for name, tensor in best.model.items():
-        if name.startswith("network.backbone."):
-            assert torch.equal(tensor, published[name.removeprefix("network.backbone.")])
+    check_backbone(best, network)
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert len(rows) == 4
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
@@ -348,9 +354,9 @@ def test_freeze_trains_the_head_and_not_the_backbone(histo, hub):
 
 
 def test_imagenet_weights_can_be_frozen(histo, hub):
-    publish(SMALL, hub)
+    network = publish(SMALL, hub)
     histo(*TRAIN, "--arch", SMALL, "--weights", "imagenet", "--freeze", "--epochs", 1, "--name", "imagenet")
-    assert (histo.root / "runs" / "imagenet" / "best.pt").is_file()
+    check_backbone(load_checkpoint(histo.root / "runs" / "imagenet" / "best.pt"), network)
 
 
 def test_a_feature_with_almost_no_variance_is_not_magnified():

@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 
 import pytest
 
 from histocli.errors import HistoError
-from histocli.models.checkpoint import load_checkpoint
+from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.pages.markdown import escape_markdown, make_code_span
 from histocli.pages.model_card import write_card
 from histocli.workspace import Workspace
@@ -32,6 +33,16 @@ def test_the_model_card_is_complete(histo):
         section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
         assert len(section.split()) > 6, heading
     assert not re.search(r"\b(TODO|TBD|None|nan|Undefined)\b|[{}]", text.partition("## Evaluations")[0])
+
+
+def test_an_undefined_metric_needs_no_reason_for_a_missing_interval(histo):
+    path = histo.root / "runs" / "first" / "best.pt"
+    save_checkpoint(replace(load_checkpoint(path), threshold=1.0), path)  # no patch is predicted as tumour
+    text = write_card(Workspace(histo.root), "first").read_text()
+    assert "| PPV | undefined |" in text
+    missing = re.findall(r"^- No interval by bootstrap of (.*)", text, re.M)
+    assert missing
+    assert not any("PPV" in line or "undefined" in line for line in missing)
 
 
 def test_the_model_card_has_the_audit_and_a_warning_about_random_splits(histo):

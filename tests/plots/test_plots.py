@@ -16,7 +16,7 @@ from histocli.errors import HistoError
 from histocli.metrics import estimate_uncertainty, evaluate
 from histocli.plots import Format, evaluation, overlay
 from histocli.plots.sheets import PER_GROUP, Group, draw_sheet, find_sheet_size, select_confident_errors
-from histocli.plots.style import Look, render, save
+from histocli.plots.style import PlotStyle, render, save
 from histocli.plots.subset import draw_balance
 from histocli.plots.training import draw_curves
 from histocli.reports.balance import BalanceReport
@@ -77,7 +77,7 @@ def subset(slides, leaks=False):
 
 def texts(tmp_path, draw, width=3.5, height=3.5):
     """Return the texts in a figure; its SVG has each text as a comment next to the glyphs."""
-    path = save(tmp_path / "figure.svg", Look(Format.SVG), width, height, draw)
+    path = save(tmp_path / "figure.svg", PlotStyle(Format.SVG), width, height, draw)
     parser = ET.XMLParser(target=ET.TreeBuilder(insert_comments=True))
     root = ET.parse(path, parser).getroot()
     return " | ".join(node.text.strip() for node in root.iter(ET.Comment))
@@ -180,7 +180,10 @@ def test_a_sheet_shows_the_pixels_with_the_centre_marked(tmp_path):
         Group("last", pixels[2:]),
     ]
     path = save(
-        tmp_path / "sheet.png", Look(), *find_sheet_size(groups), lambda figure: draw_sheet(figure, groups, "Title")
+        tmp_path / "sheet.png",
+        PlotStyle(),
+        *find_sheet_size(groups),
+        lambda figure: draw_sheet(figure, groups, "Title"),
     )
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     for colour in colours:
@@ -197,17 +200,17 @@ def test_a_sheet_shows_the_pixels_with_the_centre_marked(tmp_path):
 @pytest.mark.parametrize("format", Format)
 def test_the_same_input_gives_the_same_bytes(tmp_path, format):
     draw = partial(evaluation.draw_scores, report=make_report())
-    first = save(tmp_path / "first", Look(format), 3.5, 2.9, draw).read_bytes()
-    assert save(tmp_path / "second", Look(format), 3.5, 2.9, draw).read_bytes() == first
+    first = save(tmp_path / "first", PlotStyle(format), 3.5, 2.9, draw).read_bytes()
+    assert save(tmp_path / "second", PlotStyle(format), 3.5, 2.9, draw).read_bytes() == first
 
 
 def test_matplotlib_settings_of_the_user_are_ignored(tmp_path):
     import matplotlib
 
     draw = partial(evaluation.draw_roc, report=make_report())
-    expected = save(tmp_path / "plain.png", Look(), 3.5, 3.8, draw).read_bytes()
+    expected = save(tmp_path / "plain.png", PlotStyle(), 3.5, 3.8, draw).read_bytes()
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "lines.linewidth": 9}):
-        assert save(tmp_path / "styled.png", Look(), 3.5, 3.8, draw).read_bytes() == expected
+        assert save(tmp_path / "styled.png", PlotStyle(), 3.5, 3.8, draw).read_bytes() == expected
         assert matplotlib.rcParams["font.size"] == 20
 
 
@@ -219,7 +222,7 @@ def test_a_failed_drawing_keeps_the_old_file(tmp_path):
         raise HistoError("no")
 
     with pytest.raises(HistoError, match="no"):
-        save(path, Look(), 3, 3, fail)
+        save(path, PlotStyle(), 3, 3, fail)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -234,7 +237,7 @@ def test_the_legend_of_several_runs_does_not_cover_the_label_of_the_axis(name, r
         figures.append(figure)
         getattr(overlay, f"draw_{name}_of_runs")(figure, reports)
 
-    render(io.BytesIO(), Look(), 3.5, 4 + 0.32 * runs, draw)
+    render(io.BytesIO(), PlotStyle(), 3.5, 4 + 0.32 * runs, draw)
     [figure] = figures
     label = figure.axes[0].xaxis.label.get_window_extent()
     assert figure.legends[0].get_window_extent().y1 < label.y0

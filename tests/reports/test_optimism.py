@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from benchmarks.optimism import main, measure
 from histocli.errors import HistoError
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.workspace import Workspace
-from tests.cli import TRAIN
+from tests.cli import TRAIN, Histo, copy_for_all_tests, template
 from tests.data.tissue import crop, texture, write_patches
 
 RUNS = ("first", "leaky")
@@ -21,13 +23,26 @@ def evaluate(histo, *options):
     return json.loads(histo("eval", "--device", "cpu", "--json", *options).stdout)
 
 
-@pytest.fixture
-def reports(histo):
-    """Train the run `leaky` with a random split; return the evaluations of `first` and `leaky` on other slides."""
+@cache
+def evaluate_both():
+    """Train the run `leaky` with a random split; return `histo` and the evaluations of both runs on other slides."""
+    histo = copy_for_all_tests(template())
     histo("balance", "--n", 64, "--val-fraction", 0.25, "--split", "random")
     histo(*TRAIN, "--epochs", 2, "--name", "leaky", "--seed", 7)
     histo("download", "--source", "synthetic", "--name", "elsewhere", "--n", 80, "--seed", 5)
-    return {run: evaluate(histo, "--ckpt", run, "--data", "elsewhere") for run in RUNS}
+    return histo, {run: evaluate(histo, "--ckpt", run, "--data", "elsewhere") for run in RUNS}
+
+
+@pytest.fixture
+def histo(one_thread, tmp_path):
+    """Return `histo` for a copy of the workspace with both evaluations."""
+    return Histo(shutil.copytree(evaluate_both()[0].root, tmp_path / "workspace"))
+
+
+@pytest.fixture
+def reports(histo):
+    """Return the evaluations of `first` and `leaky` on other slides."""
+    return evaluate_both()[1]
 
 
 def error_of(histo, data, *runs):

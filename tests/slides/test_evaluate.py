@@ -113,7 +113,7 @@ def test_outlines_that_cross_themselves_are_counted(histo, slides, tmp_path):
         (tmp_path / path.name).write_text(json.dumps(content))
     result = histo("eval", "--maps", slides.maps, "--annotations", tmp_path)
     message = (
-        "tumor_001.geojson: the outline of 1 area crosses itself: the parts that it goes round twice "
+        "tumor_001.geojson: the outline of 1 area crosses itself: the parts that it encloses twice "
         "(30.90% of the area) are treated as not annotated"
     )
     assert message in " ".join(result.stderr.split())
@@ -126,7 +126,7 @@ def test_labels_give_the_auc_alone(histo, slides, tmp_path):
     report = json.loads(result.stdout)
     assert report["slides"] == 2
     assert report["without_truth"] == ["tumor_003"]
-    assert "without a label or annotation, so not measured (1): tumor_003" in result.stderr
+    assert "1 slide is not measured, because it has no label or annotation: tumor_003" in result.stderr
     assert report["froc"]["value"] is None
     highest = {name: scores["maximum"] for name, scores in report["scores"].items()}
     assert report["auc"]["maximum"]["value"] == float(highest["tumor_001"] > highest["normal_002"])

@@ -52,7 +52,8 @@ def test_the_map_of_a_slide_that_fails_now_is_not_valid_any_more(histo, slides, 
     labels = write_labels(tmp_path / "labels.csv", "first", "second")
     result = histo("eval", "--maps", out, "--labels", labels, "--json")
     assert list(json.loads(result.stdout)["labels"]) == ["first"]
-    assert "could not be scored by histo predict, so not measured (1): second" in " ".join(result.stderr.split())
+    told = " ".join(result.stderr.split())
+    assert "1 slide is not measured, because histo predict could not score it: second" in told
 
 
 def test_a_map_stays_valid_if_its_mask_cannot_be_found(histo, slides, tmp_path):

@@ -284,7 +284,7 @@ def test_slides_with_equal_names_get_folders_of_their_own(histo, slides, tmp_pat
     (slides / "second.tif").unlink()
     (slides / "notes.txt").write_text("some notes")
     result = predict(histo, slides, "--out", tmp_path / "out")
-    assert "skipped, because they are no slides (1): notes.txt" in result.stderr
+    assert "skipped 1 file that is not a slide: notes.txt" in result.stderr
     assert (tmp_path / "out" / "a" / "case" / "scores.csv").read_bytes() == (
         tmp_path / "out" / "b" / "case" / "scores.csv"
     ).read_bytes()
@@ -391,7 +391,7 @@ def test_views_and_ensembles_are_averaged(histo, slides, tmp_path):
     ("options", "message"),
     [
         ([], "--out DIR"),
-        (["--out", "file.csv"], "is a table, and the scores of slides are a folder"),
+        (["--out", "file.csv"], "is a file; slides need a folder"),
         (["--out", "file.map"], "is a file; slides need a folder"),
         (["--out", "out", "--qc"], "--qc is for patches"),
         (["--out", "out", "--format", "jsonl"], "--format is for patches"),
@@ -469,5 +469,5 @@ def test_a_folder_of_a_slide_and_patches_is_refused(histo, tmp_path, monkeypatch
 
 def test_a_table_as_the_folder_of_slides_is_refused(histo, slides, tmp_path):
     result = predict(histo, slides / "first.tif", "--out", tmp_path / "scores.csv", code=2)
-    assert "scores.csv is a table, and the scores of slides are a folder" in result.stderr
+    assert "scores.csv is a file; slides need a folder" in result.stderr
     assert not (tmp_path / "scores.csv").exists()

@@ -11,11 +11,12 @@ import pytest
 
 import histocli
 from histocli.models.checkpoint import load_checkpoint
-from tests.cli import TRAIN
+from tests.cli import QUICK, TRAIN
 from tests.faults.processes import Process
 
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries warn about themselves
 RUN = [*TRAIN, "--epochs", 2, "--name", "tracked"]
+QUICK_RUN = [*QUICK, "--epochs", 2, "--name", "tracked"]  # for tests that do not compare steps
 PICTURES = {"roc", "precision_recall", "calibration", "confusion"}
 OFFLINE = {"WANDB_MODE": "offline", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
@@ -178,7 +179,7 @@ def test_a_killed_run_is_resumed_as_one_run_without_gaps(histo):
 
 
 def test_each_fold_is_a_run_of_its_own_in_a_group(histo):
-    histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv", "--track", "tensorboard")
+    histo(*QUICK, "--folds", 2, "--name", "cv", "--track", "tensorboard")
     for fold in ("cv-fold1", "cv-fold2"):
         scalars, texts, _ = read_tensorboard(histo, fold)
         assert len(scalars["val/auc"]) == 1
@@ -189,7 +190,7 @@ def test_a_tracker_that_fails_is_reported_once_and_the_others_go_on(histo, monke
     """No server listens at this address."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    result = histo(*RUN, "--track", "mlflow", "--track", "tensorboard")
+    result = histo(*QUICK_RUN, "--track", "mlflow", "--track", "tensorboard")
     assert result.stderr.count("warning: --track mlflow failed; the run continues without it: ") == 1
     assert len(read_tensorboard(histo)[0]["val/auc"]) == len(history(histo)) == 2
 
@@ -201,7 +202,7 @@ def test_a_tracker_that_fails_later_does_not_stop_the_training(histo, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(SummaryWriter, "flush", fail)
-    result = histo(*RUN, "--track", "tensorboard")
+    result = histo(*QUICK_RUN, "--track", "tensorboard")
     assert result.stderr.count("--track tensorboard failed") == 1
     assert "No space left on device" in result.stderr
     assert len(history(histo)) == 2
@@ -212,7 +213,7 @@ def test_pictures_that_cannot_be_drawn_do_not_stop_the_training(histo, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("histocli.trackers.listener.draw_pictures", fail)
-    result = histo(*RUN, "--track", "tensorboard")
+    result = histo(*QUICK_RUN, "--track", "tensorboard")
     assert "warning: --track: the final metrics were not sent: OSError" in " ".join(result.stderr.split())
     assert len(read_tensorboard(histo)[0]["val/auc"]) == len(history(histo)) == 2
     assert load_checkpoint(histo.root / "checkpoints" / "best.pt").run == "tracked"
@@ -220,7 +221,7 @@ def test_pictures_that_cannot_be_drawn_do_not_stop_the_training(histo, monkeypat
 
 def test_a_missing_package_is_named_before_the_training(histo, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    error, hint = histo.fails(*RUN, "--track", "wandb")
+    error, hint = histo.fails(*QUICK_RUN, "--track", "wandb")
     assert (error, hint) == ("--track wandb needs the package wandb", "pip install 'histocli[wandb]'")
     assert not (histo.root / "runs" / "tracked").exists()
 
@@ -235,7 +236,7 @@ def test_the_python_api_tracks_too(histo):
 def test_eval_adds_its_metrics_to_the_run(histo, monkeypatch):
     for name, value in OFFLINE.items():
         monkeypatch.setenv(name, value)
-    histo(*RUN, "--track", "tensorboard", "--track", "mlflow", "--track", "wandb")
+    histo(*QUICK_RUN, "--track", "tensorboard", "--track", "mlflow", "--track", "wandb")
     before = read_mlflow(histo)[1]
     result = histo("eval", "--ckpt", "tracked", "--data", "synthetic", "--device", "cpu", "--json")
     assert "sent the metrics to mlflow as eval/synthetic-all/auc, ..." in result.stderr
@@ -259,7 +260,7 @@ def test_eval_adds_its_metrics_to_the_run(histo, monkeypatch):
 
 
 def test_eval_is_complete_without_a_tracker_that_fails(histo, monkeypatch):
-    histo(*RUN, "--track", "tensorboard")
+    histo(*QUICK_RUN, "--track", "tensorboard")
     monkeypatch.setattr(
         histocli.trackers.tensorboard.TensorBoardTracker, "log_run_metrics", lambda self, metrics: 1 / 0
     )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from histocli.patch import PATCH_SIDE
 from histocli.sources.synthetic.tissue import (
     FRAME,
     GERMINAL,
@@ -21,7 +22,6 @@ from histocli.sources.synthetic.tissue import (
     OUTLINES,
     PAD,
     SINUS,
-    SIZE,
     STROMA,
     TUMOUR,
     XX,
@@ -161,7 +161,7 @@ def find_nearest_cells(points: Plane) -> tuple[Labels, Labels]:
 
 def draw_borders(labels: Labels, strength: Plane, hematoxylin: Plane, eosin: Plane) -> None:
     """Make the borders between cells darker or paler, in place; `strength` (L,) is that of each label."""
-    edges = np.zeros((SIZE, SIZE), np.uint8)
+    edges = np.zeros((PATCH_SIDE, PATCH_SIDE), np.uint8)
     edges[:-1] = labels[1:] != labels[:-1]
     edges[:, 1:] += (labels[:, 1:] != labels[:, :-1]).view(np.uint8)
     factor = 1 + strength.take(labels) * edges

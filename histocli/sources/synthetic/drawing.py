@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histocli.patch import Pixels
+from histocli.patch import PATCH_SIDE, Pixels
 from histocli.sources.synthetic.cells import draw_cells
 from histocli.sources.synthetic.tissue import (
     GRAIN,
     INNER,
-    SIZE,
     THICKNESS,
     Growth,
     Layout,
@@ -100,9 +99,9 @@ def render(drawing: Drawing) -> Pixels:
     """Draw one patch: (96,96,3) uint8 RGB, the same bytes for equal drawings."""
     rng = np.random.default_rng((*drawing.layout.key, 2))
     if drawing.kind == "blank":
-        return rng.integers(247, 253, (SIZE, SIZE, 3), np.uint8)
+        return rng.integers(247, 253, (PATCH_SIDE, PATCH_SIDE, 3), np.uint8)
     if drawing.kind == "black":
-        return rng.integers(0, 8, (SIZE, SIZE, 3), np.uint8)
+        return rng.integers(0, 8, (PATCH_SIDE, PATCH_SIDE, 3), np.uint8)
     hematoxylin, eosin = draw_stains(rng, drawing.layout, drawing.slide.growth)
     return compute_image(rng, drawing.slide, hematoxylin, eosin)
 
@@ -130,7 +129,7 @@ def compute_image(rng: np.random.Generator, slide: Slide, hematoxylin: Plane, eo
     grey += np.float32(slide.sharpen) * (grey - cv2.GaussianBlur(grey, (7, 7), 1.2))
     grey += np.float32(slide.noise) * draw_noise(rng, GRAIN)
     # Colour has half the resolution of brightness, as in JPEG.
-    half = cv2.resize(colour, (SIZE // 2, SIZE // 2), interpolation=cv2.INTER_AREA)
-    colour = cv2.resize(half, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+    half = cv2.resize(colour, (PATCH_SIDE // 2, PATCH_SIDE // 2), interpolation=cv2.INTER_AREA)
+    colour = cv2.resize(half, (PATCH_SIDE, PATCH_SIDE), interpolation=cv2.INTER_LINEAR)
     cv2.insertChannel(cv2.convertScaleAbs(np.maximum(grey, 0)), colour, 0)
     return np.asarray(cv2.cvtColor(colour, cv2.COLOR_YCrCb2RGB), np.uint8)

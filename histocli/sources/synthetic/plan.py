@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from histocli.patch import Pixels
+from histocli.patch import PATCH_SIDE, Pixels
 from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
-from histocli.sources.synthetic.tissue import CENTRE, MAX_OUTLINE_SHIFT, SIZE, Blob, Layout, is_positive
+from histocli.sources.synthetic.tissue import CENTRE, MAX_OUTLINE_SHIFT, Blob, Layout, is_positive
 
 PATCHES_PER_SLIDE = 40
 MIN_SLIDES = 8
@@ -100,7 +100,10 @@ def draw_central_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
     if form < 0.75:
         return (draw_touching_blob(rng, rng.uniform(40, 120), rng.uniform(MAX_OUTLINE_SHIFT + MARGIN, 40)),)
     nests = [draw_touching_blob(rng, rng.uniform(13, 26), rng.uniform(MAX_OUTLINE_SHIFT + MARGIN, 20))]
-    nests += [Blob(rng.uniform(0, SIZE), rng.uniform(0, SIZE), rng.uniform(10, 22)) for _ in range(rng.integers(3))]
+    nests += [
+        Blob(rng.uniform(0, PATCH_SIDE), rng.uniform(0, PATCH_SIDE), rng.uniform(10, 22))
+        for _ in range(rng.integers(3))
+    ]
     return tuple(nests)
 
 
@@ -122,5 +125,5 @@ def draw_touching_blob(rng: np.random.Generator, radius: float, overlap: float) 
     half = (CENTRE.stop - CENTRE.start) / 2
     # Walk out from a point of the square's border, along the normal of the side (or corner) it belongs to.
     border = np.clip(across * 2 * half, -half, half)
-    x, y = SIZE / 2 + border + across * (radius - overlap)
+    x, y = PATCH_SIDE / 2 + border + across * (radius - overlap)
     return Blob(float(x), float(y), float(radius))

@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from histocli.patch import PATCH_SIDE
+
 Plane = np.ndarray[Any, np.dtype[np.float32]]
 Points = np.ndarray[Any, np.dtype[np.complex64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Kinds = np.ndarray[Any, np.dtype[np.uint8]]
 
-SIZE = 96
 CENTRE = slice(32, 64)
 PAD = 6
-FRAME = SIZE + 2 * PAD
+FRAME = PATCH_SIDE + 2 * PAD
 INNER = (slice(PAD, -PAD), slice(PAD, -PAD))
 BANK = 768
 
@@ -39,7 +40,7 @@ OUTLINES, MOTTLE, WAVES, TEARS, SPECKLE, THICKNESS = range(5, 5 + len(SUMS))
 OUTLINE = 2.5  # px: distance by which a tumour's outline moves per standard deviation of its noise
 MAX_OUTLINE_SHIFT = 2 * OUTLINE  # px: the largest such distance
 
-YY, XX = (axis.astype(np.float32) for axis in np.mgrid[-PAD : SIZE + PAD, -PAD : SIZE + PAD])
+YY, XX = (axis.astype(np.float32) for axis in np.mgrid[-PAD : PATCH_SIDE + PAD, -PAD : PATCH_SIDE + PAD])
 
 
 @cache
@@ -51,15 +52,15 @@ def make_hexagons() -> Points:
 
 def draw_lattice(rng: np.random.Generator, spacing: float, jitter: float, margin: float = PAD) -> Plane:
     """Return points (N,2) as x and y in the patch and a margin: a rotated hexagonal lattice with random moves."""
-    steps = min(40, int((SIZE + 2 * margin) * 0.8 / spacing) + 1)
+    steps = min(40, int((PATCH_SIDE + 2 * margin) * 0.8 / spacing) + 1)
     reach = slice(40 - steps, 41 + steps)
     points = make_hexagons()[reach, reach].flatten()
     moves = rng.random((points.size, 2), np.float32).view(np.complex64)[:, 0]
     points += np.float32(2 * jitter) * (moves - np.complex64(0.5 + 0.5j))
     points *= np.complex64(spacing * np.exp(1j * np.pi * rng.random()))
-    points += np.complex64(SIZE / 2 * (1 + 1j) + spacing * complex(rng.random() - 0.5, rng.random() - 0.5))
+    points += np.complex64(PATCH_SIDE / 2 * (1 + 1j) + spacing * complex(rng.random() - 0.5, rng.random() - 0.5))
     x, y = points.real, points.imag
-    inside = points[(np.minimum(x, y) >= -margin) & (np.maximum(x, y) < SIZE + margin)]
+    inside = points[(np.minimum(x, y) >= -margin) & (np.maximum(x, y) < PATCH_SIDE + margin)]
     return inside.view(np.float32).reshape(-1, 2)
 
 
@@ -119,7 +120,7 @@ def make_noise_bank() -> Plane:
     return np.stack(bank)
 
 
-def draw_noise(rng: np.random.Generator, scale: int, size: int = SIZE) -> Plane:
+def draw_noise(rng: np.random.Generator, scale: int, size: int = PATCH_SIDE) -> Plane:
     """Return a random window (size,size) of a noise texture; it is a view, so do not write to it."""
     x, y = int(rng.random() * (BANK - size)), int(rng.random() * (BANK - size))
     return make_noise_bank()[scale, y : y + size, x : x + size]
@@ -180,7 +181,7 @@ def draw_half_plane(rng: np.random.Generator, spread: float) -> Plane:
     """Return the signed distance (108,108) in pixels to a wavy line at a random position and angle."""
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    offset = np.float32(rng.normal(0, spread) + (cos + sin) * SIZE / 2)
+    offset = np.float32(rng.normal(0, spread) + (cos + sin) * PATCH_SIDE / 2)
     field: Plane = XX[:1] * cos + (YY[:, :1] * sin - offset) + draw_noise(rng, WAVES, FRAME)
     return field
 
@@ -209,7 +210,7 @@ def draw_fat(rng: np.random.Generator, kinds: Kinds, where: Mask) -> Plane:
 
 def draw_vessel(rng: np.random.Generator, kinds: Kinds) -> None:
     """Draw a blood or lymph vessel into the map: a wall of stroma around a lumen."""
-    x, y = rng.uniform(0, SIZE, 2).astype(np.float32)
+    x, y = rng.uniform(0, PATCH_SIDE, 2).astype(np.float32)
     long, short = rng.uniform((12, 6), (42, 16)).astype(np.float32)
     angle = rng.uniform(0, np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))

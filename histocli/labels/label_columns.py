@@ -1,0 +1,121 @@
+"""Find the columns of labels in a table, read their values, and compare them with what other columns say."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from histocli.class_names import BOOLEANS, LABEL_NAMES, find_label
+from histocli.labels.classes import find_classes
+
+MISSING_LABELS = ("", "nan", "na", "n/a", "none", "null", "?", "-")  # values of a missing label
+# Arrays in .npz files have these names for masks too, therefore they are not in `LABEL_NAMES`.
+_NAMES = (*LABEL_NAMES, "truth", "gt", "y_true")
+_NUMBER = re.compile(r"([01])(?:[.,]0+)?")  # also 1.0 and, where the comma is decimal, 1,0
+_X_COORDINATE = re.compile(r"x(?!_?\d)\w*|col|column|row")  # but not the features x1, x2, ...
+_PREDICTION_NAME = re.compile(r"(pred\w*|probability|prob|score|confidence)")
+_MAX_WORDS = 20  # different words in a column of labels
+
+
+def normalise_name(name: str) -> str:
+    """Return the name of a column in lower case, with underscores between its words."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())  # ClassLabel: class_label
+    return re.sub(r"[\s\-]+", "_", words.lower())
+
+
+def list_label_names(columns: Iterable[str]) -> list[str]:
+    """Return the usual names of a column of labels; beside a column such as `x`, `y` is a coordinate and not a label.
+
+    If the table has the columns `x_coord` and `y_coord`, a column `y` is still a label.
+    """
+    names = {normalise_name(name) for name in columns}
+    has_x = any(_X_COORDINATE.fullmatch(n) and (n == "x" or f"y{n[1:]}" not in names) for n in names)
+    return [name for name in _NAMES if name != "y" or not has_x]
+
+
+def is_prediction(column: str) -> bool:
+    """Return whether a column has the name of a prediction, such as `score` or `predicted_class`."""
+    return _PREDICTION_NAME.fullmatch(normalise_name(column)) is not None
+
+
+def parse_label(text: str, classes: Mapping[str, int]) -> int | None:
+    """Return the label that a text means; None if it is not understood."""
+    number = _NUMBER.fullmatch(text)
+    for key in (text.lower(), number[1] if number else ""):  # 1.0 is the class 1
+        if key in classes:
+            return classes[key]
+    if number:
+        return int(number[1])
+    return None if text.isdecimal() else find_label(text)
+
+
+def is_flag(text: str) -> bool:
+    """Return whether a label is 0, 1, yes, no, true or false, which mean nothing without the name of the column."""
+    return _NUMBER.fullmatch(text) is not None or text.lower() in BOOLEANS
+
+
+def find_contradiction(
+    columns: Mapping[str, Sequence[str]],
+    id_columns: Sequence[str],
+    column: str,
+    labels: Sequence[int],
+    kind: str = "column",
+) -> tuple[str, str] | None:
+    """Find a column, or a key of .json files (`kind`), that contradicts the labels in `column`.
+
+    The labels may be numbers that count the classes in the order of the alphabet: cancer 0, normal 1. Another column
+    shows this: a second column of labels, a column of words such as `normal` and `cancer`, or class folders in a path.
+
+    Returns:
+        What contradicts the labels, and what to do in a table; None if nothing does.
+    """
+    usual = set(list_label_names(columns))
+    hint = f"choose one: --label-column {column} or --label-column "
+    for other, texts in columns.items():
+        if other == column:
+            continue
+        found = _parse_column(texts) if normalise_name(other) in usual else _parse_words(other, texts)
+        if n := _count_differences(labels, found):
+            what = f"the {kind}s {column} and {other} have different labels for {n:,} of {len(labels):,} patches"
+            return what, hint + other
+        if find_label(other) == 0 and any(a == b == 1 for a, b in zip(labels, _parse_column(texts), strict=False)):
+            what = f"a patch has 1 in the {kind}s {column} and {other}, which contradict each other"
+            return what, f"correct the table, or choose the column: --label-column {column}"
+    for other in id_columns:
+        if n := _count_differences(labels, _parse_folders(columns[other])):
+            what = f"the {kind} {column} and the folders in the {kind} {other} have different labels for {n:,} of "
+            hint = f"correct the table; if the column {column} is right: --label-column {column}"
+            return f"{what}{len(labels):,} patches", hint
+    return None
+
+
+def _count_differences(labels: Sequence[int], found: Sequence[int | None]) -> int:
+    """Return the number of rows in which another column has another label; `found` is [] if it has no labels."""
+    return sum(other is not None and other != label for label, other in zip(labels, found, strict=False))
+
+
+def _parse_column(texts: Sequence[str]) -> list[int | None]:
+    """Return the labels in a column, None for an empty field; [] if a value is not a label."""
+    known = {text: parse_label(text, {}) for text in set(texts) if text.lower() not in MISSING_LABELS}
+    return [] if None in known.values() else [known.get(text) for text in texts]
+
+
+def _parse_words(name: str, texts: Sequence[str]) -> list[int | None]:
+    """Return the labels in a column of words, None for an empty field; [] if it has other values, or one class only.
+
+    Flags such as 0, 1, yes and no are not about the label if the column has any other name. Predictions may differ.
+    """
+    words = {text for text in set(texts) if text.lower() not in MISSING_LABELS}
+    if is_prediction(name) or len(words) > _MAX_WORDS or any(map(is_flag, words)):
+        return []
+    return _parse_column(texts) if {find_label(word) for word in words} == {0, 1} else []
+
+
+def _parse_folders(texts: Sequence[str]) -> list[int | None]:
+    """Return the labels by the class folders in a column of paths; [] if there are no folders of two classes."""
+    paths = [text.replace("\\", "/") for text in texts]
+    if not any("/" in path for path in paths):
+        return []
+    found = find_classes(paths, {})
+    is_numbered = any(is_flag(folder.rpartition(" = ")[0]) for folder in found.counts)  # such as folds
+    if found.problem or is_numbered or set(found.labels.values()) != {0, 1}:
+        return []
+    return [found.labels.get(path) for path in paths]

@@ -1,0 +1,185 @@
+"""Tables and files whose labels contradict what other columns, keys or folders say, or are predictions."""
+
+import json
+
+import pytest
+
+from histocli.errors import HistoError
+from histocli.files.file import make_file
+from histocli.labels.table_files import read_labels
+from histocli.sources.folder import FolderOptions, FolderSource
+from tests.labels.test_labels import FOUND, IMAGES, TEXT, labels_of, open_folder
+
+FOUR = ("a.tif", "b.tif", "c.tif", "d.tif")
+IN_FOLDERS = ("normal/a.tif", "tumor/b.tif", "normal/c.tif", "tumor/d.tif")
+INVERTED = {"a": 1, "b": 0, "c": 1, "d": 0}
+
+
+def make_table(header, *columns):
+    rows = zip("abcd", *columns, strict=True)
+    return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
+
+
+@pytest.mark.parametrize("column", ["label_name", "label_text", "tissue_type", "type", "subtype", "truth", "gt"])
+def test_labels_that_count_the_classes_in_the_order_of_the_alphabet_are_an_error(tmp_path, column):
+    words = ("normal", "cancer", "", "cancer")
+    table = make_table(f"id,label,{column}", (1, 0, 1, 0), words)
+    with pytest.raises(HistoError, match=f"columns label and {column} have different labels for 3 of 4") as caught:
+        open_folder(tmp_path / "x", FOUR, {"labels.csv": table})
+    assert caught.value.hint == f"choose one: --label-column label or --label-column {column}"
+    folder = (str(tmp_path / "x"),)
+    assert labels_of(FolderSource(FolderOptions(folder, label_column="label"))) == INVERTED
+    swapped = FolderSource(FolderOptions(folder, classes=("negative=1", "positive=0")))
+    assert labels_of(swapped) == {"a": 0, "b": 1, "c": 0, "d": 1}
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("label_name", ("tumor", "normal", "tumor", "normal")),  # it agrees
+        ("necrosis", ("no", "yes", "no", "yes")),
+        ("necrosis", ("FALSCH", "WAHR", "FALSCH", "WAHR")),
+        ("grade", ("normal", "tumor", "unsure", "tumor")),
+        ("site_type", ("tumor", "tumor", "tumor", "tumor")),
+        ("slide_path", ("x/normal/s.tif", "x/tumor/t.tif", "x/normal/s.tif", "x/tumor/t.tif")),
+    ],
+)
+def test_columns_about_something_else_do_not_contradict_the_labels(tmp_path, column, values):
+    table = make_table(f"id,label,{column}", (1, 0, 1, 0), values)
+    assert labels_of(open_folder(tmp_path / "x", FOUR, {"labels.csv": table})) == INVERTED
+
+
+@pytest.mark.parametrize("form", ["data/{}/{}.tif", "D:\\data\\{}\\{}.tif", "/data/train/{}/{}.tif"])
+def test_class_folders_in_the_ids_that_contradict_the_labels_are_an_error(tmp_path, form):
+    rows = [f"{form.format('normal' if key in 'ac' else 'cancer', key)},{INVERTED[key]}\n" for key in "abcd"]
+    table = "path,label\n" + "".join(rows)
+    message = "the column label and the folders in the column path have different labels for 4 of 4 patches"
+    with pytest.raises(HistoError, match=message) as caught:
+        open_folder(tmp_path / "x", FOUR, {"labels.csv": table})
+    assert "--label-column label" in caught.value.hint
+    assert labels_of(FolderSource(FolderOptions((str(tmp_path / "x"),), label_column="label"))) == INVERTED
+
+
+@pytest.mark.parametrize("key", ["label_name", "class"])
+def test_keys_of_json_files_that_contradict_the_labels_are_an_error(tmp_path, key):
+    texts = [{"label": INVERTED[name], key: "normal" if name in "ac" else "tumor"} for name in "abcd"]
+    files = {f"{name}.json": json.dumps(text) for name, text in zip("abcd", texts, strict=True)}
+    with pytest.raises(HistoError, match=f"keys label and {key} have different labels for 4 of 4") as caught:
+        open_folder(tmp_path / "x", FOUR, files)
+    assert caught.value.hint.endswith("if the key label is right: --classes negative=0 --classes positive=1")
+    options = FolderOptions((str(tmp_path / "x"),), classes=("negative=0", "positive=1"))
+    assert labels_of(FolderSource(options)) == INVERTED
+
+
+def test_a_key_y_beside_x_is_a_coordinate(tmp_path):
+    files = {f"{name}.json": f'{{"x": 0, "y": {y}}}' for name, y in zip("abcd", (0, 1, 96, 0), strict=True)}
+    assert labels_of(open_folder(tmp_path / "x", FOUR, files)) == dict.fromkeys("abcd")
+    with_label = {"a.json": '{"x": 0, "y": 1, "label": 0}', "b.json": '{"x": 0, "y": 0, "label": 1}'}
+    assert labels_of(open_folder(tmp_path / "y", FOUR[:2], with_label)) == {"a": 0, "b": 1}
+
+
+@pytest.mark.parametrize("columns", ["x_coord,y", "X,y", "col,row,y", "xpos,y"])
+def test_a_column_y_beside_another_coordinate_is_no_label(tmp_path, columns):
+    n = columns.count(",")
+    table = f"id,{columns}\n" + "".join(f"{key},{'7,' * n}{y}\n" for key, y in zip("abc", (1, 0, 1), strict=True))
+    assert labels_of(open_folder(tmp_path / "x", IMAGES, {"places.csv": table})) == dict.fromkeys("abc")
+
+
+@pytest.mark.parametrize("columns", ["x_coord,y_coord,y", "x1,x2,y", "size,y"])
+def test_a_column_y_beside_other_columns_is_the_label(tmp_path, columns):
+    n = columns.count(",")
+    table = f"id,{columns}\n" + "".join(f"{key},{'7,' * n}{y}\n" for key, y in zip("abc", (1, 0, 1), strict=True))
+    assert labels_of(open_folder(tmp_path / "x", IMAGES, {"places.csv": table})) == FOUND
+
+
+def test_the_table_of_the_labels_option_is_compared_with_the_class_folders(tmp_path):
+    labels = tmp_path / "l.csv"
+    labels.write_text(make_table("id,label", (1, 1, 1, 0)))
+    source = open_folder(tmp_path / "x", IN_FOLDERS, {}, labels=labels)
+    assert labels_of(source) == {"a": 1, "b": 1, "c": 1, "d": 0}
+    note = f"the table {labels} differs from the class folders for 3 of 4 images: normal/a.tif has label 1 in the table"
+    assert any(text.startswith(note) for text in source.report.notes)
+    labels.write_text(make_table("id,label", (0, 1, 0, 1)))
+    assert not any(
+        "differs" in text for text in open_folder(tmp_path / "x", IN_FOLDERS, {}, labels=labels).report.notes
+    )
+
+
+@pytest.mark.parametrize(("negative", "positive"), [("1", "0"), ("malignant", "benign"), ("+", "-")])
+def test_a_table_that_differs_from_all_class_folders_is_an_error_with_a_hint_that_works(tmp_path, negative, positive):
+    """The words are what the table calls the patches in the folders `normal` and `tumor`."""
+    labels = tmp_path / "l.csv"
+    labels.write_text(make_table("id,label", (negative, positive) * 2))
+    with pytest.raises(HistoError, match="differs from the class folders for 4 of 4 images, which are all") as caught:
+        open_folder(tmp_path / "x", IN_FOLDERS, {}, labels=labels)
+    swap, as_it_is, remove = caught.value.hint.split("; or ")
+    assert remove == "remove --labels to use the folders"
+    for hint, label_of_a in ((swap, 0), (as_it_is, 1)):
+        classes = tuple(part.strip().replace("'", "") for part in hint.split(": ")[1].split("--classes")[1:])
+        source = open_folder(tmp_path / "x", IN_FOLDERS, {}, labels=labels, classes=classes)
+        assert labels_of(source) == {key: (label_of_a + i) % 2 for i, key in enumerate("abcd")}
+
+
+def test_files_beside_the_images_that_contradict_the_class_folders_are_named(tmp_path):
+    message = r"^the \.cls or \.json files next to the images and the folders have different labels for 1 of 1 images"
+    with pytest.raises(HistoError, match=message) as caught:
+        open_folder(tmp_path / "x", ("normal/a.tif", "tumor/b.tif"), {"normal/a.cls": "1"})
+    assert caught.value.hint == "correct these files, or move them away to use the folders"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("id,path,probability,class\na,a,0.9,1\nb,b,0.1,0\nc,c,0.8,1\n", "it has a column probability"),
+        ("id,label,prob,slide\na,1,0.9,\nb,0,0.1,\nc,1,0.8,\n", "it has a column prob"),
+        ("id,label,Predicted Class\na,1,0\nb,0,0\nc,1,1\n", "it has a column Predicted Class"),
+        ("id,label,confidence\na,1,0.9\nb,0,0.7\nc,1,0.8\n", "it has a column confidence"),
+        ("id,label\na,1.000000\nb,0.000000\nc,1.000000\n", "its labels have 6 decimals"),
+    ],
+)
+@pytest.mark.parametrize("where", ["x/out.csv", "x/labels.csv", "my_labels.csv"])
+def test_predictions_are_no_labels_unless_the_user_names_them(tmp_path, text, reason, where):
+    (tmp_path / "x").mkdir()
+    (tmp_path / where).write_text(text)
+    source = open_folder(tmp_path / "x", IMAGES, {})
+    assert labels_of(source) == dict.fromkeys("abc")
+    name = where.removeprefix("x/") if where.startswith("x/") else tmp_path / where
+    note = f"the labels of {name} are not used, because they seem to be predictions: {reason}; --labels TABLE uses them"
+    assert note in source.report.notes
+    assert labels_of(open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / where)) == FOUND
+    label = text.partition("\n")[0].split(",")[1 if ",label" in text else 3]
+    assert labels_of(open_folder(tmp_path / "x", IMAGES, {}, label_column=label)) == FOUND
+
+
+def test_a_table_that_histo_predict_wrote_has_no_labels(tmp_path):
+    table = "id,label\na,1\nb,0\nc,1\n"
+    source = open_folder(tmp_path / "x", IMAGES, {"out.csv": table, ".out.csv.made-with.json": "{}"})
+    assert labels_of(source) == dict.fromkeys("abc")
+    assert any("predictions: histo predict wrote it" in note for note in source.report.notes)
+
+
+def test_the_splits_of_a_table_of_predictions_are_used(tmp_path):
+    tables = {"labels.csv": TEXT, "out.csv": "id,label,score,split\na,0,0.1,train\nb,1,0.9,val\nc,0,0.1,test\n"}
+    source = open_folder(tmp_path / "x", IMAGES, tables)
+    assert labels_of(source) == FOUND
+    assert [patch.split for patch in source.read_patches()] == ["train", "valid", "test"]
+
+
+def test_a_table_of_predictions_next_to_the_images_is_not_suggested(tmp_path):
+    (tmp_path / "out.csv").write_text("id,class,probability\na,1,0.9\n")
+    source = open_folder(tmp_path / "x", IMAGES, {})
+    assert not any("out.csv" in note for note in source.report.notes)
+
+
+def test_an_id_with_and_without_its_suffix_may_not_have_two_labels(tmp_path):
+    path = tmp_path / "train_labels.csv"
+    path.write_text("id,label\na.tif,1\nb,0\na,0\n")
+    with pytest.raises(HistoError, match=r"line 4, column id: 'a' occurs twice, with two labels") as caught:
+        read_labels(make_file(path))
+    assert caught.value.hint == "it is also on line 2: remove one of the two rows"
+
+
+def test_a_table_that_begins_with_empty_lines_may_have_semicolons(tmp_path):
+    table = "\n\n" + TEXT.replace(",", ";")
+    for name in ("labels.csv", "table.csv"):
+        assert labels_of(open_folder(tmp_path / name, IMAGES, {name: table})) == FOUND
