@@ -129,6 +129,7 @@ def _make_report(
         skipped=scored.skipped,
         changed=scored.changed,
         packed=scored.packed,
+        is_own=_is_own(config, scored),
         n_in_training=scored.known.n_in_training,
         n_in_validation=scored.known.n_in_validation,
         calibration_mismatch=config.tta or len(predictor.members) > 1,
@@ -160,10 +161,14 @@ def _make_metrics_path(
     name = _join_names(predictor.runs)
     if not is_best or name.endswith("-more"):
         name += "-" + sha256("".join(predictor.digests).encode()).hexdigest()[:8]
-    # The splits of the data set itself have other patches than those of the run's subset with the same name.
-    split = scored.split if config.data is not None or scored.split == SplitName.VAL else f"own-{scored.split}"
+    split = f"own-{scored.split}" if _is_own(config, scored) else scored.split
     parts = [name, scored.data, split, *(option for option, is_set in unusual.items() if is_set)]
     return workspace.metrics_dir / f"{make_name('-'.join(parts))}.json"
+
+
+def _is_own(config: EvalConfig, scored: ScoredPatches) -> bool:
+    """Return whether the patches are of the run's subset, and the data set has a split of the same name."""
+    return config.data is None and scored.split != SplitName.VAL
 
 
 def format_threshold(threshold: str) -> str:

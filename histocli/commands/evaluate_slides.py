@@ -250,7 +250,7 @@ def _compute_report(
     recall = {}
     for size, (found, count) in count_found_lesions(_collect_matches(slides), threshold).items():
         recall[size] = Recall(found, count, estimate(partial(_compute_recall, threshold=threshold, size=size)))
-    measured = {slide.name for slide in slides}  # a map is kept if its slide could not be found in a later call
+    measured = {slide.name for slide in slides}  # a map is kept if its slide or mask could not be found in a later call
     failed = [record.slide for record in read_failed_slides(config.slides) if record.slide not in measured]
     return SlideEvaluation(
         folder=str(config.slides.resolve()),

@@ -150,10 +150,10 @@ def _is_current(job: SlideJob, slide: SlideFile, finished: FinishedSlide) -> boo
 
 
 def remove_stale_record(job: SlideJob, slide: SlideFile) -> None:
-    """Remove the record of an earlier map of a slide that could not be scored now, unless the map is still valid.
+    """Remove the record of an earlier map of a slide that could not be scored now, unless the map may still be valid.
 
-    It is valid if it was made with the same options and checkpoints, and the file of the slide has not changed since. A
-    file that cannot be found, for example because a disk is not mounted, has not changed.
+    It may be if the slide cannot be found, for example because a disk is not mounted; or if its mask cannot be found,
+    and its file, the options and the checkpoints are the same.
     """
     folder, state = job.out / slide.name, _find_state(slide)
     if state is None:
@@ -162,9 +162,18 @@ def remove_stale_record(job: SlideJob, slide: SlideFile) -> None:
         finished = read_finished(folder)
     except HistoError:
         finished = None
-    made_with = (job.threshold, hash_options(job))
-    if finished is None or finished.file_state != state or (finished.threshold, finished.scored_with) != made_with:
+    if finished is None or not (_is_current(job, slide, finished) or _lacks_only_mask(job, slide, finished, state)):
         (folder / FILE).unlink(missing_ok=True)
+
+
+def _lacks_only_mask(job: SlideJob, slide: SlideFile, finished: FinishedSlide, state: State) -> bool:
+    """Return whether the mask of a slide cannot be found, and nothing else has changed since its map was made."""
+    try:
+        find_mask(job.config, slide)
+    except HistoError:
+        made_with = (finished.file_state, finished.threshold, finished.scored_with)
+        return made_with == (state, job.threshold, hash_options(job))
+    return False
 
 
 def _find_state(slide: SlideFile) -> State | None:

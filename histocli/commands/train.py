@@ -142,18 +142,23 @@ def train_run(
                 run.fit(listener, stop)
         is_published = not is_repeat and ranks.on_rank0(lambda: publish_checkpoints(workspace, run.dir))
         ranks.on_rank0(lambda: write_card(workspace, run.name))
+        single_class = ranks.on_rank0(lambda: _find_single_class(load_checkpoint(run.dir / "best.pt")))
         if is_training:
             listener.on_end(run)
     assert run.best is not None
     seconds, steps = time.monotonic() - start, run.trainer.step - resumed_at
-    single_class = ranks.on_rank0(lambda: _find_single_class(load_checkpoint(run.dir / "best.pt")))
     return TrainReport(
         run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, single_class, is_published
     )
 
 
 def _find_single_class(best: Checkpoint) -> str:
-    """Return the class that the best epoch predicts for all validation patches, if these have both classes; else ""."""
+    """Return the class that the best epoch predicts for all validation patches, if these have both classes; else "".
+
+    A checkpoint of an early version has no scores of the validation patches.
+    """
+    if not best.validation:
+        return ""
     labels, log_odds = best.get_validation_scores()
     is_tumour = compute_probabilities(log_odds, best.temperature) >= best.threshold
     if labels.min() == labels.max() or is_tumour.min() != is_tumour.max():

@@ -1,5 +1,6 @@
 """Cross-validation: every patch is in validation once, and patches of one slide are in the same fold."""
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,6 +13,14 @@ from histocli.text import pluralise
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_FOLD = re.compile(r".+-fold[0-9]+")
+
+
+def is_fold(subset: str) -> bool:
+    """Return whether a subset is by its name a fold of `histo train --folds` or `histo tune`."""
+    return _FOLD.fullmatch(subset) is not None
 
 
 class Folds(NamedTuple):

@@ -42,7 +42,9 @@ def list_audited_names(workspace: Workspace, data: str) -> list[str]:
     return [data, *others]
 
 
-def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame | None" = None) -> AuditReport:
+def audit(
+    workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame | None" = None, *, is_fold: bool = False
+) -> AuditReport:
     """Count what the splits of a subset share with each other and with every other packed data set.
 
     Overlaps are counted if they have been searched before. This function does not search them.
@@ -51,6 +53,7 @@ def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame 
         workspace: where the data sets are.
         subset: the subset's rows, with the columns `split`, `data` and `index`.
         manifest: its data set's manifest, if it has been read already.
+        is_fold: whether the subset is a fold of a cross-validation, which divides the data set's own `valid` too.
 
     Raises:
         HistoError: a manifest or the file of overlaps cannot be read.
@@ -59,7 +62,7 @@ def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame 
     first = read_manifest(workspace.manifest_path(names[0])) if manifest is None else manifest
     table, rows_of = _combine_manifests(workspace, names, first)
     searched, pairs = _read_known_pairs(workspace, names, rows_of)
-    patch_sets = _collect_patch_sets(table, rows_of, subset)
+    patch_sets = _collect_patch_sets(table, rows_of, subset, VALIDATION if is_fold else frozenset())
     repeated = table["sha1"].duplicated() & (table["sha1"] != "")
     return AuditReport(
         data=names[0],
@@ -174,9 +177,12 @@ def _rename_synthetic(workspace: Workspace, name: str, slides: "pd.Series[str]")
 
 
 def _collect_patch_sets(
-    table: "pd.DataFrame", rows_of: dict[str, slice], subset: "pd.DataFrame"
+    table: "pd.DataFrame", rows_of: dict[str, slice], subset: "pd.DataFrame", divided: frozenset[str]
 ) -> dict[str, _PatchSet]:
-    """Return the splits of the subset, the held-out splits of its data set, and the other data sets by split."""
+    """Return the splits of the subset, the held-out splits of its data set, and the other data sets by split.
+
+    The splits `divided` of its data set are left out, because they are not for evaluation only.
+    """
     data, *others = rows_of
     index, split_of = subset["index"].to_numpy(), subset["split"].to_numpy()
     patch_sets = {name: _PatchSet(index[split_of == name], False, data) for name in ("train", "val")}
@@ -184,11 +190,8 @@ def _collect_patch_sets(
         splits = table["split"].to_numpy()[rows_of[name]]
         for split in sorted(set(splits)):
             is_held_out = _is_held_out(name) or _is_held_out(split)
-            if is_held_out or name in others:
+            if name in others or (is_held_out and split not in divided):
                 rows = rows_of[name].start + np.flatnonzero(splits == split)
-                # The folds of a cross-validation divide the data set's own split `valid` too: it is not for evaluation.
-                if name == data and split in VALIDATION and np.isin(rows, patch_sets["train"].rows).any():
-                    continue
                 patch_sets[f"{name}: {split or 'all'}"] = _PatchSet(rows, is_held_out, name)
     return patch_sets
 

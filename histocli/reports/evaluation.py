@@ -60,6 +60,7 @@ class EvaluationReport:
         skipped: the number of patches that were not scored, by reason.
         changed: the number of images of a folder that were changed or guessed, by what was done, such as cut.
         packed: the packed data set of the patches; None for a folder.
+        is_own: whether they are the split train or all of the run's own subset, not of the whole data set.
         n_in_training: the number of patches that a checkpoint was trained on; None if it is not known.
         n_in_validation: the number of patches with which the epoch, temperature and threshold were chosen.
         calibration_mismatch: whether several views or networks were averaged, although temperature and threshold were
@@ -88,6 +89,7 @@ class EvaluationReport:
     skipped: dict[str, Count] = field(default_factory=dict)
     changed: dict[str, Count] = field(default_factory=dict)
     packed: str | None = None
+    is_own: bool = False
     n_in_training: Count | None = field(default=None, metadata={"old": "trained_on"})
     n_in_validation: Count | None = field(default=None, metadata={"old": "chosen_on"})
     calibration_mismatch: bool = field(default=False, metadata={"old": "fitted_otherwise"})
@@ -109,8 +111,9 @@ class EvaluationReport:
 
     @property
     def variants(self) -> list[str]:
-        """What differs from the default in how the images were read and the probabilities were computed."""
+        """What differs from the default in the patches, how they were read, and how probabilities were computed."""
         texts = {
+            "the run's own subset": self.is_own,
             "8 views averaged": self.tta,
             "uncalibrated": not self.is_calibrated,
             f"prevalence {self.assumed_prevalence}": self.assumed_prevalence is not None,

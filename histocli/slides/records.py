@@ -192,7 +192,7 @@ def _parse_probability(text: str, path: Path, hint: str) -> float:
 
 
 def read_failed_slides(out: Path) -> list[SlideRecord]:
-    """Return the records of slides.csv of the slides that could not be scored, of which there is no map.
+    """Return the records of slides.csv of the slides that could not be scored in the last call.
 
     Raises:
         HistoError: the table is damaged.

@@ -11,6 +11,7 @@ from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
 from histocli.compute.device import choose_compute
 from histocli.config import RunConfig
 from histocli.data.dataset import open_balanced
+from histocli.data.folds import is_fold
 from histocli.data.groups import is_validated_on_other_slides
 from histocli.data.leakage import audit
 from histocli.data.manifest import hash_file
@@ -73,7 +74,7 @@ class Run:
         self.labels = self.val_loader.labels.numpy(force=True)
         check_rule(config.threshold, self.labels)
         # A resumed run was audited when it began.
-        self.audit = None if resumed else audit(workspace, subset.frame, subset.packed)
+        self.audit = None if resumed else audit(workspace, subset.frame, subset.packed, is_fold=is_fold(config.data))
         if self.audit and not config.allow_leak:
             self.audit.refuse_leaks()
         self.is_validated_on_other_slides = is_validated_on_other_slides(subset.frame)

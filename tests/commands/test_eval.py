@@ -522,6 +522,8 @@ def test_a_checkpoint_of_the_first_version_is_evaluated_without_calibration(hist
     error, hint = histo.fails(*EVAL, "--threshold", "youden")
     assert "has no validation scores" in error
     assert "number" in hint
+    shutil.copy(path, histo.root / "runs" / "first" / "best.pt")
+    histo("train", "--resume", "--name", "first")  # it is finished, and its card is written again
 
 
 def test_two_checkpoints_are_compared_on_the_same_patches(two_runs):

@@ -72,6 +72,15 @@ def test_a_map_stays_valid_if_its_mask_cannot_be_found(histo, slides, tmp_path):
     assert [(out / name / "slide.json").read_bytes() for name in ("first", "second")] == records
 
 
+def test_the_map_of_a_slide_whose_mask_is_damaged_is_not_valid_any_more(histo, slides, tmp_path):
+    out, mask = tmp_path / "out", tmp_path / "mask.geojson"
+    predict(histo, slides / "first.tif", "--out", out)
+    mask.write_text("{")
+    predict(histo, slides / "first.tif", "--out", out, "--mask", mask, code=1)
+    assert read_statuses(out) == {"first": "failed"}
+    assert not (out / "first" / "slide.json").exists()
+
+
 def test_the_table_is_written_after_each_slide(histo, slides, tmp_path, monkeypatch):
     out = tmp_path / "out"
     predict(histo, slides / "second.tif", "--out", out)
