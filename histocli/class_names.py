@@ -188,8 +188,8 @@ def format_classes_option(names: Iterable[str]) -> str:
 
 
 def format_meanings(label_of_word: Mapping[str, int]) -> str:
-    """Return the options `--classes` that give each word its label."""
-    sides = (",".join(word for word, label in label_of_word.items() if label == side) for side in (0, 1))
+    """Return the options `--classes` that give each word its label; NAME is written for a class without a word."""
+    sides = (",".join(word for word, label in label_of_word.items() if label == side) or "NAME" for side in (0, 1))
     return _format_sides(*sides)
 
 

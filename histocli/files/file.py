@@ -162,7 +162,10 @@ class DiskReader:
 
     def read_head(self, size: int) -> bytes:
         """Read the first bytes."""
-        with Path(self.folder, self.name).open("rb") as file:
+        path = Path(self.folder, self.name)
+        if not path.is_file():  # opening a pipe could block for ever
+            raise OSError("not a regular file")
+        with path.open("rb") as file:
             return file.read(size)
 
 

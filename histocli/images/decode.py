@@ -1,5 +1,6 @@
 """Decode image files of any format and size to patches (96,96,3) uint8 RGB."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from histocli.images import tiff_tags
 from histocli.images.headers import JPEG_START, PNG, check_header, is_animated, remove_unused_chunks, shorten_webp
 from histocli.images.intensity import Ranges, Values, to_uint8
 from histocli.images.jpeg import decode_jpeg
+from histocli.images.jpeg2000 import has_8_bits
 from histocli.images.pillow_formats import FIRST_FRAME, decode_by_pillow
 from histocli.images.pnm import is_pnm, read_pnm
 from histocli.images.remarks import Remarks
@@ -117,7 +119,10 @@ def _decode(data: bytes, largest_side: int | None, mpp: float | None = None) -> 
 
 
 def is_8_bit(data: bytes) -> bool:
-    """Return whether the header says that the values have at most 8 bits; False for a format that is not known here."""
+    """Return whether the header says that the values have at most 8 bits; `data` may be the first bytes only.
+
+    It returns False if the format is not known here, or if the bytes are too few.
+    """
     if is_tiff(data):
         try:
             page = read_first_page(data)
@@ -125,7 +130,13 @@ def is_8_bit(data: bytes) -> bool:
             return max(bits) <= 8 and page.read_value(tiff_tags.SAMPLE_FORMAT, 1) == 1
         except ImageError:
             return False
-    return data.startswith(JPEG_START) or (data.startswith(PNG) and data[24:25] != b"\x10")
+    if data.startswith(PNG):
+        return len(data) > 24 and data[24] <= 8
+    if data[4:8] == b"ftyp":  # AVIF: a bit of each av1C box says whether the values have more than 8 bits
+        flags = re.findall(rb"av1C..(.)", data, re.DOTALL)
+        return bool(flags) and all(flag[0] & 0x40 == 0 for flag in flags)
+    is_webp = data.startswith(b"RIFF") and data[8:12] == b"WEBP"
+    return is_webp or data.startswith((JPEG_START, b"GIF8", b"BM")) or has_8_bits(data)
 
 
 def read_values(data: bytes) -> Values | None:

@@ -13,6 +13,8 @@ from histocli.images.remarks import Remarks
 from histocli.images.sizes import ImageError
 from histocli.patch import Pixels
 
+_HEAD_BYTES = 256  # of a file, which nearly always show whether the values of the image have more than 8 bits
+
 
 @dataclass(slots=True)
 class ImageFile:
@@ -73,8 +75,14 @@ def infer_file_ranges(files: Sequence[File]) -> Ranges:
 
 
 def _read_values(file: File) -> Values | None:
-    """Return the values of an image; None if they are uint8, which the header shows quickly, or cannot be read."""
+    """Return the values of an image; None if its header says that they are uint8, or if it cannot be read.
+
+    Only the first bytes are read if they suffice: images can be large, and a network is slow.
+    """
+    read_head = getattr(file.read, "read_head", None)
     try:
+        if read_head and is_8_bit(read_bytes(File(file.name, lambda: read_head(_HEAD_BYTES)))):
+            return None
         data = read_bytes(file)
     except HistoError:
         return None

@@ -66,8 +66,8 @@ def to_uint8(values: Values, ranges: Ranges | None) -> tuple[Values, str]:
     found = infer_range(kind, high) if ranges is None else ranges.get(kind)
     if found is None:
         raise ImageError(
-            f"it holds {values.dtype.name} values, but none of the {SAMPLE_SIZE} images does that were read to infer "
-            "which value is white",
+            f"it holds {values.dtype.name} values, but none of the images does that were read to infer which value is "
+            "white",
             f"use a separate command for the {values.dtype.name} images, or {_HINT}",
         )
     if isinstance(found, ImageError):

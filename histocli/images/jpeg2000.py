@@ -55,6 +55,17 @@ def check_codestream(data: bytes) -> Size:
     return size
 
 
+def has_8_bits(data: bytes) -> bool:
+    """Return whether a JP2 file or a codestream says, in its marker SIZ, that no component has more than 8 bits.
+
+    It returns False if `data` is of another format, or ends before this marker.
+    """
+    at = data.find(J2K) if data.startswith(JP2) else 0 if data.startswith(J2K) else -1
+    count = int.from_bytes(data[at + 40 : at + 42])
+    depths = data[at + 42 : at + 42 + 3 * count : 3]  # the number of bits minus 1; the highest bit is set if signed
+    return at >= 0 and 0 < count == len(depths) and max(depths) < 8
+
+
 def _check_tile_header(part: bytes, size: Size, components: int) -> None:
     """Check the markers of a tile-part before its data."""
     at = 0

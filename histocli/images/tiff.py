@@ -195,13 +195,13 @@ def _invert(image: Values) -> Values:
     """Return the samples of an image in which white is 0 so that black is 0.
 
     Raises:
-        ImageError: it is not clear which value is black. Samples of 10 or 12 bits in a type of 16 would all become
+        ImageError: it is not clear which value is black. Samples of 10, 12 or 14 bits in a type of 16 would all become
             nearly white.
     """
     if image.dtype.kind != "u":
         raise ImageError("white is zero in it, and its samples are not unsigned", "save it in RGB")
     black = _find_white(image.dtype)
-    if image.dtype.itemsize > 1 and image.max() <= black // 2:
+    if image.dtype.itemsize > 1 and image.max() <= black // 4:
         raise ImageError(
             f"white is zero in it, and its samples go up to {image.max():,} only: it is not clear which value is black",
             _INVERT_HINT,

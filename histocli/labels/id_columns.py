@@ -1,63 +1,96 @@
 """Choose the column of ids in a table; several columns may have names of images, and `id` may count the rows."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from histocli.errors import HistoError
-from histocli.files.file import is_image
 from histocli.labels.matching import TableMatch
 from histocli.labels.patch_tables import PatchTable
 
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")  # but not 0001, which may be the name of an image
-_SAMPLE_SIZE = 1000  # rows that show whether a column without a usual name has names of images
+_SAMPLE_SIZE = 1000  # rows of a column without a usual name that are compared with the ids
 
 Match = Callable[[Sequence[str], bool], TableMatch]  # matches ids with images; the flag is whether to guess
+Rows = Mapping[str, int]  # the row of each image
 
 
 def choose_id_column(table: PatchTable, match: Match) -> str | None:
     """Return the column with a usual name for ids that matches the most images; None if no column has such a name.
 
+    A column of numbers may count the rows: 3 does not mean the image `0003.png` if another column has names of images.
+
     Raises:
-        HistoError: two columns, with or without usual names, give different rows for an image.
+        HistoError: two columns with usual names, or numbers and any other column, give different rows for an image.
     """
     names = table.id_columns
     if not names or table.made:  # the ids of a table that was made are the names of its images
         return table.find("id")
-    others = {name: _match_other(table.columns[name], match) for name in table.other_columns}
-    if len(names) == 1 and not any(others.values()):
+    numbers = [name for name in names if _are_numbers(table.columns[name])]
+    if len(names) == 1 and not (numbers and _match_others(table, names[0], match)):
         return names[0]
-    rows = _match_usual(table, names, match)
-    chosen = max(names, key=lambda name: len(rows[name]))  # of equal ones, the first
-    for name, other in (rows | others).items():
-        if image := next((image for image, row in other.items() if rows[chosen].get(image, row) != row), None):
-            first, second = table.lines[rows[chosen][image]], table.lines[other[image]]
-            raise HistoError(
-                f"{table.name}: the column {chosen} gives line {first} for the image {image}, and the column "
-                f"{name} gives line {second}",
-                f"choose the column: --id-column {chosen} or --id-column {name}",
-            )
+    rows: dict[str, Rows] = {name: match(table.columns[name], False).rows for name in names}
+    chosen = _choose_most(table, rows)
+    if rows[chosen] and chosen not in numbers:
+        return chosen
+    rows |= {name: match(table.columns[name], True).rows for name in names if name not in numbers}
+    chosen = _choose_most(table, rows)
+    if numbers and not rows[chosen]:
+        rows = _guess_numbers(table, numbers, match)
+        chosen = max(rows, key=lambda name: len(rows[name]))
+    if chosen in numbers:
+        for name, other in _match_others(table, chosen, match).items():
+            _check_same_rows(table, chosen, rows[chosen], name, other)
     return chosen
 
 
-def _match_usual(table: PatchTable, names: Sequence[str], match: Match) -> dict[str, dict[str, int]]:
-    """Return the row of each image by each of the columns with usual names.
+def _choose_most(table: PatchTable, rows: Mapping[str, Rows]) -> str:
+    """Return the column that matches the most images, of equal ones the first; raise `HistoError` if others differ."""
+    chosen = max(rows, key=lambda name: len(rows[name]))
+    for name, other in rows.items():
+        _check_same_rows(table, chosen, rows[chosen], name, other)
+    return chosen
 
-    Numbers may count the rows. If another column has names of images, 3 does not mean the image `0003.png`.
+
+def _check_same_rows(table: PatchTable, chosen: str, rows: Rows, name: str, other: Rows) -> None:
+    """Raise `HistoError` if the columns `chosen` and `name` give different rows for an image."""
+    if image := next((image for image, row in other.items() if rows.get(image, row) != row), None):
+        first, second = table.lines[rows[image]], table.lines[other[image]]
+        raise HistoError(
+            f"{table.name}: the column {chosen} gives line {first} for the image {image}, and the column "
+            f"{name} gives line {second}",
+            f"choose the column: --id-column {chosen} or --id-column {name}",
+        )
+
+
+def _guess_numbers(table: PatchTable, names: Sequence[str], match: Match) -> dict[str, Rows]:
+    """Return the row of each image by columns of numbers, up to the first one that matches every row."""
+    rows: dict[str, Rows] = {}
+    for name in names:
+        rows[name] = match(table.columns[name], True).rows
+        if len(rows[name]) == len(table):
+            break
+    return rows
+
+
+def _match_others(table: PatchTable, column: str, match: Match) -> dict[str, Rows]:
+    """Return the row of each image by the columns without a usual name, in a sample of the rows.
+
+    Columns that name the same images as the ids in `column` are left out. Only a column of different values can name
+    the image of each row, and numbers are no names.
     """
-    numbers = [name for name in names if _are_numbers(table.columns[name])]
-    rows = {name: match(table.columns[name], True).rows for name in names if name not in numbers}
-    should_guess = not any(rows.values())
-    return rows | {name: match(table.columns[name], should_guess).rows for name in numbers}
-
-
-def _match_other(texts: Sequence[str], match: Match) -> dict[str, int]:
-    """Return the row of each image by a column without a usual name; {} unless most values are names of images."""
-    if len(set(texts)) * 2 <= len(texts) or _are_numbers(texts):
-        return {}
-    should_guess = not all(text.isdecimal() for text in texts)  # 0003 may be a patient, and not the image `3.png`
-    sample = texts[:_SAMPLE_SIZE]
-    n_images = max(sum(map(is_image, sample)), len(match(sample, should_guess).rows))
-    return match(texts, should_guess).rows if n_images * 2 > len(sample) else {}
+    step = 1 + len(table) // _SAMPLE_SIZE
+    expected = match(table.columns[column][::step], True).rows
+    found: dict[str, Rows] = {}
+    for name in table.other_columns:
+        texts = table.columns[name]
+        if _are_numbers(texts) or len(set(texts)) < len(texts):
+            continue
+        sample = texts[::step]
+        should_guess = not all(text.isdecimal() for text in sample)  # 0003 may be a patient, and not the image `3.png`
+        rows = match(sample, should_guess).rows
+        if rows.items() - expected.items():
+            found[name] = {image: row * step for image, row in rows.items()}
+    return found
 
 
 def _are_numbers(texts: Sequence[str]) -> bool:

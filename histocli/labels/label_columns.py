@@ -10,8 +10,7 @@ MISSING_LABELS = ("", "nan", "na", "n/a", "none", "null", "?", "-")  # values of
 # Arrays in .npz files have these names for masks too, therefore they are not in `LABEL_NAMES`.
 _NAMES = (*LABEL_NAMES, "truth", "gt", "y_true")
 _NUMBER = re.compile(r"([01])(?:[.,]0+)?")  # also 1.0 and, where the comma is decimal, 1,0
-_X_COORDINATE = re.compile(r"x(?!_?\d)\w*|col|column|row")  # but not the features x1, x2, ...
-_PREDICTION_NAME = re.compile(r"(pred\w*|probability|prob|score|confidence)")
+_X_COORDINATE = re.compile(r"x(_?(coord\w*|pos\w*|min|max|start|px|pixel|center|centre))?|col|column")
 _MAX_WORDS = 20  # different words in a column of labels
 
 
@@ -29,11 +28,6 @@ def list_label_names(columns: Iterable[str]) -> list[str]:
     names = {normalise_name(name) for name in columns}
     has_x = any(_X_COORDINATE.fullmatch(n) and (n == "x" or f"y{n[1:]}" not in names) for n in names)
     return [name for name in _NAMES if name != "y" or not has_x]
-
-
-def is_prediction(column: str) -> bool:
-    """Return whether a column has the name of a prediction, such as `score` or `predicted_class`."""
-    return _PREDICTION_NAME.fullmatch(normalise_name(column)) is not None
 
 
 def parse_label(text: str, classes: Mapping[str, int]) -> int | None:
@@ -61,8 +55,9 @@ def find_contradiction(
 ) -> tuple[str, str] | None:
     """Find a column, or a key of .json files (`kind`), that contradicts the labels in `column`.
 
-    The labels may be numbers that count the classes in the order of the alphabet: cancer 0, normal 1. Another column
-    shows this: a second column of labels, a column of words such as `normal` and `cancer`, or class folders in a path.
+    The labels may be numbers that count the classes in the order of the alphabet: cancer 0, normal 1. Then a column of
+    words such as `normal` and `cancer`, or class folders in a path, have the other label in every row. Words that
+    differ in some rows only are about something else, such as the slide. A second column of labels may never differ.
 
     Returns:
         What contradicts the labels, and what to do in a table; None if nothing does.
@@ -72,15 +67,16 @@ def find_contradiction(
     for other, texts in columns.items():
         if other == column:
             continue
-        found = _parse_column(texts) if normalise_name(other) in usual else _parse_words(other, texts)
-        if n := _count_differences(labels, found):
+        is_usual = normalise_name(other) in usual
+        n = _count_differences(labels, _parse_column(texts)) if is_usual else _count_if_all(labels, _parse_words(texts))
+        if n:
             what = f"the {kind}s {column} and {other} have different labels for {n:,} of {len(labels):,} patches"
             return what, hint + other
         if find_label(other) == 0 and any(a == b == 1 for a, b in zip(labels, _parse_column(texts), strict=False)):
             what = f"a patch has 1 in the {kind}s {column} and {other}, which contradict each other"
             return what, f"correct the table, or choose the column: --label-column {column}"
     for other in id_columns:
-        if n := _count_differences(labels, _parse_folders(columns[other])):
+        if n := _count_if_all(labels, _parse_folders(columns[other])):
             what = f"the {kind} {column} and the folders in the {kind} {other} have different labels for {n:,} of "
             hint = f"correct the table; if the column {column} is right: --label-column {column}"
             return f"{what}{len(labels):,} patches", hint
@@ -92,19 +88,25 @@ def _count_differences(labels: Sequence[int], found: Sequence[int | None]) -> in
     return sum(other is not None and other != label for label, other in zip(labels, found, strict=False))
 
 
+def _count_if_all(labels: Sequence[int], found: Sequence[int | None]) -> int:
+    """Return the number of rows in which another column has another label, if these are all rows where it has one."""
+    n = _count_differences(labels, found)
+    return n if n == len(found) - found.count(None) else 0
+
+
 def _parse_column(texts: Sequence[str]) -> list[int | None]:
     """Return the labels in a column, None for an empty field; [] if a value is not a label."""
     known = {text: parse_label(text, {}) for text in set(texts) if text.lower() not in MISSING_LABELS}
     return [] if None in known.values() else [known.get(text) for text in texts]
 
 
-def _parse_words(name: str, texts: Sequence[str]) -> list[int | None]:
+def _parse_words(texts: Sequence[str]) -> list[int | None]:
     """Return the labels in a column of words, None for an empty field; [] if it has other values, or one class only.
 
-    Flags such as 0, 1, yes and no are not about the label if the column has any other name. Predictions may differ.
+    Flags such as 0, 1, yes and no are not about the label if the column has any other name.
     """
     words = {text for text in set(texts) if text.lower() not in MISSING_LABELS}
-    if is_prediction(name) or len(words) > _MAX_WORDS or any(map(is_flag, words)):
+    if len(words) > _MAX_WORDS or any(map(is_flag, words)):
         return []
     return _parse_column(texts) if {find_label(word) for word in words} == {0, 1} else []
 

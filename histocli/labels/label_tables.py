@@ -41,7 +41,7 @@ class LabelTables:
         self.roles: set[str] = set()
         self.tables_beside: list[Path] = []
         self.ignored: list[str] = []
-        self._labelled: dict[str, AbstractSet[str]] = {}  # the images to which each table gave a label
+        self._labelled: list[tuple[str, AbstractSet[str]]] = []  # the images to which each table gave a label
         self._id_columns: dict[str, str | None] = {}  # the column of ids in each table; None if it has several parts
         self._columns_used: dict[str, str] = {}  # the column of slides and of hospitals in the first table with it
         self.splits = SplitFinder(self.index, options.columns.split)
@@ -58,14 +58,17 @@ class LabelTables:
         ids = self._choose_ids(table)
         check_ids(table, ids, [])
         matched = self._match(table, ids, "labels")
+        if columns.label is None and not self.options.classes:
+            table.check_labels(labels)
         for name, row in matched.rows.items():
             if result.labels.setdefault(name, labels[row]) != labels[row]:
-                other = next(title for title, names in self._labelled.items() if name in names)
+                others = (title for title, names in self._labelled if name in names and title != table.name)
+                other = next(others, "another table")  # `labels.csv` of another location has the same name
                 raise ContradictionError(
                     f"{table.name}: {other} has a different label for {ids[row]!r}",
                     "correct one of the tables, or choose one: --labels TABLE",
                 )
-        self._labelled[table.name] = matched.rows.keys()
+        self._labelled.append((table.name, matched.rows.keys()))
         column = table.require("label", columns.label)
         label_of_text = dict(zip(table.columns[column], labels, strict=True))
         self.words.update((text.lower(), label) for text, label in label_of_text.items())
@@ -117,7 +120,7 @@ class LabelTables:
             check_ids(table, ids, splits, "splits", hint)
             self._add_others(table, self._match(table, ids, "splits"))
             self.result.used.add(table.name)
-        elif not find_split_of_table(table.name):  # `train.txt` is read as a list
+        elif not (find_split_of_table(table.name) or table.find("label")):  # `train.txt` is read as a list
             self.result.notes.append(
                 f"{table.title} has images, but no known column of labels, slides or splits; its columns are "
                 f"{format_examples(list(table.columns))}"

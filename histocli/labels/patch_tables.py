@@ -10,6 +10,7 @@ from typing import NamedTuple
 from histocli.class_names import describe_counts, find_label, format_classes_option
 from histocli.errors import HistoError
 from histocli.files.file import MadeTable, is_image
+from histocli.labels.found import ContradictionError
 from histocli.labels.label_columns import (
     MISSING_LABELS,
     find_contradiction,
@@ -162,7 +163,7 @@ class PatchTable:
         """Return the label of each row; words such as normal and tumor, or the names of `classes`, are understood.
 
         Raises:
-            HistoError: there is no column of labels, a label is not understood, or two columns of labels disagree.
+            HistoError: there is no column of labels, or a label is not understood.
         """
         column = self.require("label", given)
         labels = self._parse_labels(column, classes)
@@ -171,13 +172,16 @@ class PatchTable:
                 f"{self.title}: by its name, 1 in the column {column} means a normal patch, but label 1 means tumour",
                 "give another column, or say what the values mean: --classes negative=1 --classes positive=0",
             )
-        if (
-            given is None
-            and not classes
-            and (found := find_contradiction(self.columns, self.id_columns, column, labels))
-        ):
-            raise HistoError(f"{self.title}: {found[0]}", found[1])
         return labels
+
+    def check_labels(self, labels: Sequence[int], hint: str = "") -> None:
+        """Check that no other column contradicts the labels in the column with the usual name.
+
+        Raises:
+            ContradictionError: one does; its hint names the option that chooses a column, unless `hint` is given.
+        """
+        if found := find_contradiction(self.columns, self.id_columns, self.require("label"), labels):
+            raise ContradictionError(f"{self.title}: {found[0]}", hint or found[1])
 
     def list_unused_columns(self, given: ColumnNames) -> list[str]:
         """Return the names of the columns that are not id, label, slide, hospital or split."""
@@ -233,17 +237,19 @@ def check_ids(
     values: Sequence[str],
     what: str = "",
     hint: str = "it is also on line {}: remove one of the two rows",
+    keys: Sequence[str] | None = None,
 ) -> None:
-    """Check that no id occurs twice; or, with `values`, twice with different values.
+    """Check that no id occurs twice; or, with `values`, twice with different values. Ids with equal `keys` are equal.
 
     Raises:
         HistoError: there is such an id; the message names file, line and column.
     """
     first: dict[str, int] = {}
-    for row, key in enumerate(ids):
+    for row, key in enumerate(keys or ids):
         before = first.setdefault(key, row)
         if before != row and not (values and values[before] == values[row]):
-            text = f"{table.name}, line {table.lines[row]}, column id: {key!r} occurs twice"
+            same = "occurs twice" if ids[before] == ids[row] else f"is the same id as {ids[before]!r}"
+            text = f"{table.name}, line {table.lines[row]}, column id: {ids[row]!r} {same}"
             repeated = len(ids) - len(set(ids))
             more = f"; {repeated:,} rows repeat an id" if repeated > 1 and not values else ""
             raise HistoError(f"{text}, with two {what}" if values else text + more, hint.format(table.lines[before]))

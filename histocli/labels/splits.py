@@ -16,7 +16,7 @@ from histocli.class_names import (
 )
 from histocli.files.file import File, read_bytes
 from histocli.files.tables import SEPARATORS
-from histocli.labels.label_columns import normalise_name
+from histocli.labels.label_columns import MISSING_LABELS, normalise_name
 from histocli.labels.matching import ImageIndex
 from histocli.labels.patch_tables import PatchTable
 from histocli.text import format_count
@@ -44,8 +44,8 @@ def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None,
     """Return the column of splits of a table, and the split of each row: train, valid, test or "".
 
     It is the column `given` if this is not None; else one with a usual name, or the only one all of whose values are
-    names of splits, or the first with two or more names of splits and other words. If there is none, or it is empty,
-    return None and [].
+    names of splits, or the first with two or more names of splits and other words. A missing value such as NA is no
+    split. If there is no such column, or it is empty, return None and [].
 
     Raises:
         SplitError: a value of the column is not a split; or no column is given, and a column such as `is_test` marks
@@ -64,13 +64,13 @@ def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None,
     splits = {text: _SHORT_SPLIT_NAMES.get(text.strip().lower()) or find_split(text) for text in set(texts)}
     splits = replace_evaluation(splits)
     for row, text in enumerate(texts):
-        if text and not splits[text]:
+        if not splits[text] and not _is_missing(text):
             raise SplitError(
                 f"{table.describe_place(column, row)}: {text!r} is not a split",
                 f"the names of splits are {SPLIT_NAMES}: replace the other values. If the column is about something "
                 "else, rename it",
             )
-    return (column, [splits[text] for text in texts]) if any(texts) else (None, [])
+    return (column, [splits[text] for text in texts]) if any(splits.values()) else (None, [])
 
 
 def _read_wilds_splits(table: PatchTable) -> list[str]:
@@ -83,25 +83,35 @@ def _read_wilds_splits(table: PatchTable) -> list[str]:
 def _find_column_by_values(table: PatchTable) -> str | None:
     """Return the only column that has two or more splits and nothing else; None if there are several.
 
-    If there is none, return the first column that has two or more splits and other words, which are an error: the
-    images of a test split that is not read could be used for training.
+    If there is none, return the first column without a usual name that has two or more splits and other words, which
+    are an error: the images of a test split that is not read could be used for training.
     """
     found: list[str] = []
     mixed: list[str] = []
+    others = table.other_columns
     for name, texts in table.columns.items():
         words = set(texts)
-        if 1 < len(words) <= _MAX_WORDS and len({find_split(word) for word in words - {""}} - {""}) > 1:
-            (mixed if find_unknown_splits(words) else found).append(name)
+        if 1 < len(words) <= _MAX_WORDS and len({find_split(word) for word in words} - {""}) > 1:
+            if all(map(_is_missing, find_unknown_splits(words))):
+                found.append(name)
+            elif name in others:  # the names of slides may contain those of splits: train_1, test_1, normal_3
+                mixed.append(name)
     if not found and mixed:
         return mixed[0]
     return found[0] if len(found) == 1 else None
 
 
+def _is_missing(text: str) -> bool:
+    return text.lower() in MISSING_LABELS
+
+
 def _check_flags(table: PatchTable) -> None:
     """Raise `SplitError` if a column such as `is_valid` marks some rows: they would be used for training."""
     for name, texts in table.columns.items():
+        if not _FLAG_COLUMN.fullmatch(normalise_name(name)):
+            continue
         words = {text.lower() for text in texts}
-        if _FLAG_COLUMN.fullmatch(normalise_name(name)) and words <= _FLAG_VALUES and len(words) > 1:
+        if words <= _FLAG_VALUES and len(words) > 1:
             raise SplitError(
                 f"{table.title}: the column {name} seems to mark the images of a split, and histo cannot read such a "
                 "column",

@@ -167,12 +167,13 @@ def read_labels(file: File) -> dict[str, int]:
 
     Raises:
         HistoError: a column is missing, a label is neither 0 nor 1, an id occurs twice, or `a` and `a.tif` have two
-            labels; the message names file, line and column.
+            labels; the message names file, line and column. Or another column contradicts the labels.
     """
     table = read_patch_table(file)
     ids, labels = table.read_ids(), table.read_labels(None, {})
+    table.check_labels(labels, "correct the table, or remove the wrong column")  # the callers have no --label-column
     check_ids(table, ids, [])
-    check_ids(table, _remove_suffixes(ids), list(map(str, labels)), "labels")
+    check_ids(table, ids, list(map(str, labels)), "labels", keys=_remove_suffixes(ids))
     return dict(zip(ids, labels, strict=True))
 
 
@@ -185,7 +186,7 @@ def read_slides(file: File) -> dict[str, str]:
     """
     table = read_patch_table(file)
     ids, slides = table.read_ids(), table.columns[table.require("slide")]
-    check_ids(table, _remove_suffixes(ids), slides, "slides")
+    check_ids(table, ids, slides, "slides", keys=_remove_suffixes(ids))
     return dict(zip(ids, slides, strict=True))
 
 

@@ -1,24 +1,32 @@
 """Find the tables of images in folders and archives, and next to them, and choose how each is used."""
 
+import os
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import partial
 from pathlib import Path
 
 from histocli.class_names import SplitError
 from histocli.errors import HistoError
 from histocli.files.archives import is_archive, remove_archive_suffix
-from histocli.files.file import DiskReader, File, MadeTable, make_file
+from histocli.files.file import DiskReader, File, MadeTable, is_image, make_file
 from histocli.labels.found import ContradictionError, format_examples
-from histocli.labels.label_columns import is_prediction
+from histocli.labels.label_columns import normalise_name
 from histocli.labels.label_tables import LabelTables
 from histocli.labels.patch_tables import PatchTable
 from histocli.labels.table_files import UnreadableTableError, peek_table
 
 _TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
 _RESULT_TABLE = re.compile(
-    "submission|predict|score|result|(?<![a-z])preds?(?![a-z])", re.IGNORECASE
+    "submission|predict(ion|ed)|score|result|(?<![a-z])preds?(?![a-z])", re.IGNORECASE
 )  # the labels in these are predictions
-_PROBABILITY = re.compile(r"[01]\.\d{6}")  # as `histo predict` writes it; it may be 0 or 1
+_PREDICTION_COLUMN = re.compile(r"pred|predictions?|predicted|probs?|probability|pred(icted)?_(class|label|prob)")
+_CLASS_COLUMN = re.compile(r"class\w*|category")  # beside a prediction, it may be the predicted class
+_FRACTION = re.compile(r"0?[.,]0*[1-9]\d*|[1-9][\d.]*e-\d+", re.IGNORECASE)  # more than 0 and less than 1
+_PROBABILITY = re.compile(r"[01]\.\d{6}")  # as `histo predict` writes it
+_N_COMPARED = 50  # images whose names are looked for in another folder
 
 
 def use_tables_inside(tables: LabelTables, others: Sequence[File]) -> None:
@@ -64,20 +72,32 @@ def find_predictions(tables: LabelTables, file: File, start: PatchTable) -> str:
         path = Path(file.read.folder, file.read.name)
         if path.with_name(f".{path.name}.made-with.json").is_file():
             return "histo predict wrote it"
-    if column := next(filter(is_prediction, start.columns), None):
-        return f"it has a column {column}"
-    texts = start.columns[label]
-    return "its labels have 6 decimals" if texts and all(map(_PROBABILITY.fullmatch, texts)) else ""
+    for column, texts in start.columns.items() if _CLASS_COLUMN.fullmatch(normalise_name(label)) else ():
+        if _PREDICTION_COLUMN.fullmatch(normalise_name(column)) and any(map(_FRACTION.fullmatch, texts)):
+            return f"it has a column {column}"
+    has_decimals = all(map(_PROBABILITY.fullmatch, start.columns[label]))
+    return "its labels have 6 decimals" if has_decimals and any(map(_FRACTION.fullmatch, start.columns[label])) else ""
 
 
 def _use_predictions(tables: LabelTables, file: File, reason: str, roles: set[str]) -> None:
-    """Use a table of predictions for its splits only, if it has some."""
+    """Use a table of predictions for its slides, hospitals and splits only.
+
+    Raises:
+        UnreadableTableError: it cannot be read.
+    """
     tables.result.notes.append(
         f"the labels of {file.name} are not used, because they seem to be predictions: {reason}; --labels TABLE uses "
         "them"
     )
-    if "split" in roles:
-        tables.add_split_table(file, is_named=True)
+    if "id" not in roles:
+        return
+    has_slides = "slide" in roles and not tables.options.slides
+    add_splits = partial(tables.add_split_table, is_named="split" in roles)
+    error = _try_table(tables.add_slide_table if has_slides else add_splits, file)
+    if isinstance(error, UnreadableTableError):
+        raise error
+    if error:
+        tables.result.notes.append(f"skipped: {error}")
 
 
 def _use_named_table(tables: LabelTables, file: File, roles: set[str]) -> None:
@@ -107,17 +127,17 @@ def _use_other_table(tables: LabelTables, file: File, roles: set[str]) -> None:
 
 def _use_optional_table(tables: LabelTables, file: File, *, has_splits: bool) -> None:
     """Use a table if it matches images; its error is raised later if nothing else gives labels."""
-    error = _try_label_table(tables, file)
+    error = _try_table(tables.add_label_table, file)
     if has_splits and isinstance(error, UnreadableTableError):
         raise error  # without the splits, test images could be used for training
     if error:
         tables.problems.append(error)
 
 
-def _try_label_table(tables: LabelTables, file: File) -> HistoError | None:
-    """Use a table for labels, and return the error if it has none; errors of its splits are raised."""
+def _try_table(add: Callable[[File], None], file: File) -> HistoError | None:
+    """Use a table, and return the error if it cannot be used; errors of splits and contradictions are raised."""
     try:
-        tables.add_label_table(file)
+        add(file)
     except (SplitError, ContradictionError):
         raise
     except HistoError as error:
@@ -133,71 +153,111 @@ def use_tables_beside(tables: LabelTables, locations: Sequence[Path], found: Seq
     Raises:
         ContradictionError: two tables have different labels for an image.
     """
-    names_of: dict[Path, set[str]] = {}  # the names of the locations, by the folder that they are in
+    images_of: dict[Path, dict[str, list[str]]] = {}  # by the folder that the locations are in, and by their names
     for location, files in zip(locations, found, strict=True):
         if not any(_is_label_table(file.name) for file in files):
             path = location.absolute()
-            names_of.setdefault(path.parent, set()).add(_simplify(path))
-    is_complete = tables.result.labels.keys() >= set(tables.names)
-    for folder, names in names_of.items():
+            images = [file.name for file in files if is_image(file.name)]
+            images_of.setdefault(path.parent, {})[_simplify(remove_archive_suffix(path.name))] = images
+    for folder, images_by_name in images_of.items():
         paths = [path for path in sorted(folder.glob("*.csv")) if path.is_file()]
         results = [path for path in paths if _RESULT_TABLE.search(path.name)]
-        tables.tables_beside += [path for path in paths if not _is_label_table(path.name) and path not in results]
-        labelled = [path for path in paths if _is_label_table(path.name) and path not in results]
-        for path in [] if is_complete or not labelled else _choose_tables(tables, folder, names, labelled):
+        labelled = [path for path in paths if _is_label_table(path.name)]
+        tables.tables_beside += [path for path in paths if path not in results + labelled]
+        if labelled and not _is_complete(tables):
+            _use_tables_of_folder(tables, folder, images_by_name, [path for path in labelled if path not in results])
+            tables.result.notes += [
+                f"{path.name} is not used, because its name says that it has predictions; "
+                f"--labels {shlex.quote(str(path))} uses it"
+                for path in labelled
+                if path in results
+            ]
+
+
+def _use_tables_of_folder(
+    tables: LabelTables, folder: Path, images_by_name: Mapping[str, Sequence[str]], paths: Sequence[Path]
+) -> None:
+    """Use the tables in a folder that may be about the locations in it, until all images have labels.
+
+    `a_labels.csv` is about `a/` or `a.zip`, if there is one: it is used first for them, and for `b/` only if `a/` has
+    no images with the same names. A table `labels.csv` is about all of them.
+
+    Args:
+        tables: the tables that were read.
+        folder: the folder.
+        images_by_name: the paths of the images in each location, by its name.
+        paths: the tables.
+    """
+    entries = _list_entries(folder)
+    names_in = {path: _find_names_in(path.stem, images_by_name.keys() | entries.keys()) for path in paths}
+    own = [path for path in paths if names_in[path] & images_by_name.keys()]
+    general = [path for path in paths if not names_in[path]]
+    images = [name for names in images_by_name.values() for name in names[:_N_COMPARED]]
+    rest = [path for path in paths if path not in own + general]
+    others = [path for path in rest if any(_has_images(entry, images) for n in names_in[path] for entry in entries[n])]
+    possible = [path for path in rest if path not in others]
+    notes = {"tables next to the images that have the names of other folders or archives are not used": others}
+    for group in (own, general, possible):
+        if _is_complete(tables):
+            notes.setdefault("tables next to the images are not used, because others give all labels", []).extend(group)
+            continue
+        for path in group:
             _use_table_beside(tables, make_file(path))
+    for text, listed in notes.items():
+        if listed:
+            examples = format_examples([path.name for path in listed])
+            tables.result.notes.append(f"{text}: {examples}; --labels TABLE uses one")
 
 
 def _use_table_beside(tables: LabelTables, file: File) -> None:
     """Use a table next to the images for labels; add a note if it has none of these images, or has predictions."""
     error: HistoError | None = None
-    reason = ""
     try:
-        reason = find_predictions(tables, file, peek_table(file))
+        start = peek_table(file)
+        if reason := find_predictions(tables, file, start):
+            _use_predictions(tables, file, reason, start.list_roles(tables.options.columns))
+        else:
+            error = _try_table(tables.add_label_table, file)
     except UnreadableTableError as unreadable:
         error = unreadable
-    if reason:
-        _use_predictions(tables, file, reason, set())
-    elif error := error or _try_label_table(tables, file):
+    if error:
         tables.result.notes.append(f"skipped a table next to the images: {error}")
 
 
-def _choose_tables(tables: LabelTables, folder: Path, names: set[str], paths: Sequence[Path]) -> list[Path]:
-    """Return the tables in a folder that may be about the locations `names` in it, and add notes on the others.
-
-    `a_labels.csv` is about `a/` or `a.zip`, if there is one. It is never used for `b/`. If each location has such a
-    table, a table `labels.csv` is not used.
-    """
-    entries = [path for path in folder.glob("[!.]*") if is_archive(path.name) or path.is_dir()]
-    known = names | {name for name in map(_simplify, entries) if "label" not in name}  # `labels/` may have masks
-    names_in = {path: _find_names_in(path.stem.casefold(), known) for path in paths}
-    own = [path for path in paths if names_in[path] & names]
-    others = [path for path in paths if names_in[path] and path not in own]
-    general = [path for path in paths if not names_in[path]]
-    notes = {"tables next to the images that have the names of other folders or archives are not used": others}
-    if names <= set().union(*names_in.values()):
-        notes[f"tables next to the images are not used, because {own[0].name} has the name of the images"] = general
-        general = []
-    for text, listed in notes.items():
-        if listed:
-            examples = format_examples([path.name for path in listed])
-            tables.result.notes.append(f"{text}: {examples}; --labels TABLE uses one")
-    return own + general
+def _is_complete(tables: LabelTables) -> bool:
+    """Return whether all images have labels."""
+    return tables.result.labels.keys() >= set(tables.names)
 
 
-def _simplify(path: Path) -> str:
-    """Return the name of a folder or archive without its suffix, in lower case."""
-    return remove_archive_suffix(path.name).casefold()
+def _list_entries(folder: Path) -> dict[str, list[Path]]:
+    """Return the folders and archives in a folder by their names; those with `label` in the name may have masks."""
+    entries: dict[str, list[Path]] = {}
+    with os.scandir(folder) as listed:  # other ways to list a folder ask the disk about every file
+        for entry in listed:
+            if not entry.name.startswith(".") and (entry.is_dir() or is_archive(entry.name)):
+                entries.setdefault(_simplify(remove_archive_suffix(entry.name)), []).append(Path(entry.path))
+    return {name: paths for name, paths in entries.items() if "label" not in name}
 
 
-def _find_names_in(text: str, names: set[str]) -> set[str]:
+def _has_images(entry: Path, images: Sequence[str]) -> bool:
+    """Return whether a folder has images of the same names; of an archive, whose list may take minutes, True."""
+    if is_archive(entry.name):
+        return True
+    names = {name for path in images for name in (path, path.partition("/")[2], path.rpartition("/")[2]) if name}
+    return any(os.path.exists(entry / name) for name in names)  # noqa: PTH110 - Path.exists may raise
+
+
+def _simplify(name: str) -> str:
+    """Return the words of a name in lower case, with spaces between them."""
+    return " ".join(re.findall(r"[^\W_]+", name.casefold()))
+
+
+def _find_names_in(text: str, names: AbstractSet[str]) -> set[str]:
     """Return the names that are words of a text, without those that are words of a longer one."""
-
-    def is_in(name: str, text: str) -> bool:
-        return re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", text) is not None
-
-    found = {name for name in names if is_in(name, text)}
-    return {name for name in found if not any(name != other and is_in(name, other) for other in found)}
+    words = _simplify(text).split()
+    spans = [(i, j) for i in range(len(words)) for j in range(i + 1, len(words) + 1) if " ".join(words[i:j]) in names]
+    longest = [(i, j) for i, j in spans if not any(k <= i and j <= n and (k, n) != (i, j) for k, n in spans)]
+    return {" ".join(words[i:j]) for i, j in longest}
 
 
 def _is_label_table(name: str) -> bool:

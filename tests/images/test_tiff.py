@@ -3,6 +3,7 @@
 import io
 import struct
 import tracemalloc
+import zipfile
 
 import cv2
 import numpy as np
@@ -201,7 +202,7 @@ def test_an_image_outside_the_sample_is_not_read_by_a_range_of_its_own(tmp_path)
     cv2.imwrite(str(tmp_path / "002_.png"), dark)
     how = Preparation(ranges=infer_file_ranges(find_images(list_files(tmp_path)).images))
     data = (tmp_path / "002_.png").read_bytes()
-    with pytest.raises(HistoError, match="it holds uint16 values, but none of the 256 images does") as raised:
+    with pytest.raises(HistoError, match="it holds uint16 values, but none of the images does that") as raised:
         decode_patch(data, "x", how)
     assert raised.value.hint.startswith("use a separate command for the uint16 images, or save the images as uint8")
     assert np.array_equal(decode_patch(data, "x")[..., ::-1], PATCH)
@@ -220,6 +221,29 @@ def test_a_few_images_of_12_bits_among_many_of_8_share_one_range(tmp_path, suffi
         decode_patch((tmp_path / f"151a.{suffix}").read_bytes(), "x", how)
 
 
+FORMATS = ["image.jpg", "image.png", "image.webp", "image.gif", "image.bmp", "image.jp2", "image.avif"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("is_zipped", [False, True])
+def test_images_whose_header_says_8_bits_are_not_decoded_to_infer_white(tmp_path, monkeypatch, name, is_zipped):
+    Image.fromarray(PATCH).save(tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(tmp_path / name, name)
+    files = list_files(tmp_path / "x.zip" if is_zipped else tmp_path / name)
+    monkeypatch.setattr("histocli.images.image_files.read_values", lambda _: pytest.fail("the image was decoded"))
+    if not name.endswith("avif"):  # its header has no fixed place
+        monkeypatch.setattr(type(files[0].read), "__call__", lambda _: pytest.fail("the whole file was read"))
+    assert infer_file_ranges(files) == {}
+
+
+@pytest.mark.parametrize("suffix", ["png", "jp2"])
+def test_images_whose_header_says_16_bits_are_decoded_to_infer_white(tmp_path, suffix):
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), PATCH.astype(np.uint16) << 4)
+    (found,) = infer_file_ranges(find_images(list_files(tmp_path)).images).values()
+    assert str(found) == "12-bit integers, 0 to 4,095"
+
+
 @pytest.mark.parametrize("bits", [10, 12, 14])
 def test_inverted_grey_of_fewer_than_16_bits_is_refused(bits):
     """It became nearly white: 65,535 and not 4,095 minus each sample."""
@@ -228,6 +252,12 @@ def test_inverted_grey_of_fewer_than_16_bits_is_refused(bits):
     with pytest.raises(HistoError, match=r"white is zero in it, and its samples go up to .* only") as raised:
         decode(tiff((1 << bits) - 1 - (grey << (bits - 8)), t262=0), "x")
     assert "black as zero" in raised.value.hint
+
+
+def test_an_inverted_pale_patch_of_16_bits_is_read():
+    pale = np.full((96, 96, 1), 6_000, np.uint16)
+    pale[40:50, 40:50] = 20_000
+    assert np.array_equal(decode(tiff(pale, t262=0), "x"), np.repeat((65535 - pale) >> 8, 3, 2))
 
 
 def test_inverted_grey_of_12_packed_bits_is_refused():

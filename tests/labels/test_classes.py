@@ -297,6 +297,25 @@ def test_folds_in_a_table_are_an_error_and_one_fold_gives_the_splits(tmp_path):
     assert [patch.split for patch in source.read_patches()] == ["train", "test", "train", "train"]
 
 
+def test_names_of_slides_that_contain_those_of_splits_are_no_splits(tmp_path):
+    rows = "".join(f"{key},1,{slide}\n" for key, slide in zip("abc", ("train_1", "test_1", "normal_3"), strict=True))
+    write_folder(tmp_path / "x", {"labels.csv": ("id,label,slide\n" + rows).encode()})
+    found, report = pack(tmp_path / "x", "a.tif", "b.tif", "c.tif")
+    assert [split for _, split in found.values()] == ["", "", ""]
+    assert "slides from labels.csv, column slide" in report.notes
+
+
+@pytest.mark.parametrize("column", ["split", "cohort"])
+@pytest.mark.parametrize("missing", ["NA", "nan", "None", ""])
+def test_a_missing_value_beside_splits_is_no_split(tmp_path, column, missing):
+    rows = "".join(f"{key},1,{split}\n" for key, split in zip("abc", ("train", "test", missing), strict=True))
+    write_folder(tmp_path / "x", {"labels.csv": (f"id,label,{column}\n" + rows).encode()})
+    found, report = pack(tmp_path / "x", "a.tif", "b.tif", "c.tif")
+    assert [split for _, split in found.values()] == ["train", "test", ""]
+    note = f"splits from labels.csv, column {column}: test (1), train (1); 1 without a split can be used for training"
+    assert note in report.notes
+
+
 def test_a_table_of_images_without_a_known_column_is_named(tmp_path):
     table = "\n".join(["filename,age", *(f"{name},5" for name in BREAKHIS)])
     write_folder(tmp_path / "x", {"Ages.csv": table.encode()})

@@ -6,6 +6,7 @@ import pytest
 
 from histocli.errors import HistoError
 from histocli.files.file import make_file
+from histocli.labels.found import ContradictionError
 from histocli.labels.table_files import read_labels
 from histocli.sources.folder import FolderOptions, FolderSource
 from tests.labels.test_labels import FOUND, IMAGES, TEXT, labels_of, open_folder
@@ -42,11 +43,47 @@ def test_labels_that_count_the_classes_in_the_order_of_the_alphabet_are_an_error
         ("grade", ("normal", "tumor", "unsure", "tumor")),
         ("site_type", ("tumor", "tumor", "tumor", "tumor")),
         ("slide_path", ("x/normal/s.tif", "x/tumor/t.tif", "x/normal/s.tif", "x/tumor/t.tif")),
+        ("her2", ("positive", "negative", "negative", "positive")),
+        ("slide_type", ("tumor", "tumor", "normal", "normal")),
+        ("comment", ("", "benign tissue", "benign", "metastasis")),
+        ("path", ("tumor/a.tif", "tumor/b.tif", "normal/c.tif", "normal/d.tif")),
     ],
 )
-def test_columns_about_something_else_do_not_contradict_the_labels(tmp_path, column, values):
-    table = make_table(f"id,label,{column}", (1, 0, 1, 0), values)
-    assert labels_of(open_folder(tmp_path / "x", FOUR, {"labels.csv": table})) == INVERTED
+@pytest.mark.parametrize("where", ["x/labels.csv", "x/table.csv", "my_labels.csv"])
+def test_columns_about_something_else_do_not_contradict_the_labels(tmp_path, column, values, where):
+    (tmp_path / "x").mkdir()
+    (tmp_path / where).write_text(make_table(f"id,label,slide,{column}", (1, 0, 1, 0), "ssst", values))
+    source = open_folder(tmp_path / "x", FOUR, {})
+    assert labels_of(source) == INVERTED
+    assert [patch.slide for patch in source.read_patches()] == list("ssst")
+
+
+def test_keys_of_json_files_about_something_else_do_not_contradict_the_labels(tmp_path):
+    slides = zip("abcd", ("tumor", "tumor", "normal", "normal"), strict=True)
+    files = {f"{key}.json": json.dumps({"label": INVERTED[key], "slide_type": slide}) for key, slide in slides}
+    assert labels_of(open_folder(tmp_path / "x", FOUR, files)) == INVERTED
+
+
+@pytest.mark.parametrize("where", ["x/table.csv", "my_labels.csv"])
+def test_a_contradiction_is_an_error_also_if_class_folders_give_labels(tmp_path, where):
+    """Without the table, the patches of a slide could be in the training and in the validation split."""
+    (tmp_path / "x").mkdir()
+    words = ("normal", "tumor", "normal", "tumor")
+    (tmp_path / where).write_text(make_table("id,label,slide,label_name", (1, 0, 1, 0), "ssst", words))
+    with pytest.raises(ContradictionError, match="columns label and label_name have different labels for 4 of 4"):
+        open_folder(tmp_path / "x", IN_FOLDERS, {})
+    (tmp_path / where).write_text("id,label,label_name\ny,1,normal\nz,0,tumor\n")  # about other images
+    assert labels_of(open_folder(tmp_path / "x", IN_FOLDERS, {})) == dict(zip("abcd", (0, 1, 0, 1), strict=True))
+
+
+def test_the_hint_for_a_command_without_the_option_names_no_option(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text(make_table("id,label,kind", (1, 0, 1, 0), ("normal", "tumor", "normal", "tumor")))
+    with pytest.raises(ContradictionError, match="columns label and kind have different labels") as caught:
+        read_labels(make_file(path))
+    assert caught.value.hint == "correct the table, or remove the wrong column"
+    path.write_text(make_table("id,label,her2", (1, 0, 1, 0), ("positive", "positive", "negative", "negative")))
+    assert read_labels(make_file(path)) == INVERTED
 
 
 @pytest.mark.parametrize("form", ["data/{}/{}.tif", "D:\\data\\{}\\{}.tif", "/data/train/{}/{}.tif"])
@@ -71,6 +108,14 @@ def test_keys_of_json_files_that_contradict_the_labels_are_an_error(tmp_path, ke
     assert labels_of(FolderSource(options)) == INVERTED
 
 
+def test_the_hint_for_files_of_one_class_can_be_given_once_a_name_is_filled_in(tmp_path):
+    kinds = zip("abcd", ("tumor", "normal", "normal", "normal"), strict=True)
+    files = {f"{key}.json": json.dumps({"label": 0, "class": kind}) for key, kind in kinds}
+    with pytest.raises(HistoError, match="keys label and class have different labels for 1 of 4") as caught:
+        open_folder(tmp_path / "x", FOUR, files)
+    assert caught.value.hint.endswith("--classes negative=0 --classes positive=NAME")
+
+
 def test_a_key_y_beside_x_is_a_coordinate(tmp_path):
     files = {f"{name}.json": f'{{"x": 0, "y": {y}}}' for name, y in zip("abcd", (0, 1, 96, 0), strict=True)}
     assert labels_of(open_folder(tmp_path / "x", FOUR, files)) == dict.fromkeys("abcd")
@@ -85,7 +130,7 @@ def test_a_column_y_beside_another_coordinate_is_no_label(tmp_path, columns):
     assert labels_of(open_folder(tmp_path / "x", IMAGES, {"places.csv": table})) == dict.fromkeys("abc")
 
 
-@pytest.mark.parametrize("columns", ["x_coord,y_coord,y", "x1,x2,y", "size,y"])
+@pytest.mark.parametrize("columns", ["x_coord,y_coord,y", "x1,x2,y", "size,y", "row,y", "xml_file,y"])
 def test_a_column_y_beside_other_columns_is_the_label(tmp_path, columns):
     n = columns.count(",")
     table = f"id,{columns}\n" + "".join(f"{key},{'7,' * n}{y}\n" for key, y in zip("abc", (1, 0, 1), strict=True))
@@ -120,6 +165,15 @@ def test_a_table_that_differs_from_all_class_folders_is_an_error_with_a_hint_tha
         assert labels_of(source) == {key: (label_of_a + i) % 2 for i, key in enumerate("abcd")}
 
 
+@pytest.mark.parametrize("header", ["id,label", "path,label"])
+def test_the_table_of_the_labels_option_may_differ_for_some_paths_with_class_folders(tmp_path, header):
+    labels = tmp_path / "l.csv"
+    labels.write_text(f"{header}\nnormal/a.tif,0\ntumor/b.tif,0\nnormal/c.tif,0\ntumor/d.tif,1\n")
+    source = open_folder(tmp_path / "x", IN_FOLDERS, {}, labels=labels)
+    assert labels_of(source) == {"a": 0, "b": 0, "c": 0, "d": 1}
+    assert any("differs from the class folders for 1 of 4 images" in note for note in source.report.notes)
+
+
 def test_files_beside_the_images_that_contradict_the_class_folders_are_named(tmp_path):
     message = r"^the \.cls or \.json files next to the images and the folders have different labels for 1 of 1 images"
     with pytest.raises(HistoError, match=message) as caught:
@@ -131,10 +185,8 @@ def test_files_beside_the_images_that_contradict_the_class_folders_are_named(tmp
     ("text", "reason"),
     [
         ("id,path,probability,class\na,a,0.9,1\nb,b,0.1,0\nc,c,0.8,1\n", "it has a column probability"),
-        ("id,label,prob,slide\na,1,0.9,\nb,0,0.1,\nc,1,0.8,\n", "it has a column prob"),
-        ("id,label,Predicted Class\na,1,0\nb,0,0\nc,1,1\n", "it has a column Predicted Class"),
-        ("id,label,confidence\na,1,0.9\nb,0,0.7\nc,1,0.8\n", "it has a column confidence"),
-        ("id,label\na,1.000000\nb,0.000000\nc,1.000000\n", "its labels have 6 decimals"),
+        ("id,class,prob,slide\na,1,1,\nb,0,1e-05,\nc,1,1,\n", "it has a column prob"),
+        ("id,Class Name,Prediction\na,1,1\nb,0,.5\nc,1,1\n", "it has a column Prediction"),
     ],
 )
 @pytest.mark.parametrize("where", ["x/out.csv", "x/labels.csv", "my_labels.csv"])
@@ -147,8 +199,44 @@ def test_predictions_are_no_labels_unless_the_user_names_them(tmp_path, text, re
     note = f"the labels of {name} are not used, because they seem to be predictions: {reason}; --labels TABLE uses them"
     assert note in source.report.notes
     assert labels_of(open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / where)) == FOUND
-    label = text.partition("\n")[0].split(",")[1 if ",label" in text else 3]
+    label = next(name for name in text.partition("\n")[0].split(",") if name.lower().startswith("class"))
     assert labels_of(open_folder(tmp_path / "x", IMAGES, {}, label_column=label)) == FOUND
+
+
+@pytest.mark.parametrize("where", ["x/out.csv", "x/labels.csv", "my_labels.csv"])
+def test_labels_that_are_probabilities_are_predictions(tmp_path, where):
+    (tmp_path / "x").mkdir()
+    (tmp_path / where).write_text("id,label\na,1.000000\nb,0.000000\nc,0.873211\n")
+    source = open_folder(tmp_path / "x", IMAGES, {})
+    assert labels_of(source) == dict.fromkeys("abc")
+    assert any("seem to be predictions: its labels have 6 decimals; --labels" in note for note in source.report.notes)
+
+
+@pytest.mark.parametrize(
+    ("columns", "values"),
+    [
+        ("label,confidence", ("0.9", "0.5", "0.7")),
+        ("label,score", ("0.1", "0.2", "0.3")),
+        ("label,pred", ("0.9", "0.1", "0.8")),
+        ("label,Predicted Class", ("0", "0", "1")),
+        ("label,predominant_pattern", ("acinar", "solid", "solid")),
+        ("class,score", ("0.1", "0.2", "0.3")),
+        ("class,pred", ("1", "0", "1")),
+        ("diagnosis,probability", ("0.9", "0.1", "0.8")),
+        ("label,note", ("1", "2", "3")),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "{}.000000"])
+@pytest.mark.parametrize("where", ["x/out.csv", "x/labels.csv", "my_labels.csv"])
+def test_true_labels_beside_scores_are_used(tmp_path, columns, values, form, where):
+    (tmp_path / "x").mkdir()
+    label, _, other = columns.partition(",")
+    labels = [form.format(value) for value in (1, 0, 1)]
+    rows = [",".join(row) + "\n" for row in zip("abc", labels, "sst", "hhh", values, strict=True)]
+    (tmp_path / where).write_text(f"id,{label},slide,center,{other}\n" + "".join(rows))
+    source = open_folder(tmp_path / "x", IMAGES, {})
+    assert labels_of(source) == FOUND
+    assert [(patch.slide, patch.hospital) for patch in source.read_patches()] == [("s", "h"), ("s", "h"), ("t", "h")]
 
 
 def test_a_table_that_histo_predict_wrote_has_no_labels(tmp_path):
@@ -158,11 +246,25 @@ def test_a_table_that_histo_predict_wrote_has_no_labels(tmp_path):
     assert any("predictions: histo predict wrote it" in note for note in source.report.notes)
 
 
-def test_the_splits_of_a_table_of_predictions_are_used(tmp_path):
-    tables = {"labels.csv": TEXT, "out.csv": "id,label,score,split\na,0,0.1,train\nb,1,0.9,val\nc,0,0.1,test\n"}
-    source = open_folder(tmp_path / "x", IMAGES, tables)
-    assert labels_of(source) == FOUND
-    assert [patch.split for patch in source.read_patches()] == ["train", "valid", "test"]
+@pytest.mark.parametrize("where", ["x/out.csv", "my_labels.csv"])
+@pytest.mark.parametrize("has_slides", [False, True])
+def test_the_slides_hospitals_and_splits_of_a_table_of_predictions_are_used(tmp_path, where, has_slides):
+    (tmp_path / "x").mkdir()
+    more = [",slide,center", *([",s,h"] * 3)] if has_slides else [""] * 4
+    rows = ("id,class,prob,split", "a,1,0.9,train", "b,0,0.1,val", "c,1,0.8,test")
+    (tmp_path / where).write_text("".join(f"{row}{add}\n" for row, add in zip(rows, more, strict=True)))
+    source = open_folder(tmp_path / "x", ("tumor/a.tif", "tumor/b.tif", "normal/c.tif"), {})
+    assert labels_of(source) == {"a": 1, "b": 1, "c": 0}
+    by_id = {patch.id: (patch.slide, patch.hospital, patch.split) for patch in source.read_patches()}
+    found = ("s", "h") if has_slides else ("", "")
+    assert by_id == {"a": (*found, "train"), "b": (*found, "valid"), "c": (*found, "test")}
+    assert not any("no known column" in note for note in source.report.notes)
+
+
+def test_a_table_of_predictions_of_other_images_is_skipped(tmp_path):
+    source = open_folder(tmp_path / "x", IN_FOLDERS, {"out.csv": "id,class,prob,slide\ny,1,0.9,s\nz,0,0.1,s\n"})
+    assert labels_of(source) == {"a": 0, "b": 1, "c": 0, "d": 1}
+    assert any(note.startswith("skipped: out.csv has no slide of any image") for note in source.report.notes)
 
 
 def test_a_table_of_predictions_next_to_the_images_is_not_suggested(tmp_path):
@@ -174,9 +276,14 @@ def test_a_table_of_predictions_next_to_the_images_is_not_suggested(tmp_path):
 def test_an_id_with_and_without_its_suffix_may_not_have_two_labels(tmp_path):
     path = tmp_path / "train_labels.csv"
     path.write_text("id,label\na.tif,1\nb,0\na,0\n")
-    with pytest.raises(HistoError, match=r"line 4, column id: 'a' occurs twice, with two labels") as caught:
+    with pytest.raises(
+        HistoError, match=r"line 4, column id: 'a' is the same id as 'a\.tif', with two labels"
+    ) as caught:
         read_labels(make_file(path))
     assert caught.value.hint == "it is also on line 2: remove one of the two rows"
+    path.write_text("id,label\nc.jpg,1\nc.png,0\n")
+    with pytest.raises(HistoError, match=r"line 3, column id: 'c\.png' is the same id as 'c\.jpg', with two labels"):
+        read_labels(make_file(path))
 
 
 def test_a_table_that_begins_with_empty_lines_may_have_semicolons(tmp_path):

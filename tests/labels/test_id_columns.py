@@ -3,6 +3,7 @@
 import pytest
 
 from histocli.errors import HistoError
+from histocli.labels.matching import ImageIndex
 from histocli.sources.folder import FolderOptions, FolderSource
 from tests.labels.test_labels import labels_of, open_folder
 
@@ -62,3 +63,46 @@ def test_the_slides_of_a_table_are_found_by_file_names_too(tmp_path):
     rows = "".join(f"{row},{i:04}.tif,s{i}\n" for row, i in enumerate(ORDER))
     source = open_folder(tmp_path / "x", PADDED, {"meta.csv": f"id,img_path,slide\n{rows}"})
     assert [patch.slide for patch in source.read_patches()] == ["s0", "s1", "s2", "s3"]
+
+
+@pytest.mark.parametrize("column", ["patch", "tile_id"])
+def test_of_several_columns_of_numbers_the_first_that_matches_every_row_is_used(tmp_path, column):
+    rows = "".join(f"{i},{i + 3},{label}\n" for i, label in LABELS.items())
+    source = open_folder(tmp_path / "x", PADDED, {"labels.csv": f"id,{column},label\n{rows}"})
+    assert labels_of(source) == EXPECTED
+    assert f"columns of labels.csv that are not used: {column!r}" in source.report.notes
+
+
+def test_of_several_columns_of_numbers_the_one_that_matches_the_most_rows_is_used(tmp_path):
+    rows = "".join(f"{i + 1},{i},{label}\n" for i, label in LABELS.items())
+    assert labels_of(open_folder(tmp_path / "x", PADDED, {"labels.csv": f"id,patch,label\n{rows}"})) == EXPECTED
+
+
+@pytest.mark.parametrize("id_column", ["id", "filename"])
+@pytest.mark.parametrize("column", ["nearest", "reference", "duplicate_of", "paired_image"])
+def test_columns_that_name_other_images_do_not_contradict_names(tmp_path, column, id_column):
+    rows = "".join(f"{i:04}.tif,{3 - i:04}.tif,{label}\n" for i, label in LABELS.items())
+    source = open_folder(tmp_path / "x", PADDED, {"labels.csv": f"{id_column},{column},label\n{rows}"})
+    assert labels_of(source) == EXPECTED
+
+
+def test_a_column_that_names_an_image_twice_does_not_contradict_numbers(tmp_path):
+    rows = "".join(f"{i},{other:04}.tif,{LABELS[i]}\n" for i, other in enumerate((1, 0, 0, 2)))
+    assert labels_of(open_folder(tmp_path / "x", PADDED, {"labels.csv": f"id,nearest,label\n{rows}"})) == EXPECTED
+
+
+def test_other_columns_are_compared_in_large_tables_too(tmp_path):
+    names = [f"{i:04}.tif" for i in range(2500)]
+    rows = "".join(f"{i},/data/{name},0\n" for i, name in enumerate(reversed(names)))
+    with pytest.raises(HistoError, match=r"the column id gives line .*, and the column images gives line"):
+        open_folder(tmp_path / "x", names, {"labels.csv": f"id,images,label\n{rows}"})
+
+
+def test_names_are_matched_once_whatever_the_other_columns(tmp_path, monkeypatch):
+    """Matching each column with the images would take most of the time of a large table."""
+    counts = []
+    match = ImageIndex.match
+    monkeypatch.setattr(ImageIndex, "match", lambda *args, **kwargs: counts.append(args) or match(*args, **kwargs))
+    rows = "".join(f"{i:04},h{i}.tif,https://x/{i:04}.tif,{label}\n" for i, label in LABELS.items())
+    labels_of(open_folder(tmp_path / "x", PADDED, {"labels.csv": f"id,original,url,label\n{rows}"}))
+    assert len(counts) == 1

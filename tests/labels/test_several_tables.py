@@ -11,7 +11,8 @@ from histocli.errors import HistoError
 from histocli.files.file import MAX_FILE_BYTES
 from histocli.labels.found import ContradictionError
 from histocli.sources.folder import FolderOptions, FolderSource
-from tests.labels.test_labels import IMAGES, TEXT, labels_of, open_folder
+from tests.labels.test_labels import IMAGE, IMAGES, TEXT, labels_of, open_folder
+from tests.sources.kaggle_layout import write_folder
 
 TRAIN_AND_TEST = [f"train/{i}.tif" for i in (1, 2, 3)] + [f"test/{i}.tif" for i in (1, 2, 3, 4)]
 LABELS_OF_TRAIN = {"train/1": 0, "train/2": 1, "train/3": 0} | {f"test/{i}": None for i in (1, 2, 3, 4)}
@@ -311,3 +312,11 @@ def test_many_tables_of_folders_with_the_same_file_names_are_matched(tmp_path):
     }
     source = open_folder(tmp_path / "x", [f"{key}.tif" for key in kept], tables)
     assert labels_of(source) == {key: labels[key] for key in kept}
+
+
+def test_tables_of_the_same_name_in_three_locations_may_contradict_each_other(tmp_path):
+    for name, rows in (("a", "a1,0\na2,1\n"), ("b", "b1,0\nb2,1\n"), ("c", "c1,0\na1,1\n")):
+        files = {f"{name}1.tif": IMAGE, f"{name}2.tif": IMAGE, "labels.csv": f"id,label\n{rows}".encode()}
+        write_folder(tmp_path / name, files)
+    with pytest.raises(ContradictionError, match=r"labels\.csv: another table has a different label for 'a1'"):
+        FolderSource(FolderOptions(tuple(str(tmp_path / name) for name in "abc")))

@@ -83,7 +83,7 @@ def test_an_id_of_a_label_may_have_the_suffix_of_the_slide(histo, slides, tmp_pa
     labels.write_text("id,label\ntumor_001.tif,1\nnormal_002,0\n")
     assert json.loads(histo(*line, "--json").stdout)["labels"] == {"normal_002": 0, "tumor_001": 1}
     labels.write_text("id,label\ntumor_001.tif,1\ntumor_001,0\n")
-    assert "has different labels for the slide tumor_001" in histo.fails(*line)[0]
+    assert "'tumor_001' is the same id as 'tumor_001.tif', with two labels" in histo.fails(*line)[0]
 
 
 def test_tiles_among_the_annotations_are_left_out_and_counted(histo, slides, tmp_path):
