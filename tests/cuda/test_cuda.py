@@ -96,6 +96,8 @@ def test_a_graph_takes_the_steps_of_eager_training():
 @pytest.mark.parametrize("arch", ["histonet", "histonet-pair", "resnet18", "p4m-densenet"])
 @pytest.mark.parametrize("precision", [Precision.BF16, FP16, Precision.FP32])
 def test_every_architecture_trains_as_a_graph(arch, precision):
+    if precision is Precision.BF16 and not ON_GPU and not arch.startswith("histonet"):
+        pytest.skip("a CPU without units for bf16 takes minutes for this network")
     data, made = batches(), trainer(compute(precision), arch=arch)
     first = made.train_epoch(data)
     for _ in range(3 if ON_GPU else 1):
