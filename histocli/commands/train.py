@@ -141,8 +141,7 @@ def train_run(
                 listener.on_start(run, resumed_at)
                 run.fit(listener, stop)
         is_published = not is_repeat and ranks.on_rank0(lambda: publish_checkpoints(workspace, run.dir))
-        ranks.on_rank0(lambda: write_card(workspace, run.name))
-        single_class = ranks.on_rank0(lambda: _find_single_class(load_checkpoint(run.dir / "best.pt")))
+        single_class = ranks.on_rank0(lambda: _finish(workspace, run))
         if is_training:
             listener.on_end(run)
     assert run.best is not None
@@ -150,6 +149,13 @@ def train_run(
     return TrainReport(
         run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, single_class, is_published
     )
+
+
+def _finish(workspace: Workspace, run: Run) -> str:
+    """Write the model card of a run, and return what `_find_single_class` finds; best.pt is read once for both."""
+    best = load_checkpoint(run.dir / "best.pt")
+    write_card(workspace, run.name, best)
+    return _find_single_class(best)
 
 
 def _find_single_class(best: Checkpoint) -> str:

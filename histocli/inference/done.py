@@ -15,14 +15,13 @@ from histocli.atomic import read_json, write_json
 from histocli.enums import IdKind, Output, Resize
 from histocli.errors import HistoError
 from histocli.files.file import split_suffix
-from histocli.fs import shorten_name
+from histocli.files.outputs import find_record_path
 from histocli.images.intensity import ValueRange
 from histocli.inference.writers import escape_formula
 from histocli.patch import Patch
 from histocli.schema import to_json
 from histocli.text import format_count
 
-_MAX_NAME_LENGTH = 200  # characters of the file's name in the name of its record
 _OTHER_OUT_HINT = "give another --out, or omit --skip-done to score everything again"
 
 
@@ -108,7 +107,7 @@ def read_done(path: Path, format: Output, columns: list[str], made_with: RowOpti
 
 def write_record(path: Path, made_with: RowOptions) -> None:
     """Record the checkpoints and options that a file of predictions was made with, for the next `read_done`."""
-    write_json(_record_path(path), to_json(made_with))
+    write_json(find_record_path(path), to_json(made_with))
 
 
 def check_white(white: Mapping[str, float], done: PredictedIds, out: Path) -> None:
@@ -184,16 +183,9 @@ def _refuse_other_ids(new: list[Patch], unmatched: frozenset[str], out: Path) ->
             )
 
 
-def _record_path(path: Path) -> Path:
-    name = path.name[:_MAX_NAME_LENGTH]
-    if len(os.fsencode(name)) > _MAX_NAME_LENGTH:  # file systems count bytes
-        name = shorten_name(path.name)
-    return path.with_name(f".{name}.made-with.json")
-
-
 def _read_record(path: Path) -> dict[str, Any] | None:
     """Return the record of a file of predictions, None if it has none."""
-    record_path = _record_path(path)
+    record_path = find_record_path(path)
     if not record_path.is_file():
         return None
     record = read_json(record_path, _OTHER_OUT_HINT)

@@ -12,6 +12,7 @@ from histocli.class_names import SplitError
 from histocli.errors import HistoError
 from histocli.files.archives import is_archive, remove_archive_suffix
 from histocli.files.file import DiskReader, File, MadeTable, is_image, make_file
+from histocli.files.outputs import find_record_path
 from histocli.labels.found import ContradictionError, format_examples
 from histocli.labels.label_columns import normalise_name
 from histocli.labels.label_tables import LabelTables
@@ -68,10 +69,8 @@ def find_predictions(tables: LabelTables, file: File, start: PatchTable) -> str:
     label = start.find("label")
     if tables.options.columns.label or label is None or isinstance(file.read, MadeTable):
         return ""
-    if isinstance(file.read, DiskReader):
-        path = Path(file.read.folder, file.read.name)
-        if path.with_name(f".{path.name}.made-with.json").is_file():
-            return "histo predict wrote it"
+    if isinstance(file.read, DiskReader) and find_record_path(Path(file.read.folder, file.read.name)).is_file():
+        return "histo predict wrote it"
     for column, texts in start.columns.items() if _CLASS_COLUMN.fullmatch(normalise_name(label)) else ():
         if _PREDICTION_COLUMN.fullmatch(normalise_name(column)) and any(map(_FRACTION.fullmatch, texts)):
             return f"it has a column {column}"

@@ -16,7 +16,7 @@ from histocli.inference.score_table import make_validation_table, measure_scores
 from histocli.metrics import Measurement, Uncertainty
 from histocli.metrics.registry import find_metric_title
 from histocli.models import describe_weights
-from histocli.models.checkpoint import Checkpoint, load_checkpoint
+from histocli.models.checkpoint import Checkpoint
 from histocli.pages.markdown import escape_markdown, make_code_span
 from histocli.reports.audit import SPLIT_SENTENCES
 from histocli.reports.evaluation import read_evaluations
@@ -68,15 +68,15 @@ class ValidationSummary(NamedTuple):
     no_interval: dict[str, list[str]]
 
 
-def write_card(workspace: Workspace, run: str) -> Path:
-    """Write the model card of a finished run, from the files in its folder and in the workspace.
+def write_card(workspace: Workspace, run: str, best: Checkpoint) -> Path:
+    """Write the model card of a finished run, from its best.pt and from other files in its folder and the workspace.
 
     Raises:
         HistoError: one of these files cannot be read.
     """
     folder = workspace.run_dir(run)
     record = read_run(folder)
-    best, best_sha256 = load_checkpoint(folder / "best.pt"), hash_file(folder / "best.pt")
+    best_sha256 = hash_file(folder / "best.pt")
     manifest = read_manifest(folder / "manifest.csv", ("id", "label", "slide", "split"))
     text = (
         _make_environment()

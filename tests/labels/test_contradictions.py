@@ -1,11 +1,13 @@
 """Tables and files whose labels contradict what other columns, keys or folders say, or are predictions."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from histocli.errors import HistoError
 from histocli.files.file import make_file
+from histocli.files.outputs import find_record_path
 from histocli.labels.found import ContradictionError
 from histocli.labels.table_files import read_labels
 from histocli.sources.folder import FolderOptions, FolderSource
@@ -239,9 +241,10 @@ def test_true_labels_beside_scores_are_used(tmp_path, columns, values, form, whe
     assert [(patch.slide, patch.hospital) for patch in source.read_patches()] == [("s", "h"), ("s", "h"), ("t", "h")]
 
 
-def test_a_table_that_histo_predict_wrote_has_no_labels(tmp_path):
+@pytest.mark.parametrize("name", ["out.csv", f"{'é' * 110}.csv"])  # the record of a long name has a shorter one
+def test_a_table_that_histo_predict_wrote_has_no_labels(tmp_path, name):
     table = "id,label\na,1\nb,0\nc,1\n"
-    source = open_folder(tmp_path / "x", IMAGES, {"out.csv": table, ".out.csv.made-with.json": "{}"})
+    source = open_folder(tmp_path / "x", IMAGES, {name: table, find_record_path(Path(name)).name: "{}"})
     assert labels_of(source) == dict.fromkeys("abc")
     assert any("predictions: histo predict wrote it" in note for note in source.report.notes)
 

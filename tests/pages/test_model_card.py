@@ -15,6 +15,12 @@ from histocli.workspace import Workspace
 from tests.cli import TRAIN
 
 
+def make_card(histo, run):
+    """Write the model card of a run again, and return its text."""
+    best = load_checkpoint(histo.root / "runs" / run / "best.pt")
+    return write_card(Workspace(histo.root), run, best).read_text()
+
+
 def test_the_model_card_is_complete(histo):
     text = (histo.root / "runs" / "first" / "model_card.md").read_text()
     config = json.loads((histo.root / "runs" / "first" / "config.json").read_text())
@@ -38,7 +44,7 @@ def test_the_model_card_is_complete(histo):
 def test_an_undefined_metric_needs_no_reason_for_a_missing_interval(histo):
     path = histo.root / "runs" / "first" / "best.pt"
     save_checkpoint(replace(load_checkpoint(path), threshold=1.0), path)  # no patch is predicted as tumour
-    text = write_card(Workspace(histo.root), "first").read_text()
+    text = make_card(histo, "first")
     assert "| PPV | undefined |" in text
     missing = re.findall(r"^- No interval by bootstrap of (.*)", text, re.M)
     assert missing
@@ -63,7 +69,7 @@ def test_the_model_card_has_the_audit_and_a_warning_about_random_splits(histo):
         "leaks": [leak | {"from": "x|y: test", "held_out": True, "patches": 80, "duplicates": 4, "overlaps": None}],
     }
     (folder / "config.json").write_text(json.dumps(config))
-    text = write_card(Workspace(histo.root), "leaky").read_text()
+    text = make_card(histo, "leaky")
     section = text.partition("## Leakage\n")[2].partition("\n## ")[0]
     assert "- 3 patches of synthetic are exact copies of an earlier one.\n" in section
     assert "- 2 patches have the same pixels as a patch with the other label: mine: a, other: b.\n" in section
@@ -74,7 +80,7 @@ def test_the_model_card_has_the_audit_and_a_warning_about_random_splits(histo):
     assert "different slides" not in section
     config["audit"]["overlaps"] |= {"across_slides": 2, "examples": ["a (s1) and b (s2)"]}
     (folder / "config.json").write_text(json.dumps(config))
-    text = write_card(Workspace(histo.root), "leaky").read_text()
+    text = make_card(histo, "leaky")
     assert (
         "**2 pairs of overlapping patches of synthetic are of different slides, so the slides are wrong: a (s1)" in text
     )
@@ -83,10 +89,10 @@ def test_the_model_card_has_the_audit_and_a_warning_about_random_splits(histo):
     with pytest.raises(
         HistoError, match=r"config\.json: the field audit\.leaks\[0\]\.patches is '80', not a whole number"
     ):
-        write_card(Workspace(histo.root), "leaky")
+        make_card(histo, "leaky")
     del config["audit"]
     (folder / "config.json").write_text(json.dumps(config))
-    assert "Not audited." in write_card(Workspace(histo.root), "leaky").read_text()
+    assert "Not audited." in make_card(histo, "leaky")
 
 
 HOSTILE = [
@@ -119,7 +125,7 @@ def test_html_and_markdown_in_names_and_ids_are_shown_as_text(histo, text):
     dataset = json.loads(path.read_text())
     dataset |= {"origin": text, "checksums": {text: text}, "counts": {text: 3}}
     path.write_text(json.dumps(dataset))
-    card = write_card(Workspace(histo.root), "first").read_text()
+    card = make_card(histo, "first")
     assert card.isprintable() or set(filter(lambda c: not c.isprintable(), card)) == {"\n"}
     html = markdown.markdown(card, extensions=["tables", "fenced_code"])
     tags = set(re.findall(r"</?(\w+)", html))
