@@ -33,6 +33,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from benchmarks.packaged import load_zip
+from benchmarks.randaugment import apply_randaugment
 from benchmarks.steerable import SteerableNet
 from histocli.atomic import write_atomically
 from histocli.compute.device import Compute, apply_compute_settings, choose_compute
@@ -76,6 +77,17 @@ class JpegLoader(PatchLoader):
             yield Batch(torch.from_numpy(patches).permute(0, 3, 1, 2).to(images.device), labels)
 
 
+class RandAugmentLoader(PatchLoader):
+    """Loads batches to whose patches RandAugment with stains was applied."""
+
+    def load_positions(self, batches: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """Yield the batches; PyTorch's global generator gives the seed of each."""
+        for images, labels in super().load_positions(batches):
+            rng = np.random.default_rng(int(torch.randint(2**31, ())))
+            patches = np.stack([apply_randaugment(patch, rng) for patch in images.permute(0, 2, 3, 1).cpu().numpy()])
+            yield Batch(torch.from_numpy(patches).permute(0, 3, 1, 2).to(images.device), labels)
+
+
 class PlainNet(nn.Module):
     """Five stages of convolution, batch norm, ReLU and max-pooling: what one would write first."""
 
@@ -104,6 +116,7 @@ CANDIDATES = {
     "histonet, any angle": Candidate(options={"rotate": Rotate.ANY}),
     "histonet, random sharpness": Candidate(options={"augment": Augment.SHARPNESS}),
     "histonet, random JPEG quality": Candidate(loader=JpegLoader),
+    "histonet, RandAugment": Candidate(options={"augment": Augment.FLIPS}, loader=RandAugmentLoader),
     "histonet, weight decay 0.2": Candidate(options={"weight_decay": 0.2}),
     "histonet, average over 20%": Candidate(options={"ema_span": 0.2}),
     "histonet-wide": Candidate(partial(create_network, "histonet-wide")),
