@@ -18,7 +18,8 @@ import torch
 from benchmarks import memory, prediction, tables, training
 from benchmarks.data import BenchmarkData
 from benchmarks.pairs import PAIRS, Row, record
-from histocli.compute.device import apply_compute_settings, count_threads
+from histocli.compute.device import apply_compute_settings
+from histocli.threads import count_threads
 from histocli.training.provenance import find_git_commit, find_versions
 
 HERE = Path(__file__).parent

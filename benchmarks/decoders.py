@@ -20,7 +20,8 @@ import tifffile
 from PIL import Image
 
 import histocli
-from histocli.images.decode import Pixels, decode
+from histocli.images.decode import decode
+from histocli.patch import Pixels
 
 Damage = Callable[[bytearray, int, int], bytes | bytearray]
 

@@ -62,7 +62,7 @@ def main(n: int = 20_000, batch_size: int = PredictConfig.batch_size) -> None:
     vars(predict_job)["load_from_config"] = InstantPredictor
     measure("list the folder", inputs, "_list_input_images")
     measure("make the ids", inputs, "_make_file_inputs")
-    measure("copy the pixels to the device", BatchPredictor, "_start")
+    measure("copy the pixels to the device", BatchPredictor, "_start_scoring")
     measure("convert log odds to scores", BatchPredictor, "_compute_scores")
     measure("write rows", predict_job.Job, "write")
     with tempfile.TemporaryDirectory() as folder:

@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from histocli.compute.device import count_threads
 from histocli.metrics import Clusters, estimate_uncertainty, evaluate, make_patch_clusters
 from histocli.metrics.intervals import REPLICATES
+from histocli.threads import count_threads
 
 KAGGLE = 57_458  # patches in Kaggle's test set
 SLIDES = 200

@@ -145,7 +145,8 @@ def _count_shared(workspace: Workspace, run: str, report: EvaluationReport) -> t
     subset = read_manifest(workspace.run_dir(run) / "manifest.csv")
     if not {report.data, str(subset["data"].iloc[0])} <= set(workspace.list_datasets()):
         return None, None
-    return count_shared_with_subset(workspace, subset, report.data, report.split)
+    leak = count_shared_with_subset(workspace, subset, report.data, report.split)
+    return leak.shared_slides, leak.overlaps
 
 
 def _measure_run(workspace: Workspace, run: str, report: EvaluationReport) -> MeasuredRun:

@@ -106,7 +106,7 @@ def write_checkpoint(
     compute = choose_compute(Device.CPU, Precision.FP32)
     loader = PatchLoader(valid, np.arange(len(valid)), valid_labels, 256, compute.device)
     raw = BatchPredictor([CalibratedNetwork(model.eval())], compute).predict_packed(loader).raw
-    calibration = calibrate(valid_labels, raw, "youden", on_other_slides=True)
+    calibration = calibrate(valid_labels, raw, "youden", is_weak=False)
     network = [CalibratedNetwork(model, calibration.temperature)]
     scores = [BatchPredictor(network, compute, tta=tta).predict_packed(loader).probs for tta in (False, True)]
     measured = [evaluate(valid_labels, probs, calibration.threshold) for probs in scores]

@@ -16,9 +16,9 @@ from benchmarks.data import BenchmarkData
 from benchmarks.pairs import Row, alternate, row
 from histocli.atomic import write_json
 from histocli.commands.balance import balance
-from histocli.compute.device import count_threads
 from histocli.config import BalanceConfig
 from histocli.metrics import Clusters, estimate_uncertainty, evaluate
+from histocli.threads import count_threads
 from histocli.workspace import Workspace
 
 KAGGLE_TRAIN, KAGGLE_TEST = 220_025, 57_458

@@ -130,13 +130,16 @@ class Predictor:
     def _predict_files(self, inputs: list[str], resize: Resize) -> "Iterator[ScoredChunk]":
         """Yield the scores of each chunk of the patches in `inputs`; warn of unreadable files and changed images."""
         from histocli.compute.device import apply_compute_settings
+        from histocli.inference.input_notes import describe_unopened
         from histocli.inference.inputs import open_inputs
 
         size = self._predictor.choose_chunk_size(self._batch_size)
-        patches = open_inputs(inputs, self._workspace, resize).patches
+        opened, listener = open_inputs(inputs, self._workspace, resize), WarningListener()
+        for warning in describe_unopened(inputs, opened.skipped):
+            listener.on_warning(warning)
         with (
             apply_compute_settings(),
-            closing(self._predictor.predict_patches(patches, size, WarningListener())) as chunks,
+            closing(self._predictor.predict_patches(opened.patches, size, listener)) as chunks,
         ):
             yield from chunks
 

@@ -75,8 +75,8 @@ def _make_pcam_encoder(architecture: str, width: int) -> Encoder:
         is_gated=False,
         side=None,
         normalisation=((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-        note="it was trained on PCam's training patches, which are also Kaggle's: on these its validation AUC is too "
-        "high, so compare it on PCam's test split only",
+        note="it was trained on PCam's training patches, which are also Kaggle's: on these its AUC is too high, so "
+        "compare it on PCam's test split only",
     )
 
 

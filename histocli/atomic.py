@@ -1,8 +1,9 @@
 """Write files that are complete when they have their final names; write and read JSON files."""
 
 import json
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ _MAX_JSON = 1 << 25  # the largest number of bytes; the report of an evaluation 
 def write_atomically(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path next to `path` to write to; at the end, flush it to the disk and rename it to `path`.
 
-    On any exception the temporary file is removed, and `path` does not change. Temporary files of `path` that killed
-    processes left are removed first. `size` is the number of bytes, if it is known.
+    The new file gets the permissions of the one that it replaces. On any exception the temporary file is removed, and
+    `path` does not change. Temporary files of `path` that killed processes left are removed first. `size` is the number
+    of bytes, if it is known.
 
     Raises:
         HistoError: there is not enough space, the folder cannot be written, or something else than a file is there.
@@ -33,12 +35,21 @@ def write_atomically(path: Path, size: int | None = None) -> Iterator[Path]:
             try:
                 yield temporary
                 fsync(temporary)
+                _copy_permissions(path, temporary)
                 temporary.replace(path)
             finally:
                 written = temporary.stat().st_size if temporary.exists() else 0
         fsync(path.parent)
     except OSError as error:
         raise make_write_error(path, error, size, written) from error
+
+
+def _copy_permissions(path: Path, temporary: Path) -> None:
+    """Give a temporary file the permissions of the file that it replaces, if there is one."""
+    with suppress(OSError):  # there is no file, or the file system has no permissions
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from histocli.errors import HistoError
 from histocli.stdio import Stderr, write_out
 from histocli.text import escape_control_characters, shorten
 
-_LONGEST_CELL = 200  # characters: names of runs and slides come from files of anyone
+_LONGEST_CELL = 200  # characters: names of runs and slides are from files that may come from someone else
 OnProgress = Callable[[int, int | None], None]
 
 

@@ -34,6 +34,10 @@ class DamagedError(HistoError):
     """A file that `histo` wrote is missing, or its content cannot be read; reading it again will not help."""
 
 
+class DiskError(HistoError):
+    """The disk to write to is full or read-only: no later file can be written either."""
+
+
 class UsageError(HistoError):
     """An option or its value is not allowed; the command line exits with `EXIT_USAGE`."""
 

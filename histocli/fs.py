@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
-from histocli.errors import HistoError
+from histocli.errors import DiskError, HistoError
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _MAX_NAME = 200  # bytes of a name that its temporary file repeats: most file systems allow 255 in all
@@ -108,7 +108,8 @@ def make_write_error(path: Path, error: OSError, needed: int | None = None, writ
             size = f"more than {format_bytes(written)} needed, "
         why += f" ({size}{format_bytes(shutil.disk_usage(folder).free)} free)"
         hint = make_space_hint(folder)
-    return HistoError(f"cannot write {path}: {why}", hint)
+    kind = DiskError if error.errno in _DISK_FULL or error.errno == errno.EROFS else HistoError
+    return kind(f"cannot write {path}: {why}", hint)
 
 
 def make_space_hint(folder: Path) -> str:

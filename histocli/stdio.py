@@ -1,6 +1,7 @@
 """The standard streams, when they are closed, full, a terminal or a pipe."""
 
 import errno
+import json
 import os
 import re
 import stat
@@ -164,3 +165,8 @@ def write_out(text: str) -> None:
     stdout = Stdout()
     stdout.write(text)
     stdout.flush()
+
+
+def write_out_json(value: object) -> None:
+    """Write the result of a command with `--json` to stdout: one JSON document, indented."""
+    write_out(json.dumps(value, indent=2) + "\n")

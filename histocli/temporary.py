@@ -46,9 +46,8 @@ def _create_and_lock(temporary: Path, folder: bool) -> int | None:
                 temporary.mkdir()
             else:
                 os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
-        except (
-            FileExistsError
-        ):  # we created it, and another process is about to remove it, because it was not locked yet
+        except FileExistsError:
+            # We created it, and another process is about to remove it, because it was not locked yet.
             time.sleep(0.001)
             continue
         if sys.platform == "win32":

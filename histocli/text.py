@@ -14,6 +14,12 @@ def shorten(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
 
 
+def shorten_to_length(name: str, length: int) -> str:
+    """Shorten a name to `length` characters; its middle is removed, because names mostly differ at their ends."""
+    head = (length - 1) // 2
+    return name if len(name) <= length else f"{name[:head]}…{name[head + 1 - length :]}"
+
+
 def parse_finite(text: str) -> float:
     """Return a number of a JSON file, in which Python takes 1e999 for infinity; raise `ValueError` for this and NaN."""
     if not math.isfinite(value := float(text)):

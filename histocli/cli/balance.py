@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from json import dumps
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from histocli.config import BalanceConfig
 from histocli.console import OnProgress, Reporter
 from histocli.enums import Group, Split
 from histocli.errors import UsageError
-from histocli.stdio import write_out
+from histocli.stdio import write_out_json
 
 
 @command(
@@ -96,7 +95,7 @@ def balance(
     then = "histo train" if name == BalanceConfig.name else f"histo train --data {name}"
     state.reporter.print_done(f"wrote {state.workspace.manifest_path(name)}", then)
     if json:
-        write_out(dumps(to_json(report), indent=2) + "\n")
+        write_out_json(to_json(report))
 
 
 @contextmanager

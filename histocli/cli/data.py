@@ -1,13 +1,11 @@
 """`histo data`."""
 
-from json import dumps
-
 import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.fs import format_bytes
-from histocli.stdio import write_out
+from histocli.stdio import write_out, write_out_json
 
 
 @command(
@@ -22,7 +20,7 @@ def data(ctx: typer.Context, json: options.Json = False) -> None:
 
     inventory = list_data(state.workspace)
     if json:
-        write_out(dumps(to_json(inventory), indent=2) + "\n")
+        write_out_json(to_json(inventory))
     elif inventory.datasets:
         rows = [
             [

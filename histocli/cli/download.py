@@ -1,7 +1,6 @@
 """`histo download`."""
 
 from enum import StrEnum
-from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +13,7 @@ from histocli.cli.sources import open_with_bars, with_source_options
 from histocli.config import MIN_PACKED, PackConfig
 from histocli.sources import SOURCE_NAMES, find_source_type
 from histocli.sources.options import make_source_options
-from histocli.stdio import write_out
+from histocli.stdio import write_out_json
 
 if TYPE_CHECKING:
     from histocli.commands.download import Dataset, DownloadConfig
@@ -81,7 +80,7 @@ def download(
             message += " (if the files have changed, --force packs them again)"
         state.reporter.print_done(message, make_balance_command(dataset.name, dataset.patches))
     if json:
-        write_out(dumps(vars(dataset), indent=2) + "\n")
+        write_out_json(vars(dataset))
 
 
 def _show_plan(state: State, files: "list[PlannedFile]", json: bool) -> None:
@@ -91,7 +90,7 @@ def _show_plan(state: State, files: "list[PlannedFile]", json: bool) -> None:
     if all(file.is_here for file in files):
         state.reporter.note("nothing has to be downloaded")
     if json:
-        write_out(dumps([{"file": f, "size": s, "here": h == "yes"} for f, s, h in rows], indent=2) + "\n")
+        write_out_json([{"file": f, "size": s, "here": h == "yes"} for f, s, h in rows])
 
 
 def _format_size(file: "PlannedFile") -> str:

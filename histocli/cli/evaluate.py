@@ -1,7 +1,5 @@
 """`histo eval`."""
 
-from functools import partial
-from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +26,7 @@ from histocli.sources.options import (
     SPLIT_COLUMN,
     Option,
 )
-from histocli.stdio import write_out
+from histocli.stdio import write_out_json
 
 _MPP = Option(MPP.flag, MPP_HELP, metavar="NUMBER")
 _COMPARING, _FOLDER = "Comparing", "A folder or archive as data"
@@ -214,9 +212,7 @@ def _evaluate_maps(
 
     if flag := _find_other_option(ctx, ("maps", "annotations", "labels", "threshold", "choose_on", "json")):
         raise UsageError(f"{flag} is for patches, and --maps evaluates finished maps", f"leave {flag} out")
-    value = (
-        parse_threshold(threshold) if options.is_given(ctx, "threshold") and threshold != EvalConfig.threshold else None
-    )
+    value = None if threshold == EvalConfig.threshold else parse_threshold(threshold)
     if value is None and threshold != EvalConfig.threshold:
         raise UsageError(f"--threshold {threshold} is not possible with --maps", "give a number")
     run_evaluate_slides(ctx.obj, SlideEvalConfig(maps, labels, annotations, value, choose_on), json)
@@ -241,32 +237,33 @@ def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) ->
     verb = "read" if threshold == EvalConfig.threshold else "wrote"
     state.reporter.print_done(f"{verb} {evaluation.path}", f"histo plot --run {evaluation.report.run}")
     if json:
-        write_out(dumps(evaluation.report.to_json(), indent=2) + "\n")
+        write_out_json(evaluation.report.to_json())
 
 
 def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None, json: bool) -> None:
     """Evaluate or compare checkpoints, and print the result."""
     from histocli.cli.render import show_comparison, show_evaluation
-    from histocli.commands.compare import Comparison
     from histocli.commands.compare import compare as run_compare
     from histocli.commands.evaluate import evaluate as run_evaluate
     from histocli.compute.ddp import LONG_TIMEOUT, connect_processes
     from histocli.schema import to_json
 
     with connect_processes(LONG_TIMEOUT) as ranks, state.reporter.show_bar("scoring") as bar:
-        evaluate_or_compare = partial(run_compare, names=compare) if compare else run_evaluate
-        result = evaluate_or_compare(
-            state.workspace, config, listener=ConsoleListener(state.reporter, bar), ranks=ranks
-        )
+        listener = ConsoleListener(state.reporter, bar)
+        if compare:
+            comparison = run_compare(state.workspace, config, compare, listener=listener, ranks=ranks)
+        else:
+            evaluation = run_evaluate(state.workspace, config, listener=listener, ranks=ranks)
     if not ranks.is_rank0:
         return
-    if isinstance(result, Comparison):
-        show_comparison(state.reporter, result.report)
-        state.reporter.print_done(f"wrote {result.path}")
-        values = to_json(result.report)
+    if compare:
+        show_comparison(state.reporter, comparison.report)
+        state.reporter.print_done(f"wrote {comparison.path}")
+        values = to_json(comparison.report)
     else:
-        show_evaluation(state.reporter, result.report, state.workspace)
-        state.reporter.print_done(f"wrote {result.path} and {result.path.with_suffix('.csv').name}", "histo plot")
-        values = result.report.to_json()
+        path = evaluation.path
+        show_evaluation(state.reporter, evaluation.report, state.workspace)
+        state.reporter.print_done(f"wrote {path} and {path.with_suffix('.csv').name}", "histo plot")
+        values = evaluation.report.to_json()
     if json:
-        write_out(dumps(values, indent=2) + "\n")
+        write_out_json(values)

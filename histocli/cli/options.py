@@ -38,6 +38,12 @@ def is_given(ctx: typer.Context, option: str, *sources: str) -> bool:
     return source is not None and source.name in ("COMMANDLINE", *sources)
 
 
+def list_given(ctx: typer.Context) -> set[str]:
+    """Return the options that are on the command line; `device` is one of them too if HISTO_DEVICE gives it."""
+    given = {option for option in ctx.params if is_given(ctx, option)}
+    return given | {"device"} if is_given(ctx, "device", "ENVIRONMENT") else given
+
+
 def _workspace(ctx: typer.Context) -> Workspace:
     """Return the workspace of a command line that is being completed, of which no command runs."""
     given = ctx.find_root().params.get("workspace")

@@ -1,6 +1,7 @@
 """`histo predict`."""
 
 import gc
+import os
 from pathlib import Path
 from typing import IO, Annotated, cast
 
@@ -9,7 +10,7 @@ import typer
 from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.options import DATA, OUTPUT, SLIDES
-from histocli.cli.prediction import PredictionListener, show_prediction
+from histocli.cli.render_prediction import PredictionListener, show_prediction
 from histocli.config import PATCH_MPP, PredictConfig
 from histocli.enums import Columns, IdKind, OnError, Output, SplitName
 from histocli.errors import HistoError, UsageError
@@ -217,6 +218,12 @@ def predict(
 
         run_predict_slides(state, config, found)
         return
+    if config.out is not None and config.out.is_dir() and all(map(os.path.isdir, config.inputs)):
+        from histocli.cli.slides import has_maps, report_no_slides
+
+        if has_maps(config.out):  # a job that runs every night may find no slide
+            report_no_slides(state, config)
+            return
     for name in ("step", "mask", "no_mask"):
         if options.is_given(ctx, name):
             flag = "--" + name.replace("_", "-")
@@ -240,6 +247,6 @@ def _predict_patches(state: State, config: PredictConfig) -> None:
             prediction = run_predict(
                 state.workspace, config, cast(IO[str], Stdout()), listener=listener, ranks=ranks, pool=pool
             )
-            listener.on_progress(prediction.scored + prediction.unreadable)
+            listener.on_progress(prediction.counts.scored + len(prediction.counts.unreadable))
     if ranks.is_rank0:
         show_prediction(state, config, prediction)

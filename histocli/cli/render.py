@@ -8,8 +8,8 @@ from histocli.metrics import Interval, Uncertainty
 from histocli.metrics.groups import GroupMetrics
 from histocli.metrics.intervals import explain_few_clusters
 from histocli.metrics.registry import BY_NAME, find_metric_title
-from histocli.reports.comparison import ComparisonReport
-from histocli.reports.evaluation import EvaluationReport
+from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
+from histocli.reports.evaluation import EvaluationReport, format_interval
 from histocli.reports.repeats import RepeatedRun, RepeatsReport
 from histocli.reports.run import read_run
 from histocli.reports.tune import FAILED, FINISHED, PRUNED, RUNNING, TrialReport, TuneReport
@@ -19,7 +19,7 @@ from histocli.workspace import Workspace
 _N_WORST_SLIDES = 5  # number of slides in the table of the lowest accuracy
 _N_BEST_TRIALS = 5  # number of trials in the table of the best ones
 _MIN_TRIALS = 20  # fewer trials show little about the importance of each of five options
-_LONGEST_RUN = 100  # characters of a run in a message: its name is from the file of anyone
+_LONGEST_RUN = 100  # characters of a run in a message: its file may come from someone else
 _REPEATED_METRICS = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
 
 
@@ -32,8 +32,12 @@ def show_evaluation(reporter: Reporter, evaluation: EvaluationReport, workspace:
     title = f"{evaluation.run} on {evaluation.data}, {evaluation.split}: {counts}"
     by = f" by {uncertainty.bootstrap.by}" if uncertainty else ""
     rows = [
-        [find_metric_title(name), format_cell(value), _format_interval(uncertainty, name)]
+        [find_metric_title(name), format_cell(value), format_interval(uncertainty, name) or "-"]
         for name, value in measured.metrics.items()
+    ]
+    rows += [
+        [f"{find_metric_title(name)} at prevalence {evaluation.assumed_prevalence:g}", format_cell(value), "-"]
+        for name, value in evaluation.predictive_values.items()
     ]
     reporter.print_table(title, ["metric", "value", f"95% interval{by}"], rows)
     if uncertainty and uncertainty.delong and not uncertainty.has_delong_interval("auc"):
@@ -103,14 +107,6 @@ def _format_range(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
-def _format_interval(uncertainty: Uncertainty | None, name: str) -> str:
-    """Format the interval of a metric; DeLong's interval, which replaces a missing one, is marked as such."""
-    if uncertainty is None:
-        return "-"
-    text = _format_range(uncertainty.find_interval(name))
-    return f"DeLong: {text}" if uncertainty.has_delong_interval(name) else text
-
-
 def _show_missing_intervals(reporter: Reporter, evaluation: EvaluationReport, uncertainty: Uncertainty) -> None:
     """Print which metrics have no interval by bootstrap, and why; an undefined metric needs no interval."""
     for reason, names in uncertainty.group_missing_intervals(evaluation.measured).items():
@@ -167,17 +163,17 @@ def show_comparison(reporter: Reporter, comparison: ComparisonReport) -> None:
     reporter.print_table(title, ["method", "95% interval", "p-value"], methods)
     if reason := explain_few_clusters(BY_NAME["auc"], bootstrap.by, bootstrap.clusters, bootstrap.clusters_by_class):
         reporter.warn(f"no 95% interval and no p-value by bootstrap: {reason}")
-    for evaluation in both:
-        if evaluation.n_in_training:
-            reporter.warn(f"{evaluation.run} was trained on {evaluation.n_in_training:,} of the patches that it scored")
-        if evaluation.n_in_validation:
-            reporter.note(
-                f"{evaluation.n_in_validation:,} of the patches were used to choose the epoch and temperature of "
-                f"{evaluation.run}"
-            )
+    _show_compared_caveats(reporter, both)
     for evaluation, count in zip(both, comparison.left_out, strict=True):
         if count:
             reporter.warn(f"{count:,} patches of {evaluation.file} were not scored by the other")
+
+
+def _show_compared_caveats(reporter: Reporter, both: list[ComparedEvaluation]) -> None:
+    """Print the caveats of both evaluations; one that both have is printed once."""
+    for caveat in dict.fromkeys(caveat for evaluation in both for caveat in evaluation.caveats):
+        runs = dict.fromkeys(evaluation.run for evaluation in both if caveat in evaluation.caveats)
+        (reporter.warn if caveat.is_serious else reporter.note)(f"{' and '.join(runs)}: {caveat.text}")
 
 
 def _format_p_value(p: float | None) -> str:
@@ -250,7 +246,7 @@ def show_tuning(reporter: Reporter, tuning: TuneReport) -> None:
     if tuning.split_by == "patch":
         reporter.warn("slides are, or may be, in both train and validation: these AUCs are too good")
     if (above := tuning.above_defaults) is not None:
-        chance = "; this may be chance" if above.is_within_error else ""
+        chance = "; this may be chance" if tuning.may_be_chance else ""
         reporter.note(
             f"the AUC of trial {tuning.best} is {above.mean:.4f} higher than that of trial 0, the nearest to the "
             f"defaults (standard error {above.standard_error:.4f}){chance}"

@@ -1,7 +1,6 @@
 """`histo runs`."""
 
 from datetime import datetime
-from json import dumps
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from histocli.cli.app import State, command
 from histocli.console import format_cell
 from histocli.enums import RunAction, RunSort
 from histocli.fs import format_bytes
-from histocli.stdio import write_out
+from histocli.stdio import write_out_json
 
 
 @command(
@@ -54,7 +53,7 @@ def runs(
         for run in runs
     ]
     if json:
-        write_out(dumps([to_json(run) for run in runs], indent=2) + "\n")
+        write_out_json([to_json(run) for run in runs])
     elif runs:
         columns = ["run", "state", "val AUC", "epochs", "network", "data", "last written"]
         state.reporter.write_listing(columns, rows)

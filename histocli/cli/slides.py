@@ -1,6 +1,6 @@
-"""`histo predict` on whole slides: its progress, messages and result."""
+"""`histo predict` and `histo eval --maps` on whole slides: progress, messages and results."""
 
-from json import dumps
+from pathlib import Path
 
 from rich.progress import MofNCompleteColumn
 
@@ -11,14 +11,13 @@ from histocli.console import Rate, Reporter, format_cell
 from histocli.enums import OUTPUT_SUFFIXES
 from histocli.errors import HistoError, PartialError, UsageError
 from histocli.reports.slides import Estimate
-from histocli.slides.detection import FoundSlides, SlideFile
+from histocli.slides.detection import FoundSlides, SlideFile, list_without_maps
 from histocli.slides.listener import SlideListener
 from histocli.slides.records import FAILED, NO_TISSUE, OWN_MASK, TABLE, SlideRecord
-from histocli.stdio import write_out
+from histocli.stdio import write_out_json
 from histocli.text import format_count
 
 _MAX_NAME = 24  # the largest number of characters of a slide's name beside its bar
-_MIN_SLIDES = 10  # slides of a class, below which intervals are too narrow
 _MAX_LISTED = 3  # how many names of files or slides a message shows
 
 
@@ -72,10 +71,10 @@ class SlideBars(ConsoleListener, SlideListener):
                 "outline and give it with --mask FILE"
             )
         else:
-            self.reporter.note(f"{where}: {describe(record)}")
+            self.reporter.note(f"{where}: {_describe_record(record)}")
 
 
-def describe(record: SlideRecord) -> str:
+def _describe_record(record: SlideRecord) -> str:
     """Return the measures of a scored slide as text."""
     text = f"{record.squares:,} squares, {record.tissue_mm2:.2f} mm2 tissue, {record.tumour_mm2:.2f} mm2 tumour"
     return text + (f" ({record.flags})" if record.flags else "")
@@ -108,25 +107,38 @@ def run_predict_slides(state: State, config: PredictConfig, found: FoundSlides) 
         what = "file that is not a slide" if len(found.others) == 1 else "files that are not slides"
         state.reporter.note(f"skipped {len(found.others):,} {what}: {names}{more}")
     with connect_processes(LONG_TIMEOUT) as ranks, SlideBars(state.reporter) as bars:
-        done = predict_slides(state.workspace, config, found.slides, listener=bars, ranks=ranks)
+        prediction = predict_slides(state.workspace, config, found.slides, listener=bars, ranks=ranks)
     if not ranks.is_rank0:
         return
-    if done.finished_before:
-        verb = "was" if done.finished_before == 1 else "were"
-        total = format_count(len(done.records), "slide")
-        state.reporter.note(f"{done.finished_before:,} of {total} {verb} finished before")
-    failed = [record for record in done.records if record.status == FAILED]
+    if prediction.finished_before:
+        verb = "was" if prediction.finished_before == 1 else "were"
+        total = format_count(len(prediction.records), "slide")
+        state.reporter.note(f"{prediction.finished_before:,} of {total} {verb} finished before")
+    failed = [record for record in prediction.records if record.status == FAILED]
     assert config.out is not None
-    count = len(done.records) - len(failed)
+    count = len(prediction.records) - len(failed)
     state.reporter.print_done(f"{format_count(count, 'slide')} in {config.out}; {TABLE} lists all slides there")
     if failed:
         kind = PartialError if count else HistoError
         raise kind(
-            f"{len(failed):,} of {format_count(len(done.records), 'slide')} could not be scored: "
+            f"{len(failed):,} of {format_count(len(prediction.records), 'slide')} could not be scored: "
             + ", ".join(record.slide for record in failed[:_MAX_LISTED])
             + (", ..." if len(failed) > _MAX_LISTED else ""),
             f"the warnings above and {TABLE} say why; the same command scores only these again",
         )
+
+
+def has_maps(folder: Path) -> bool:
+    """Return whether earlier calls wrote maps of slides to a folder."""
+    return (folder / TABLE).is_file()
+
+
+def report_no_slides(state: State, config: PredictConfig) -> None:
+    """Say that there is no slide in the input folders, and how many other files are there."""
+    count = sum(len(list_without_maps(name)) for name in config.inputs)
+    skipped = f"; skipped {format_count(count, 'other file')}" if count else ""
+    state.reporter.note(f"there are no slides in {', '.join(config.inputs)}{skipped}")
+    state.reporter.print_done(f"0 slides in {config.out}; {TABLE} lists all slides there")
 
 
 def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
@@ -167,11 +179,11 @@ def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> No
     count = format_count(report.slides, "slide")
     title = f"{count}, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
     state.reporter.print_table(title, ["", "value", "95% interval"], rows)
-    if min(report.tumour_slides, report.slides - report.tumour_slides) < _MIN_SLIDES:
-        state.reporter.note(f"with fewer than {_MIN_SLIDES} slides of a class, the intervals are too narrow")
+    for caveat in report.list_caveats():
+        (state.reporter.warn if caveat.is_serious else state.reporter.note)(caveat.text)
     state.reporter.print_done(f"wrote {written.path} and {', '.join(str(path) for path in written.plots)}")
     if json:
-        write_out(dumps(to_json(report), indent=2) + "\n")
+        write_out_json(to_json(report))
 
 
 def _format_estimate(estimate: Estimate) -> tuple[str, str]:

@@ -62,8 +62,8 @@ def suggest(command: Any, error: Any, args: list[str], datasets: Callable[[], li
             error.possibilities = None  # click would add them to the message
 
 
-def _ask_for_input(problem: _Problem) -> str:
-    """Answer `histo predict` without an input."""
+def _explain_missing_input(problem: _Problem) -> str:
+    """Return the message for `histo predict` without an input."""
     if problem.command.name != "predict" or type(problem.error).__name__ != "MissingParameter":
         return ""
     known = problem.datasets()
@@ -72,15 +72,15 @@ def _ask_for_input(problem: _Problem) -> str:
     return f"Give a packed data set{names}, a folder, images or an archive: {line}"
 
 
-def _ask_for_two(problem: _Problem) -> str:
-    """Answer `histo eval --compare` with one value, or with more than two."""
+def _explain_compare(problem: _Problem) -> str:
+    """Return the message for `histo eval --compare` with one value, or with more than two."""
     if problem.command.name != "eval" or "--compare" not in problem.args or not _NEEDS_TWO.search(problem.message):
         return ""
     return "--compare needs two runs, checkpoints or metrics files: histo eval --compare A B"
 
 
-def _name_torchrun(problem: _Problem) -> str:
-    """Answer `--processes` for a command whose processes `torchrun` starts."""
+def _explain_processes(problem: _Problem) -> str:
+    """Return the message for `--processes` for a command whose processes `torchrun` starts."""
     name = problem.command.name
     if problem.unknown_option != "--processes" or name not in ("predict", "eval"):
         return ""
@@ -88,8 +88,8 @@ def _name_torchrun(problem: _Problem) -> str:
     return f"{problem.message.rstrip('.')}. Start the processes by torchrun: {line}"
 
 
-def _move_root_option(problem: _Problem) -> str:
-    """Answer an option of `histo` after the command's name."""
+def _explain_root_option(problem: _Problem) -> str:
+    """Return the message for an option of `histo` after the command's name."""
     option = problem.unknown_option
     if option not in _ROOT_OPTIONS:
         return ""
@@ -99,7 +99,7 @@ def _move_root_option(problem: _Problem) -> str:
 
 
 def _correct_option(problem: _Problem) -> str:
-    """Answer an option that the command does not have."""
+    """Return the message for an option that the command does not have."""
     name = problem.unknown_option.partition("=")[0]
     parameters = [parameter for parameter in problem.command.params if not getattr(parameter, "hidden", False)]
     options = [flag for parameter in parameters for flag in parameter.opts]
@@ -107,8 +107,8 @@ def _correct_option(problem: _Problem) -> str:
     return f"{problem.message.rstrip('.')}. Did you mean {similar}?" if similar else ""
 
 
-def _name_option_of_argument(problem: _Problem) -> str:
-    """Answer a value without its option."""
+def _suggest_option_for_value(problem: _Problem) -> str:
+    """Return the message for a value without its option."""
     name = problem.command.name
     extra = _EXTRA_ARGUMENT.search(problem.message)
     if extra and extra[1] == "help":
@@ -120,7 +120,7 @@ def _name_option_of_argument(problem: _Problem) -> str:
 
 
 def _correct_value(problem: _Problem) -> str:
-    """Answer a value that is not allowed."""
+    """Return the message for a value that is not allowed."""
     wrong = _NOT_ONE_OF.search(problem.message)
     if not wrong:
         return ""
@@ -130,7 +130,7 @@ def _correct_value(problem: _Problem) -> str:
 
 
 def _explain_number(problem: _Problem) -> str:
-    """Answer a value that is not a number, or is too small; it may come from an environment variable."""
+    """Return the message for a value that is not a number or is too small, perhaps in an environment variable."""
     kind, bound = _NOT_A_NUMBER.search(problem.message), _TOO_SMALL.search(problem.message)
     option = getattr(problem.error, "param", None)
     if not (kind or bound) or option is None:
@@ -163,12 +163,12 @@ def _find_value(problem: _Problem, option: Any) -> tuple[str, str]:
 
 # Each returns the new message of an error of its kind, and "" for all others.
 _RULES = (
-    _ask_for_input,
-    _ask_for_two,
-    _name_torchrun,
-    _move_root_option,
+    _explain_missing_input,
+    _explain_compare,
+    _explain_processes,
+    _explain_root_option,
     _correct_option,
-    _name_option_of_argument,
+    _suggest_option_for_value,
     _correct_value,
     _explain_number,
 )

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from json import dumps
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +15,7 @@ from histocli.config import CHECKPOINT, PACKAGED_ARCH, TrainConfig
 from histocli.console import format_cell
 from histocli.enums import Augment, Rotate, Track, Weights
 from histocli.schema import Json
-from histocli.stdio import write_out
+from histocli.stdio import write_out_json
 from histocli.text import format_count
 
 if TYPE_CHECKING:
@@ -236,13 +235,12 @@ def train(
         seeds=seeds,
         track=tuple(track or TrainConfig.track),
     )
-    given = {option for option in ctx.params if options.is_given(ctx, option)}
-    given |= {"device"} if options.is_given(ctx, "device", "ENVIRONMENT") else set()
+    given = options.list_given(ctx)
     with connect_processes() as ranks:
         train_runs = _train_repeats if folds or seeds else _train_one
         result = train_runs(state, config, given, ranks)
         if json and ranks.is_rank0:
-            write_out(dumps(result, indent=2) + "\n")
+            write_out_json(result)
 
 
 @contextmanager

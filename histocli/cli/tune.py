@@ -1,6 +1,5 @@
 """`histo tune`."""
 
-from json import dumps
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ from histocli.cli.app import State, command
 from histocli.cli.options import DATA, MODEL, TRAINING
 from histocli.config import PACKAGED_ARCH, TuneConfig
 from histocli.enums import Augment, Weights
-from histocli.stdio import write_out
+from histocli.stdio import write_out_json
 
 _STUDY = "Study"
 _BATCH_SIZES, _AUGMENT, _ARCH = list(TuneConfig.batch_size), list(TuneConfig.augment), list(TuneConfig.arch)
@@ -140,8 +139,7 @@ def tune(
         device=device,
         precision=precision,
     )
-    given = {option for option in ctx.params if options.is_given(ctx, option)}
-    given |= {"device"} if options.is_given(ctx, "device", "ENVIRONMENT") else set()
+    given = options.list_given(ctx)
     with LiveTuning(state.reporter) as listener:
         tuned = run_tune(state.workspace, config, given=given, listener=listener)
     show_tuning(state.reporter, tuned.report)
@@ -149,4 +147,4 @@ def tune(
         state.reporter.note("no trial was started: a larger --trials adds more")
     state.reporter.print_done(f"wrote {tuned.path}", tuned.report.command)
     if json:
-        write_out(dumps(to_json(tuned.report), indent=2) + "\n")
+        write_out_json(to_json(tuned.report))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.atomic import read_json
+from histocli.atomic import read_json, write_json
 from histocli.config import SUBSET, BalanceConfig
 from histocli.data.appearance import GROUP_NAMES, find_appearance_groups
 from histocli.data.dataset import open_packed
@@ -35,8 +35,8 @@ from histocli.reports.balance import (
     count_patches,
     count_slides,
     list_hospitals,
-    write_balance,
 )
+from histocli.schema import to_json
 from histocli.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _write(workspace: Workspace, subset: "pd.DataFrame", report: BalanceReport) 
         workspace.tidy()
         write_manifest(path, subset)
         report = replace(report, manifest_sha256=hash_file(path))
-        write_balance(workspace.balance_path(report.name), report)
+        write_json(workspace.balance_path(report.name), to_json(report))
     return report
 
 

@@ -9,7 +9,7 @@ from histocli.commands.evaluate import evaluate
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.config import EvalConfig
 from histocli.errors import HistoError, UsageError
-from histocli.inference.comparison import compare as compare_scores
+from histocli.inference.comparison import compare_evaluations
 from histocli.listeners import SILENT, CommandListener
 from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import OUT_OF_FOLD, read_evaluations
@@ -51,7 +51,7 @@ def compare(
     def write() -> Comparison:
         if first == second and names[0] != names[1]:
             raise UsageError(f"{names[0]} and {names[1]} are the same evaluation", "give two different ones")
-        report = compare_scores(first, second)
+        report = compare_evaluations(first, second)
         stem = make_name(f"{first.stem}-vs-{second.stem}")
         path = workspace.metrics_dir / f"{stem}.json"
         write_json(path, to_json(report))

@@ -17,7 +17,7 @@ from histocli.inference.checkpoints import CheckpointPredictor, LoadedCheckpoint
 from histocli.inference.labelled import ScoredPatches, score_packed
 from histocli.inference.labelled_folder import list_folder_options, score_folder
 from histocli.inference.score_table import measure_groups, measure_scores, write_scores
-from histocli.labels.slide_names import SlidePattern
+from histocli.labels.slide_names import compile_slide_pattern
 from histocli.listeners import SILENT, CommandListener
 from histocli.metrics.thresholds import parse_threshold
 from histocli.pages.model_card import add_evaluations
@@ -61,7 +61,7 @@ def evaluate(
     ranks.check_equal([predictor.digests, predictor.kind], "checkpoints or devices")
     for checkpoint in predictor.checkpoints:
         listener.on_note(checkpoint.describe())
-    listener.on_note(predictor.reason)
+    predictor.report_device(listener)
     if is_on_disk:
         if config.data in (*workspace.list_datasets(), *workspace.list_subsets()):
             listener.on_warning(
@@ -121,7 +121,7 @@ def _make_report(
         data=scored.data,
         split=scored.split,
         folder=folder,
-        checkpoints=tuple(member.describe() for member in predictor.members),
+        checkpoints=tuple(member.to_report() for member in predictor.members),
         manifest_sha256=scored.manifest_sha256,
         tta=config.tta,
         is_calibrated=not config.uncalibrated,
@@ -130,8 +130,12 @@ def _make_report(
         changed=scored.changed,
         packed=scored.packed,
         is_own=_is_own(config, scored),
-        n_in_training=scored.known.n_in_training,
-        n_in_validation=scored.known.n_in_validation,
+        data_source=scored.data_source,
+        n_in_training=scored.run_patches.n_in_training,
+        n_in_validation=scored.run_patches.n_in_validation,
+        n_of_training_slides=scored.run_patches.n_of_training_slides,
+        n_of_validation_slides=scored.run_patches.n_of_validation_slides,
+        n_unknown_checkpoints=scored.run_patches.n_unknown,
         calibration_mismatch=config.tta or len(predictor.members) > 1,
         scores=scores_file,
         likeness=scored.likeness,
@@ -172,7 +176,7 @@ def _is_own(config: EvalConfig, scored: ScoredPatches) -> bool:
 
 
 def format_threshold(threshold: str) -> str:
-    """Return how file names show a threshold; the same number is shown alike, however it was written."""
+    """Return the threshold as text for a file name; 0.5 and 0.50 give the same text."""
     value = None if threshold == STORED_THRESHOLD else parse_threshold(threshold)
     return f"at-{threshold.replace('=', '-') if value is None else repr(value)}"
 
@@ -211,7 +215,7 @@ def _check_options(workspace: Workspace, config: EvalConfig, is_on_disk: bool) -
     checkpoints.check_scoring_options(config)
     parse_mpp(config.mpp, config.resize)
     parse_classes(config.classes)
-    SlidePattern.parse(config.slide_pattern, has_table=bool(config.slides or config.slide_column))
+    compile_slide_pattern(config.slide_pattern, has_table=bool(config.slides or config.slide_column))
     manifests = {path.stem for path in workspace.manifests_dir.glob("*.csv")}
     if config.data is not None and not is_on_disk and config.data not in manifests:
         raise HistoError(f"there is no file, folder or data set {config.data!r}", workspace.describe_datasets())

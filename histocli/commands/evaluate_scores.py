@@ -1,8 +1,6 @@
 """`histo eval --scores`: measure scores that were written before, without scoring patches again."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,11 +48,15 @@ def evaluate_scores(
         raise UsageError(
             f"--threshold {threshold} cannot be chosen on the scores that it is applied to", "give a number"
         )
-    with _name_possible_files(workspace):
+    try:
         path = _find_file(workspace, name)
         is_table = path.suffix.lower() == ".csv"
         table = read_scores(path, hint="") if is_table else None
         report = _read_report(path.with_suffix(".json") if is_table else path, path)
+    except HistoError as error:
+        if error.hint:
+            raise
+        raise type(error)(str(error), _make_hint(workspace)) from error
     if table is None and value is None:
         return Evaluation(path, report)
     table_path = path if is_table else path.with_name(report.scores)
@@ -105,17 +107,6 @@ def _find_file(workspace: Workspace, name: str) -> Path:
     if path.is_file() and not path.stat().st_size:
         raise HistoError(f"{path} is empty")
     return path
-
-
-@contextmanager
-def _name_possible_files(workspace: Workspace) -> Iterator[None]:
-    """Give an error in this block that has no hint the one that says which files of scores there are."""
-    try:
-        yield
-    except HistoError as error:
-        if error.hint:
-            raise
-        raise type(error)(str(error), _make_hint(workspace)) from error
 
 
 def _make_hint(workspace: Workspace) -> str:

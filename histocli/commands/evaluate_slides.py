@@ -9,12 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from histocli.atomic import write_json
+from histocli.commands.slide_leakage import UsedSlides, find_used_slides
 from histocli.config import PATCH_MPP, SlideEvalConfig
 from histocli.errors import HistoError, UsageError
 from histocli.files.file import make_file
 from histocli.labels.table_files import read_labels
 from histocli.metrics import compute_auc
 from histocli.plots.slides import draw_froc, draw_slide_roc
+from histocli.plots.style import COLUMN, PlotStyle, save
 from histocli.reports.slides import MAXIMUM, ChosenScore, Estimate, Recall, SlideEvaluation, find_slide_evaluation_path
 from histocli.schema import to_json
 from histocli.slides.annotations import TumourAreas, check_inside, read_tumour
@@ -93,13 +95,16 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
         _check_comparable(finished, training)
         chosen = _choose_score(config.choose_on, _evaluate_slides(training, find_truth, threshold)[0])
     notes += describe_found(found)
-    report = _compute_report(config, slides, without_truth, threshold, chosen)
+    measured = {slide.name for slide in slides}
+    used = find_used_slides(workspace, [slide for _, slide in finished if slide.record.slide in measured], files)
+    report = _compute_report(config, slides, without_truth, threshold, chosen, used)
     path = find_slide_evaluation_path(workspace, config.slides)
     write_json(path, to_json(report))
-    plots = [draw_slide_roc(workspace.plots_dir / f"{path.stem}-roc.png", report)]
+    roc, draw = workspace.plots_dir / f"{path.stem}-roc.png", partial(draw_slide_roc, report=report)
+    plots = [save(roc, PlotStyle(), COLUMN, COLUMN + 1, draw)]
     froc = workspace.plots_dir / f"{path.stem}-froc.png"
     if report.sensitivity:
-        plots.append(draw_froc(froc, report))
+        plots.append(save(froc, PlotStyle(), COLUMN, COLUMN, partial(draw_froc, report=report)))
     else:
         froc.unlink(missing_ok=True)  # of an earlier call with annotations
     return WrittenSlideEvaluation(report, path, plots, notes)
@@ -136,7 +141,7 @@ def _check_comparable(finished: list[tuple[Path, FinishedSlide]], training: list
 
 
 def _choose_score(folder: Path, slides: list[EvaluatedSlide]) -> ChosenScore:
-    """Return the way to make one score of a slide that has the highest AUC; of equal ones the first."""
+    """Return the aggregation (such as the maximum) with the highest AUC; the first one if several are equal."""
     values = {name: _compute_auc(slides, name) if slides else None for name in AGGREGATIONS}
     known = {name: value for name, value in values.items() if value is not None}
     if not known:
@@ -233,6 +238,7 @@ def _compute_report(
     without_truth: list[str],
     threshold: float,
     chosen: ChosenScore | None,
+    used: UsedSlides,
 ) -> SlideEvaluation:
     """Compute the metrics of all slides and their intervals by bootstrap."""
     rng = np.random.default_rng(config.seed)
@@ -270,6 +276,7 @@ def _compute_report(
         sensitivity=curve.sensitivity,
         recall=recall if curve.sensitivity else {},
         chosen=chosen,
+        **used._asdict(),
     )
 
 

@@ -10,22 +10,30 @@ from typing import TYPE_CHECKING
 from histocli.commands.plot_balance import plan_balance
 from histocli.commands.plot_sheets import plan_error_sheets, plan_samples
 from histocli.config import SUBSET, PlotConfig
+from histocli.enums import PlotKind
 from histocli.errors import ExplanationError, HistoError, UsageError
 from histocli.inference.evaluations import EvaluationReader
 from histocli.inference.score_table import find_clusters, read_scores
-from histocli.plots import Kind, MissingInputError, Plot, shorten
+from histocli.plots import MissingInputError, Plot
 from histocli.reports.conditions import group_by_conditions
 from histocli.reports.evaluation import EvaluationReport, find_newest_name, read_evaluations
 from histocli.reports.run import EpochRecord, list_members, read_history, read_run
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError, read_resolutions
+from histocli.text import shorten_to_length
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_HEIGHTS = {Kind.ROC: 3.8, Kind.PR: 3.8, Kind.CONFUSION: 3.8, Kind.CALIBRATION: 4.2, Kind.SCORES: 2.9}
-_WITHOUT_EVALUATION = {Kind.CURVES, Kind.BALANCE, Kind.SAMPLES}  # kinds that need no evaluation
-_OVERLAID = (Kind.CURVES, Kind.ROC, Kind.PR, Kind.CALIBRATION)  # kinds that can show several runs
+_HEIGHTS = {
+    PlotKind.ROC: 3.8,
+    PlotKind.PR: 3.8,
+    PlotKind.CONFUSION: 3.8,
+    PlotKind.CALIBRATION: 4.2,
+    PlotKind.SCORES: 2.9,
+}
+_WITHOUT_EVALUATION = {PlotKind.CURVES, PlotKind.BALANCE, PlotKind.SAMPLES}  # kinds that need no evaluation
+_OVERLAID = (PlotKind.CURVES, PlotKind.ROC, PlotKind.PR, PlotKind.CALIBRATION)  # kinds that can show several runs
 
 
 def plot(
@@ -38,7 +46,7 @@ def plot(
     """Draw plots of a run (by default the newest) into the workspace's `plots/`, and return the files.
 
     The plots show the run's learning curves, its data set and subset, and its evaluations. `config.data` selects some
-    data sets or subsets. Curves of several runs are drawn into one plot if they can be compared. `Kind.ALL` draws
+    data sets or subsets. Curves of several runs are drawn into one plot if they can be compared. `PlotKind.ALL` draws
     all kinds for which there is input. `on_note` receives the checkpoints in use, and changes or guesses in images.
     `on_warning` receives a warning of each evaluation that is not drawn because its network is not the run's any more.
 
@@ -51,27 +59,29 @@ def plot(
     config.check()
     resolutions = read_resolutions(config.mpp)
     _refuse_kinds_of_one_run(config)
-    runs = choose_runs(workspace, config.run, has_evaluations=not set(config.kind) <= _WITHOUT_EVALUATION)
+    check_runs(workspace, config.run)
+    has_evaluations = not set(config.kind) <= _WITHOUT_EVALUATION
+    runs = list(dict.fromkeys(config.run)) or list_newest_run(workspace, has_evaluations=has_evaluations)
     check_data(workspace, config.data, runs)
     reader = EvaluationReader(workspace, lambda warning, _: on_warning(warning))
     plan = _plan_overlay if len(runs) > 1 else _plan_plots
     plots: list[Plot] = []
-    possible = _OVERLAID if len(runs) > 1 else [kind for kind in Kind if kind is not Kind.ALL]
-    for kind in [kind for kind in possible if kind in config.kind or Kind.ALL in config.kind]:
+    possible = _OVERLAID if len(runs) > 1 else [kind for kind in PlotKind if kind is not PlotKind.ALL]
+    for kind in [kind for kind in possible if kind in config.kind or PlotKind.ALL in config.kind]:
         try:
-            if kind is Kind.EXPLAIN and (config.files or config.ids):
+            if kind is PlotKind.EXPLAIN and (config.files or config.ids):
                 from histocli.commands.plot_explanations import plan_chosen_patches  # imports torch
 
                 plots += plan_chosen_patches(workspace, config, on_note)
-            elif kind is Kind.MAP:
+            elif kind is PlotKind.MAP:
                 plots += _plan_maps(workspace, reader, runs, config, resolutions, on_note)
             else:
                 plots += plan(workspace, reader, runs, kind, config.data)
         except (MissingInputError, ExplanationError, UnknownResolutionError) as error:
-            if Kind.ALL not in config.kind:
+            if PlotKind.ALL not in config.kind:
                 raise
-            if isinstance(error, UnknownResolutionError) or kind is Kind.ROC:  # the other kinds lack the same
-                missing = "ROC curve, calibration or other plot of scores" if kind is Kind.ROC else "maps"
+            if isinstance(error, UnknownResolutionError) or kind is PlotKind.ROC:  # the other kinds lack the same
+                missing = "ROC curve, calibration or other plot of scores" if kind is PlotKind.ROC else "maps"
                 on_note(f"no {missing}: {error}; {error.hint}")
     if not plots:
         raise MissingInputError(f"there is nothing to draw in {workspace.root}", "histo train makes a run")
@@ -81,19 +91,19 @@ def plot(
 
 
 def _refuse_kinds_of_one_run(config: PlotConfig) -> None:
-    """Raise `UsageError` for several runs with a kind that shows one; `Kind.ALL` leaves such kinds out."""
-    if len(set(config.run)) > 1 and Kind.ALL not in config.kind:
+    """Raise `UsageError` for several runs with a kind that shows one; `PlotKind.ALL` leaves such kinds out."""
+    if len(set(config.run)) > 1 and PlotKind.ALL not in config.kind:
         for kind in config.kind:
             if kind not in _OVERLAID:
                 raise UsageError(f"--kind {kind} shows one run", f"with several --run, choose {', '.join(_OVERLAID)}")
 
 
-def choose_runs(workspace: Workspace, runs: Sequence[str], *, has_evaluations: bool = True) -> list[str]:
-    """Return the runs to draw: `runs`, else the newest run; an empty list if the workspace has no run.
+def check_runs(workspace: Workspace, runs: Sequence[str]) -> None:
+    """Check that each run exists, or that there is an evaluation of a network of this name.
 
-    If evaluations are drawn, the newest may be a network without a run, such as the packaged one (`find_newest_name`).
+    Raises:
+        HistoError: one of them is not known.
     """
-    names = workspace.list_runs()
     for run in runs:
         if not workspace.run_dir(run).is_dir() and not read_evaluations(workspace, run):
             if members := list_members(workspace, run):
@@ -104,10 +114,17 @@ def choose_runs(workspace: Workspace, runs: Sequence[str], *, has_evaluations: b
                 )
             raise HistoError(
                 f"there is no run {run!r}",
-                f"histo train --name {run} makes it; runs: {', '.join(names) or 'none'}",
+                f"histo train --name {run} makes it; runs: {', '.join(workspace.list_runs()) or 'none'}",
             )
-    newest = find_newest_name(workspace) if has_evaluations else next(reversed(names), None)
-    return list(dict.fromkeys(runs)) or ([newest] if newest else [])
+
+
+def list_newest_run(workspace: Workspace, *, has_evaluations: bool = True) -> list[str]:
+    """Return a list with the newest run, which is empty if the workspace has no run.
+
+    If evaluations are drawn, the newest may be a network without a run, such as the packaged one (`find_newest_name`).
+    """
+    newest = find_newest_name(workspace) if has_evaluations else next(reversed(workspace.list_runs()), None)
+    return [newest] if newest else []
 
 
 def check_data(workspace: Workspace, data: Sequence[str], runs: Sequence[str]) -> None:
@@ -125,7 +142,7 @@ def check_data(workspace: Workspace, data: Sequence[str], runs: Sequence[str]) -
 
 
 def _plan_plots(
-    workspace: Workspace, reader: EvaluationReader, runs: Sequence[str], kind: Kind, data: Sequence[str]
+    workspace: Workspace, reader: EvaluationReader, runs: Sequence[str], kind: PlotKind, data: Sequence[str]
 ) -> list[Plot]:
     """Return the plots of one kind.
 
@@ -133,18 +150,18 @@ def _plan_plots(
         MissingInputError: the files that the plots are drawn from do not exist.
     """
     run = runs[0] if runs else None
-    if kind is Kind.BALANCE:
+    if kind is PlotKind.BALANCE:
         return plan_balance(workspace, run, data)
-    if kind is Kind.SAMPLES:
+    if kind is PlotKind.SAMPLES:
         return plan_samples(workspace, run, data)
     if run is None:
         raise MissingInputError("there is no training run yet", "histo train makes one")
-    if kind is Kind.CURVES:
+    if kind is PlotKind.CURVES:
         return [_plan_curves(workspace, run, data)]
     evaluations = _find_evaluations(reader, run, data)
-    if kind is Kind.ERRORS:
+    if kind is PlotKind.ERRORS:
         return plan_error_sheets(workspace, evaluations)
-    if kind is Kind.EXPLAIN:
+    if kind is PlotKind.EXPLAIN:
         from histocli.commands.plot_explanations import plan_explanations  # imports torch
 
         return plan_explanations(workspace, evaluations)
@@ -180,21 +197,21 @@ def _find_evaluations(reader: EvaluationReader, run: str, data: Sequence[str]) -
 
 
 def _plan_overlay(
-    workspace: Workspace, reader: EvaluationReader, runs: Sequence[str], kind: Kind, data: Sequence[str]
+    workspace: Workspace, reader: EvaluationReader, runs: Sequence[str], kind: PlotKind, data: Sequence[str]
 ) -> list[Plot]:
     """Return the plots of one kind that show all runs: one for each data set and split on which all were evaluated."""
     from histocli.plots import overlay
     from histocli.plots.style import COLUMN
 
     stem, more = "-vs-".join(runs), 0.32 * len(runs)  # inches for the legend
-    if kind is Kind.CURVES:
+    if kind is PlotKind.CURVES:
         curves = [(read_run(workspace.run_dir(run)), _read_history(workspace, run)) for run in runs]
         draw_curves = partial(overlay.draw_curves_of_runs, runs=curves)
-        return [Plot(f"{shorten(stem, 100)}-{kind}", COLUMN, 3.8 + more / 2, draw_curves)]
+        return [Plot(f"{shorten_to_length(stem, 100)}-{kind}", COLUMN, 3.8 + more / 2, draw_curves)]
     draw = {
-        Kind.ROC: overlay.draw_roc_of_runs,
-        Kind.PR: overlay.draw_pr_of_runs,
-        Kind.CALIBRATION: overlay.draw_calibration_of_runs,
+        PlotKind.ROC: overlay.draw_roc_of_runs,
+        PlotKind.PR: overlay.draw_pr_of_runs,
+        PlotKind.CALIBRATION: overlay.draw_calibration_of_runs,
     }[kind]
     by_run = [group_by_conditions(_find_evaluations(reader, run, data)) for run in runs]
     common = [key for key in by_run[0] if all(key in evaluations for evaluations in by_run)]
@@ -208,21 +225,22 @@ def _plan_overlay(
         if suffixes.count(suffix) > 1:  # folders with the same name
             suffix += f"-{sha256(os.fsencode(key.folder)).hexdigest()[:8]}"
         reports = [evaluations[key] for evaluations in by_run]
-        plots.append(Plot(f"{shorten(stem, 100)}-{suffix}-{kind}", COLUMN, 4.0 + more, partial(draw, reports=reports)))
+        file_stem = f"{shorten_to_length(stem, 100)}-{suffix}-{kind}"
+        plots.append(Plot(file_stem, COLUMN, 4.0 + more, partial(draw, reports=reports)))
     return plots
 
 
-def _plan_evaluation(path: Path, report: EvaluationReport, kind: Kind) -> Plot:
+def _plan_evaluation(path: Path, report: EvaluationReport, kind: PlotKind) -> Plot:
     """Return the plot of one kind for an evaluation; it is drawn later."""
     from histocli.plots import evaluation
     from histocli.plots.style import COLUMN
 
-    drawings: dict[Kind, Callable[..., None]] = {
-        Kind.ROC: partial(_draw_roc, path=path),
-        Kind.PR: evaluation.draw_pr,
-        Kind.CONFUSION: evaluation.draw_confusion,
-        Kind.CALIBRATION: evaluation.draw_calibration,
-        Kind.SCORES: evaluation.draw_scores,
+    drawings: dict[PlotKind, Callable[..., None]] = {
+        PlotKind.ROC: partial(_draw_roc, path=path),
+        PlotKind.PR: evaluation.draw_pr,
+        PlotKind.CONFUSION: evaluation.draw_confusion,
+        PlotKind.CALIBRATION: evaluation.draw_calibration,
+        PlotKind.SCORES: evaluation.draw_scores,
     }
     return Plot(f"{path.stem}-{kind}", COLUMN, _HEIGHTS[kind], partial(drawings[kind], report=report))
 
@@ -252,7 +270,7 @@ def _plan_curves(workspace: Workspace, run: str, data: Sequence[str]) -> Plot:
     record = read_run(workspace.run_dir(run))
     if data and {record.data, str(record.options.get("data", SUBSET))}.isdisjoint(data):
         raise MissingInputError(f"{run!r} was not trained on {', '.join(data)}", f"it was trained on {record.data}")
-    return Plot(f"{run}-{Kind.CURVES}", COLUMN, 4.6, partial(draw_curves, run=record, history=history))
+    return Plot(f"{run}-{PlotKind.CURVES}", COLUMN, 4.6, partial(draw_curves, run=record, history=history))
 
 
 def _read_history(workspace: Workspace, run: str) -> list[EpochRecord]:

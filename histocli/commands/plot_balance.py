@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from histocli.config import SUBSET
-from histocli.plots import Kind, MissingInputError, Plot
+from histocli.enums import PlotKind
+from histocli.plots import MissingInputError, Plot
 from histocli.reports.balance import BalanceReport, read_balance_report
 from histocli.reports.run import read_run
 from histocli.workspace import Workspace
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def plan_balance(workspace: Workspace, run: str | None, data: Sequence[str]) -> list[Plot]:
@@ -22,6 +19,7 @@ def plan_balance(workspace: Workspace, run: str | None, data: Sequence[str]) -> 
         MissingInputError: there is no such subset.
     """
     from histocli.plots.style import COLUMN
+    from histocli.plots.subset import draw_balance
 
     reports = {path: read_balance_report(path) for path in workspace.list_balance_reports()}
     if data:
@@ -36,10 +34,10 @@ def plan_balance(workspace: Workspace, run: str | None, data: Sequence[str]) -> 
         )
     return [
         Plot(
-            f"{report.data}-{Kind.BALANCE}" if path == workspace.balance_path(SUBSET) else path.stem,
+            f"{report.data}-{PlotKind.BALANCE}" if path == workspace.balance_path(SUBSET) else path.stem,
             COLUMN,
             4.4 if report.slides else 2.4,
-            partial(_draw_balance, report=report),
+            partial(draw_balance, report=report),
         )
         for path, report in reports.items()
     ]
@@ -54,9 +52,3 @@ def _is_subset_of(workspace: Workspace, run: str, path: Path, report: BalanceRep
     digests = record.manifest_sha256, report.manifest_sha256
     is_same = not all(digests) or digests[0] == digests[1]
     return path == workspace.balance_path(str(record.options.get("data", SUBSET))) and is_same
-
-
-def _draw_balance(figure: "Figure", report: BalanceReport) -> None:
-    from histocli.plots.subset import draw_balance
-
-    draw_balance(figure, report)

@@ -9,7 +9,7 @@ import numpy as np
 from histocli.commands.plot_sheets import explain_groups, make_captions, plan_sheet, read_tables
 from histocli.config import CHECKPOINT, PlotConfig
 from histocli.data.manifest import read_manifest
-from histocli.enums import Resize
+from histocli.enums import PlotKind, Resize
 from histocli.errors import HistoError, UsageError
 from histocli.images.stream import load_chunk
 from histocli.inference.explain import explain
@@ -17,9 +17,9 @@ from histocli.inference.explain_scored import load_for_explaining
 from histocli.inference.inputs import open_inputs
 from histocli.inference.scored_patches import read_packed, read_scored_patches
 from histocli.patch import Pixels
-from histocli.plots import Kind, Plot, shorten
+from histocli.plots import Plot
 from histocli.reports.evaluation import EvaluationReport
-from histocli.text import format_count
+from histocli.text import format_count, shorten_to_length
 from histocli.workspace import Workspace, make_name
 
 MAX_PATCHES = 64  # patches on a sheet
@@ -57,9 +57,8 @@ def plan_explanations(workspace: Workspace, evaluations: dict[Path, EvaluationRe
         ]
         key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
         heading = f"Explanations: {report.run}"
-        plots.append(
-            plan_sheet(f"{path.stem}-{Kind.EXPLAIN}", groups, heading, ", ".join(make_subtitles(report)), key_line, KEY)
-        )
+        facts = ", ".join(make_subtitles(report))
+        plots.append(plan_sheet(f"{path.stem}-{PlotKind.EXPLAIN}", groups, heading, facts, key_line, KEY))
     return plots
 
 
@@ -93,7 +92,7 @@ def _make_stem(run: str, ids: Sequence[str], pixels: Pixels, checkpoints: Sequen
     """Return a file name that only the sheet of these patches and checkpoints has, so that no other is replaced."""
     digest = sha256(pixels.tobytes() + "".join(checkpoints).encode()).hexdigest()[:8]
     more = f"-and-{len(ids) - 1}-more" if len(ids) > 1 else ""
-    return make_name(f"{shorten(run, 60)}-{Kind.EXPLAIN}-{shorten(ids[0], 50)}{more}-{digest}")
+    return make_name(f"{shorten_to_length(run, 60)}-{PlotKind.EXPLAIN}-{shorten_to_length(ids[0], 50)}{more}-{digest}")
 
 
 def _read_files(workspace: Workspace, names: Sequence[str], on_note: Callable[[str], None]) -> tuple[list[str], Pixels]:

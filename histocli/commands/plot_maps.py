@@ -1,4 +1,4 @@
-"""The maps that `histo plot` draws: the scored patches of each slide, on its plane."""
+"""The maps that `histo plot` draws: the scored patches of each slide, at their positions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from histocli.config import PlotConfig
 from histocli.data.manifest import hash_file
+from histocli.enums import PlotKind
 from histocli.inference.score_table import read_scores
-from histocli.plots import Kind, MissingInputError, Plot
+from histocli.plots import MissingInputError, Plot
 from histocli.plots.evaluation import make_subtitles
 from histocli.plots.maps import draw_map, find_map_size
 from histocli.reports.evaluation import EvaluationReport
@@ -79,4 +80,4 @@ def _note_unplaced(placed: PlacedPatches, name: str, on_note: Callable[[str], No
 
 def _plan_map(stem: str, shown: PatchMap, source: str, threshold: float | None) -> Plot:
     draw = partial(draw_map, shown=shown, source=source, threshold=threshold)
-    return Plot(make_name(f"{stem}-{Kind.MAP}-{shown.slide}"), *find_map_size(shown), draw)
+    return Plot(make_name(f"{stem}-{PlotKind.MAP}-{shown.slide}"), *find_map_size(shown), draw)

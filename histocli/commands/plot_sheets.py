@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histocli.data.manifest import UNLABELLED, read_manifest
+from histocli.enums import PlotKind
 from histocli.errors import ExplanationError
 from histocli.inference.score_table import read_scores
 from histocli.patch import Pixels
-from histocli.plots import Kind, MissingInputError, Plot, shorten
+from histocli.plots import MissingInputError, Plot
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.run import read_run
+from histocli.text import shorten_to_length
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def _plan_sample_sheet(workspace: Workspace, name: str) -> Plot:
         drawn = np.sort(rng.choice(rows, min(PER_GROUP, len(rows)), replace=False))
         groups.append(Group(f"{heading} (n = {len(rows):,})", read_packed(workspace, name, drawn)))
     counts = f"n = {len(labels):,}; label 1: tumour within the marked central 32x32 pixels"
-    return plan_sheet(f"{name}-{Kind.SAMPLES}", groups, f"Samples of {name}", counts)
+    return plan_sheet(f"{name}-{PlotKind.SAMPLES}", groups, f"Samples of {name}", counts)
 
 
 def plan_error_sheets(workspace: Workspace, evaluations: dict[Path, EvaluationReport]) -> list[Plot]:
@@ -113,7 +115,7 @@ def explain_groups(workspace: Workspace, report: EvaluationReport, groups: Seque
 
 def make_captions(ids: Iterable[str], probs: Iterable[float]) -> list[str]:
     """Return the two lines under each patch: its probability and its id."""
-    return [f"{prob:.3f}\n{shorten(key, 10)}" for key, prob in zip(ids, probs, strict=True)]
+    return [f"{prob:.3f}\n{shorten_to_length(key, 10)}" for key, prob in zip(ids, probs, strict=True)]
 
 
 def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scores: "pd.DataFrame") -> Plot:
@@ -138,7 +140,8 @@ def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport,
         groups.append(Group(f"{name}: {shown}", patches, make_captions(errors["id"], errors["prob"]), beside))
     key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
     heading = f"Most confident errors: {report.run}"
-    return plan_sheet(f"{stem}-{Kind.ERRORS}", groups, heading, ", ".join(make_subtitles(report)), key_line, explained)
+    facts = ", ".join(make_subtitles(report))
+    return plan_sheet(f"{stem}-{PlotKind.ERRORS}", groups, heading, facts, key_line, explained)
 
 
 def plan_sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Plot:

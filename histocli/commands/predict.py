@@ -1,8 +1,7 @@
 """`histo predict`: write the probability of tumour of each patch."""
 
 import json
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from hashlib import sha256
@@ -15,7 +14,7 @@ from histocli.commands.predict_job import (
     Counts,
     Job,
     Prediction,
-    check_done,
+    check_output_unchanged,
     check_predict_options,
     describe_rows,
     is_streamed,
@@ -25,17 +24,17 @@ from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import apply_compute_settings
 from histocli.config import PredictConfig
 from histocli.errors import HistoError
-from histocli.files.outputs import write_output
+from histocli.files.outputs import find_record_path, write_output
 from histocli.fs import shorten_name
 from histocli.images.processes import DecodingProcesses
-from histocli.inference.done import write_record
+from histocli.inference.input_notes import describe_unopened
 from histocli.inference.inputs import hash_inputs
 from histocli.inference.parts import Parts
+from histocli.inference.predicted_ids import write_record
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.writers import open_part, open_writer
 from histocli.listeners import SILENT, CommandListener
 from histocli.locks import hold
-from histocli.schema import to_json
 from histocli.signals import Stopped
 from histocli.text import format_count
 from histocli.workspace import Workspace
@@ -54,7 +53,7 @@ def predict(
     """Score all input patches in order, and write the results to the file `config.out`, else to `stream`.
 
     The file is written in parts. If the process is killed, the same call continues from the finished parts. The file
-    gets its name when it is complete.
+    gets its name when it is complete. With `config.skip_done`, a signal adds the finished parts to the file.
 
     Several processes (`ranks`) make the same call, and each scores its share; its listener receives the numbers of
     patches of this process. `pool` are processes that decode, if they have been started.
@@ -69,16 +68,19 @@ def predict(
         listener.on_note(checkpoint.describe())
     for note in job.inputs.notes:
         listener.on_note(note)
+    for warning in describe_unopened(config.inputs, job.inputs.skipped):
+        listener.on_warning(warning)
 
     if is_streamed(config):
-        listener.on_note(job.predictor.reason)
+        job.predictor.report_device(listener)
         listener.on_total(job.inputs.total)
         return _write_stream(job, config.out or stream)
     out = job.out
     lock = out.with_name(f".{shorten_name(out.name)}.lock")
     with ExitStack() as stack:  # only one process of the job can hold the lock
         ranks.on_rank0(lambda: stack.enter_context(hold(lock, str(config.out))))
-        ranks.on_rank0(lambda: check_done(job))  # another job may have written it before this one held the lock
+        # Another job may have written the file before this one held the lock.
+        ranks.on_rank0(lambda: check_output_unchanged(job))
         return _write_parts(job, _compute_fingerprint(workspace, job), ranks)
 
 
@@ -86,9 +88,7 @@ def _write_stream(job: Job, to: Path | IO[str]) -> Prediction:
     """Write each row as soon as it is computed."""
     counts = Counts()
     with (
-        open_writer(
-            to, job.config.output_format, job.column_types, escape_formulas=job.config.escape_formulas
-        ) as writer,
+        open_writer(to, job.config) as writer,
         closing(job.score(job.inputs.patches)) as chunks,
     ):
         for chunk in chunks:
@@ -101,19 +101,19 @@ def _write_parts(job: Job, fingerprint: str, ranks: Ranks) -> Prediction:
 
     A part consists of whole chunks. The chunks, and so the scores, are the same for any number of processes.
     """
-    total, size = job.inputs.total, job.chunk_size
+    total = job.inputs.total
     assert total is not None
     ranks.check_equal(fingerprint, "inputs, checkpoints or devices")
-    parts = Parts(job.out, fingerprint, math.ceil(total / size), ranks)
-    before = total - parts.count_unfinished(total, size)
+    parts = Parts(job.out, fingerprint, total, job.chunk_size, ranks)
+    before = total - parts.count_patches(parts.unfinished)
     were = "was" if before == 1 else "were"
     resumed = f"; {before:,} of {format_count(total, 'patch')} {were} scored before" if before else ""
-    job.listener.on_note(job.predictor.reason + resumed)
-    job.listener.on_total(parts.count_share(total, size))
+    job.predictor.report_device(job.listener, resumed)
+    job.listener.on_total(parts.count_patches(parts.assigned))
     if ranks.size == 1:
         for number in sorted(set(range(parts.count)) - set(parts.unfinished)):
             _report_unreadable(parts.read_counts(number, Counts), job.listener)
-    patches = parts.select_share(job.inputs.patches, size)
+    patches = parts.select_share(job.inputs.patches)
     try:
         with closing(job.score(patches, is_reporting=ranks.size == 1)) as chunks:
             for number in parts.assigned:
@@ -122,50 +122,72 @@ def _write_parts(job: Job, fingerprint: str, ranks: Ranks) -> Prediction:
         if ranks.size == 1:
             parts.remove_if_empty()
         if isinstance(error, Stopped) and parts.folder.is_dir():
+            if job.predicted is not None and ranks.size == 1:
+                # If files are added to the folder before the next call, it removes these parts.
+                _join_parts(job, parts, parts.list_finished())
             raise Stopped(error.number, "run the same command again: it continues with the next patches") from error
         raise
     ranks.all_gather(None)  # wait until every process has finished its parts
-    # Several processes report unreadable patches here, in the order of the inputs; a single process did it before.
-    return ranks.on_rank0(lambda: _join_parts(job, parts, job.listener if ranks.size > 1 else SILENT))
+    return ranks.on_rank0(lambda: _finish(job, parts, ranks))
 
 
 def _write_part(job: Job, parts: Parts, number: int, chunks: Iterator[ScoredChunk]) -> None:
     """Score and write the chunks of one part."""
     counts = Counts()
     with (
-        parts.write_part(number, lambda: to_json(counts)) as path,
-        open_part(
-            path, job.config.output_format, job.column_types, escape_formulas=job.config.escape_formulas
-        ) as writer,
+        parts.write_part(number, counts) as path,
+        open_part(path, job.config) as writer,
     ):
         for chunk in chunks:
             counts.add(job.write(chunk, writer))
 
 
-def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction:
-    """Join the finished parts into the file, and remove the parts."""
-    counts = Counts()
-    with (
-        write_output(parts.target) as path,
-        open_part(path, job.config.output_format, job.column_types) as writer,
-    ):
-        if job.done and job.done.ids:
-            writer.append(parts.target)
-        for number in range(parts.count):
-            writer.append(parts.part_path(number))
-            counts.add(parts.read_counts(number, Counts))
-    parts.remove()
-    if job.done is None or job.done.is_recorded:  # else it is not known what the earlier rows were made with
-        made_with = describe_rows(job.config, job.predictor)
-        id_kind, folder, white = job.inputs.id_kind, job.inputs.folder, dict(job.inputs.white)
-        if job.done:
-            id_kind = id_kind or job.done.id_kind
-            folder = job.done.find_common_folder(folder) if job.inputs.total else job.done.folder
-            white = {**job.done.white, **white}
-        made_with = replace(made_with, id=id_kind, folder=folder, white=white)
-        write_record(parts.target, made_with)  # for a later call with --skip-done
-    _report_unreadable(counts, listener)
+def _finish(job: Job, parts: Parts, ranks: Ranks) -> Prediction:
+    """Join all parts into the file, and return the result of `predict`."""
+    counts = _join_parts(job, parts, range(parts.count))
+    if ranks.size > 1:  # in the order of the inputs; a single process reported them before
+        _report_unreadable(counts, job.listener)
     return job.finish(counts)
+
+
+def _join_parts(job: Job, parts: Parts, numbers: Iterable[int]) -> Counts:
+    """Join finished parts into the file, and remove all parts; return the counts of the patches in the joined parts.
+
+    The process may end at any moment. New rows are never left beside the record of the rows that they replace. Rows
+    that are added get their record first: the next call with `--skip-done` would keep them without one.
+    """
+    counts, record_path = Counts(), find_record_path(parts.target)
+    with write_output(parts.target) as path:
+        with open_part(path, job.config) as writer:
+            if job.predicted and job.predicted.ids:
+                writer.append(parts.target)
+            for number in numbers:
+                writer.append(parts.part_path(number))
+                counts.add(parts.read_counts(number, Counts))
+        if job.predicted is None:
+            record_path.unlink(missing_ok=True)
+        else:
+            _write_record(job)
+    if job.predicted is None:
+        _write_record(job)
+    try:
+        parts.remove()
+    except OSError as error:  # for example on a network drive, while a file is still open
+        job.listener.on_warning(f"cannot remove {parts.folder}: {error.strerror}; the next call with --out tries again")
+    return counts
+
+
+def _write_record(job: Job) -> None:
+    """Record what the rows were made with, for a later call with `--skip-done`, unless it is not known of all rows."""
+    made_with = describe_rows(job.config, job.predictor)
+    id_kind, folder, white = job.inputs.id_kind, job.inputs.folder, dict(job.inputs.white)
+    if job.predicted is not None:
+        if not job.predicted.is_recorded:
+            return
+        id_kind = id_kind or job.predicted.id_kind
+        folder = job.predicted.find_common_folder(folder) if job.inputs.total else job.predicted.folder
+        white = {**job.predicted.white, **white}
+    write_record(job.out, replace(made_with, id=id_kind, folder=folder, white=white))
 
 
 def _report_unreadable(counts: Counts, listener: CommandListener) -> None:
@@ -183,7 +205,7 @@ def _compute_fingerprint(workspace: Workspace, job: Job) -> str:
         "histo": histocli.__version__,
         "inputs": hash_inputs(job.inputs, job.config.inputs, workspace, job.lines, job.config.split),
         "total": job.inputs.total,
-        "done": job.done.digest if job.done else None,
+        "done": job.predicted.digest if job.predicted else None,
         "id": job.inputs.id_kind,
         "white": dict(job.inputs.white),
         "size": job.chunk_size,

@@ -17,9 +17,15 @@ from histocli.images.remarks import Remark, Remarks
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import CheckpointPredictor, load_from_config
 from histocli.inference.columns import ScoredRows, has_class, list_column_types, make_table
-from histocli.inference.done import PredictedIds, RowOptions, check_white, read_done, select_new_patches
 from histocli.inference.inputs import STDIN, Inputs, open_inputs
 from histocli.inference.path_list import MAX_LISTED, read_stdin_lines
+from histocli.inference.predicted_ids import (
+    PredictedIds,
+    RowOptions,
+    check_white,
+    read_predicted_ids,
+    select_new_patches,
+)
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import Flagger
 from histocli.inference.writers import Writer, check_format, write_failed
@@ -31,30 +37,12 @@ from histocli.sources.options import parse_mpp
 from histocli.workspace import Workspace
 
 
-class Prediction(NamedTuple):
-    """The number of patches that were scored, that could not be read, and that have each flag.
-
-    `can_find_duplicates` is false if `--qc` needs the training patches and they are not in the workspace. `done_before`
-    is the number of patches that the file contained before, and `skipped` is how many of the inputs it contained
-    already. `remarks` counts the changes and guesses in images. `likeness` compares the patches with the training
-    patches.
-    """
-
-    scored: int
-    unreadable: int
-    flagged: dict[str, int]
-    can_find_duplicates: bool
-    remarks: Remarks
-    done_before: int
-    skipped: int
-    likeness: Likeness
-
-
 @dataclass
 class Counts:
-    """The number of scored patches, the number with each flag, and remarks on their images.
+    """The number of scored patches, and the number with each flag.
 
-    `unreadable` has the id, the path, the message and the hint of each patch that cannot be read.
+    `unreadable` has the id, the path, the message and the hint of each patch that cannot be read. `remarks` counts the
+    changes and guesses in images. `likeness` compares the patches with the training patches.
     """
 
     scored: Count = 0
@@ -72,6 +60,20 @@ class Counts:
         self.likeness += other.likeness
         for flag, count in other.flagged.items():
             self.flagged[flag] = self.flagged.get(flag, 0) + count
+
+
+class Prediction(NamedTuple):
+    """The result of `predict`: the counts of all patches of this call.
+
+    `can_find_duplicates` is false if `--qc` needs the training patches and they are not in the workspace. `done_before`
+    is the number of patches that the file contained before, and `skipped` is how many of the inputs it contained
+    already.
+    """
+
+    counts: Counts
+    can_find_duplicates: bool
+    done_before: int
+    skipped: int
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Job(NamedTuple):
     lines: list[bytes] | None  # the paths that were read from stdin
     chunk_size: int
     pool: DecodingProcesses | None
-    done: PredictedIds | None  # the patches that the file has already
+    predicted: PredictedIds | None  # the patches that the file has already
     skipped: int  # the number of inputs that the file has already
     listener: CommandListener
     likeness_meter: LikenessMeter
@@ -119,11 +121,6 @@ class Job(NamedTuple):
         """The regular file to write."""
         assert self.config.out is not None
         return resolve_link(self.config.out)
-
-    @property
-    def column_types(self) -> dict[str, type]:
-        """The columns of the result and their types."""
-        return list_column_types(self.config)
 
     def score(self, patches: Iterable[Patch], *, is_reporting: bool = True) -> Generator[ScoredChunk, None, None]:
         """Read and score patches as `BatchPredictor.predict_patches` does; report unreadable ones if `is_reporting`.
@@ -152,17 +149,7 @@ class Job(NamedTuple):
         can_find_duplicates = self.flagger is None or self.flagger.has_training_pixels
         if self.config.failed is not None:
             write_failed(self.config.failed, [row[:3] for row in counts.unreadable])
-        before = len(self.done.ids) if self.done else 0
-        return Prediction(
-            counts.scored,
-            len(counts.unreadable),
-            counts.flagged,
-            can_find_duplicates,
-            Remarks(counts.remarks),
-            before,
-            self.skipped,
-            counts.likeness,
-        )
+        return Prediction(counts, can_find_duplicates, len(self.predicted.ids) if self.predicted else 0, self.skipped)
 
 
 def is_streamed(config: PredictConfig) -> bool:
@@ -229,7 +216,7 @@ def open_job(
         lines = [line for line in read_stdin_lines(MAX_LISTED) if line.strip(b"\r\n")]
         _check_outputs(config, workspace, [Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in lines])
     _check_outputs(config, workspace, _list_network_files(workspace, predictor))
-    done, skipped = _read_done(config, predictor) if config.skip_done else None, 0
+    predicted, skipped = _read_predicted_ids(config, predictor) if config.skip_done else None, 0
     inputs = open_inputs(
         config.inputs,
         workspace,
@@ -237,36 +224,36 @@ def open_job(
         lines,
         config.split,
         parse_mpp(config.mpp, config.resize),
-        config.id or (done and done.id_kind),
+        config.id or (predicted and predicted.id_kind),
         may_be_empty=config.skip_done,
     )
-    if done is not None:
+    if predicted is not None:
         assert config.out is not None
-        if not done.is_recorded:
+        if not predicted.is_recorded:
             listener.on_warning(
                 f"--skip-done: it is not known which checkpoint and options {config.out} was made with; its rows are "
                 "kept, and new rows are added"
             )
-        check_white(inputs.white, done, config.out)
+        check_white(inputs.white, predicted, config.out)
         patches = list(inputs.patches)
-        new = select_new_patches(patches, done, config.out, inputs.folder)
+        new = select_new_patches(patches, predicted, config.out, inputs.folder)
         inputs, skipped = inputs._replace(patches=new, total=len(new)), len(patches) - len(new)
     size = predictor.choose_chunk_size(config.batch_size)
     meter = predictor.make_likeness_meter(inputs.total)
-    return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, done, skipped, listener, meter)
+    return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, predicted, skipped, listener, meter)
 
 
-def check_done(job: Job) -> None:
+def check_output_unchanged(job: Job) -> None:
     """Raise `HistoError` if the file has other ids, or another record, than when `--skip-done` read it."""
-    if job.done is not None and _read_done(job.config, job.predictor) != job.done:
+    if job.predicted is not None and _read_predicted_ids(job.config, job.predictor) != job.predicted:
         raise HistoError(f"{job.config.out} was changed by another process", "run the command again")
 
 
-def _read_done(config: PredictConfig, predictor: CheckpointPredictor) -> PredictedIds:
+def _read_predicted_ids(config: PredictConfig, predictor: CheckpointPredictor) -> PredictedIds:
     """Return the ids in the file to write; raise `HistoError` if it does not fit the options."""
     assert config.out is not None
     columns = list(list_column_types(config))
-    return read_done(resolve_link(config.out), config.output_format, columns, describe_rows(config, predictor))
+    return read_predicted_ids(resolve_link(config.out), config.output_format, columns, describe_rows(config, predictor))
 
 
 def _list_network_files(workspace: Workspace, predictor: CheckpointPredictor) -> list[Path]:

@@ -11,9 +11,10 @@ from histocli.commands.slide_job import (
     compute_fingerprint,
     find_finished,
     find_mask,
+    find_slide_state,
     hash_options,
     read_earlier_records,
-    read_inputs,
+    refuse_another_slide,
     remove_other_records,
     remove_stale_record,
 )
@@ -22,21 +23,21 @@ from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import apply_compute_settings
 from histocli.config import STORED_THRESHOLD, PredictConfig
 from histocli.enums import OnError
-from histocli.errors import HistoError
+from histocli.errors import DiskError, HistoError
 from histocli.inference.checkpoints import load_from_config
 from histocli.locks import hold
 from histocli.plots.slides import write_heatmap_picture, write_tissue
-from histocli.slides.detection import SlideFile, make_absolute
+from histocli.slides.detection import SlideFile
 from histocli.slides.listener import SlideListener
 from histocli.slides.measures import Map, measure_slide
 from histocli.slides.reading import open_slide
 from histocli.slides.records import (
     FAILED,
-    FILE,
     GEOJSON,
     HEATMAP,
     HEATMAP_PICTURE,
     NO_TISSUE,
+    RECORD_FILE,
     SCORED,
     SCORES,
     TABLE,
@@ -76,8 +77,8 @@ def predict_slides(
     processes (`ranks`) share the slides.
 
     Raises:
-        HistoError: an option, a checkpoint or the device cannot be used; or, with `errors` `fail`, a slide cannot be
-            read.
+        HistoError: an option, a checkpoint or the device cannot be used; the disk to write to is full or read-only;
+            or, with `errors` `fail`, a slide cannot be read.
     """
     out = check_slide_options(config, slides)
     resolutions = read_resolutions(config.mpp)
@@ -86,7 +87,7 @@ def predict_slides(
     predictor = ranks.on_all_ranks(lambda: load_from_config(workspace, config))
     for checkpoint in predictor.checkpoints:
         listener.on_note(checkpoint.describe())
-    listener.on_note(predictor.reason)
+    predictor.report_device(listener)
     threshold = predictor.find_threshold(config.threshold or STORED_THRESHOLD)
     with ExitStack() as stack:
         ranks.on_rank0(lambda: stack.enter_context(hold(out / ".lock", str(out))))
@@ -127,9 +128,10 @@ def _write_table(out: Path, slides: list[SlideFile], records: dict[str, SlideRec
 def _write_table_so_far(
     out: Path, slides: list[SlideFile], records: dict[str, SlideRecord], listener: SlideListener
 ) -> None:
-    """Write `slides.csv` before all slides are finished; warn if this fails, because the last write is the one needed.
+    """Write `slides.csv` while slides are still being scored.
 
-    An error here would hide that of a slide, and other processes would wait for this one.
+    If this fails, only warn: it is written again at the end. An error here would hide that of a slide, and other
+    processes would wait for this one.
     """
     try:
         _write_table(out, slides, records)
@@ -152,11 +154,13 @@ def _predict_and_record(
     """Score a slide, and replace its record; if it cannot be read, its record says so.
 
     Raises:
-        HistoError: it cannot be read, and `--errors fail` is given.
+        HistoError: it cannot be read, and `--errors fail` is given; or the disk to write to is full or read-only.
     """
     records.pop(slide.name, None)
     try:
         records[slide.name] = _predict_slide(job, slide, listener)
+    except DiskError:
+        raise  # nothing is wrong with the slide, and the next one could not be written either
     except HistoError as error:
         remove_stale_record(job, slide)
         text = f"{error}; {error.hint}" if error.hint else str(error)
@@ -168,12 +172,13 @@ def _predict_and_record(
 def _predict_slide(job: SlideJob, slide: SlideFile, listener: SlideListener) -> SlideRecord:
     """Score one slide and write its folder, `slide.json` last."""
     folder = job.out / slide.name
-    inputs = read_inputs(job.config, slide)
+    state = find_slide_state(job.config, slide)
+    refuse_another_slide(job, slide)
     with _open(slide.path) as opened:
         mpp, remark = job.resolutions.find(opened, slide)
         mask = find_mask(job.config, slide)
         plan = plan_slide(opened, mpp, job.config.step, mask, not job.config.no_mask)
-        (folder / FILE).unlink(missing_ok=True)  # the earlier map is not valid from now on
+        (folder / RECORD_FILE).unlink(missing_ok=True)  # the earlier map is not valid from now on
         total = int(plan.needed.sum())
         chunk_size = job.predictor.choose_chunk_size(job.config.batch_size)
         listener.on_total(total)
@@ -186,13 +191,13 @@ def _predict_slide(job: SlideJob, slide: SlideFile, listener: SlideListener) -> 
     record = SlideRecord(
         slide.name, status, mpp[0], total, plan.tissue_mm2, *measures, "; ".join(flags), checkpoint=runs
     )
-    if read_inputs(job.config, slide) != inputs:
+    if find_slide_state(job.config, slide) != state:
         what = f"{slide.path} or its mask" if mask else str(slide.path)
         raise HistoError(f"{what} was changed while it was read", "start again when the file is complete")
     _write_folder(folder, slide.name, plan, scores, job.threshold)
     finished = FinishedSlide(
-        path=str(make_absolute(slide.path)),
-        made_of=compute_fingerprint(job, inputs, job.resolutions.list_possible(slide)[0] if remark else None),
+        path=slide.full_path,
+        made_of=compute_fingerprint(job, state, job.resolutions.list_possible(slide)[0] if remark else None),
         threshold=job.threshold,
         step=job.config.step,
         width=plan.grid.size[0],
@@ -201,7 +206,7 @@ def _predict_slide(job: SlideJob, slide: SlideFile, listener: SlideListener) -> 
         mpp_y=mpp[1],
         scored_with=hash_options(job),
         origin=plan.grid.origin,
-        file_state=inputs.state,
+        file_state=state.file,
     )
     write_finished(folder, finished)
     return record

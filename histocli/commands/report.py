@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.commands.plot import check_data, choose_runs
+from histocli.commands.plot import check_data, check_runs, list_newest_run
 from histocli.config import ReportConfig
 from histocli.data.groups import find_split_unit
 from histocli.data.manifest import read_manifest
 from histocli.errors import HistoError
 from histocli.files.outputs import check_output, write_output
-from histocli.inference.comparison import compare
+from histocli.inference.comparison import compare_evaluations
 from histocli.inference.evaluations import EvaluationReader
 from histocli.inference.score_table import read_scores
 from histocli.listeners import SILENT, CommandListener
@@ -24,13 +24,14 @@ from histocli.pages.maps import MapGallery, make_evaluation_maps
 from histocli.pages.model_card import read_dataset, summarise_split
 from histocli.pages.operating import count_operating_points
 from histocli.pages.slides import make_slide_section
-from histocli.plots import MissingInputError, shorten
+from histocli.plots import MissingInputError
 from histocli.reports.comparison import ComparisonReport
-from histocli.reports.conditions import group_by_conditions
+from histocli.reports.conditions import group_by_conditions, have_same_patches
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.repeats import RepeatsReport, read_repeats
 from histocli.reports.run import RunRecord, read_history, read_run
 from histocli.slides.resolution import GivenResolutions, read_resolutions
+from histocli.text import format_count, shorten_to_length
 from histocli.training.repeats import find_repeats_name
 from histocli.workspace import Workspace, make_name
 
@@ -124,8 +125,8 @@ def _choose_runs(workspace: Workspace, config: ReportConfig, repeats: Mapping[st
     Raises:
         HistoError: a run or a data set does not exist, or there is nothing to show.
     """
-    choose_runs(workspace, [run for run in config.run if run not in repeats])  # raises an error for an unknown one
-    runs = list(dict.fromkeys(config.run)) or choose_runs(workspace, ())
+    check_runs(workspace, [run for run in config.run if run not in repeats])
+    runs = list(dict.fromkeys(config.run)) or list_newest_run(workspace)
     if not runs and (config.data or not config.maps):
         raise MissingInputError(
             "there is no training run to report on",
@@ -150,7 +151,7 @@ def _make_page_name(runs: Sequence[str], maps: Path | None) -> str:
     """Return the start of the page's file name: the runs, or without a run the folder of maps."""
     if not runs and maps:
         return f"{make_name(maps.absolute().name)}-maps"
-    return make_name(shorten_names(runs))
+    return make_name(shorten_to_length("-vs-".join(runs), 80))
 
 
 def _find_missing_evaluations(
@@ -169,11 +170,6 @@ def _find_missing_evaluations(
         names = " and ".join(evaluations)
         problems.append(f"{names} are not compared: no two were evaluated on the same data, split and options")
     return problems
-
-
-def shorten_names(runs: Sequence[str]) -> str:
-    """Return the names of runs as a part of a file name."""
-    return shorten("-vs-".join(runs), 80)
 
 
 def _make_run_section(
@@ -262,29 +258,30 @@ def _make_comparison_sections(
     for key in keys:
         reports = [conditions[key] for conditions in by_run.values() if key in conditions]
         if len(reports) > 1:
-            paths = [_find_path(evaluation, evaluations[evaluation.run]) for evaluation in reports]
-            title = ", ".join(key.parts)
-            runs = ", ".join(evaluation.run for evaluation in reports)
-            listener.on_note(f"comparing {runs} on {title}: {reports[0].measured.n:,} patches")
-            differences, problems = _compare_with_first(paths, reports)
-            for problem in problems:
-                listener.on_warning(problem)
-            curves = [
-                (f"{evaluation.run}: AUC {evaluation.measured.metrics['auc']:.4f}", evaluation)
-                for evaluation in reports
-                if _has_roc(evaluation)
-            ]
-            chart = make_roc_chart(curves) if curves else None
-            sections.append(ComparisonSection(title, reports, chart, differences, problems))
+            paths = [next(path for path, found in evaluations[one.run].items() if found is one) for one in reports]
+            sections.append(_make_comparison_section(", ".join(key.parts), paths, reports, listener))
     return sections
+
+
+def _make_comparison_section(
+    title: str, paths: Sequence[Path], reports: list[EvaluationReport], listener: CommandListener
+) -> ComparisonSection:
+    """Return a section on the evaluations of several runs; the listener is warned if they scored different patches."""
+    counts = ", ".join(f"{one.run} ({format_count(one.measured.n, 'patch')})" for one in reports)
+    listener.on_note(f"comparing on {title}: {counts}")
+    differences, problems = _compare_with_first(paths, reports)
+    are_left_out = any(sum(difference.left_out) for difference in differences)
+    if are_left_out or (problems and not have_same_patches(reports)):  # without all scores, only the reports show it
+        runs = ", ".join(one.run for one in reports)
+        problems.append(f"{runs} scored different patches of {title}, which may be why their metrics and curves differ")
+    for problem in problems:
+        listener.on_warning(problem)
+    curves = [(f"{one.run}: AUC {one.measured.metrics['auc']:.4f}", one) for one in reports if _has_roc(one)]
+    return ComparisonSection(title, reports, make_roc_chart(curves) if curves else None, differences, problems)
 
 
 def _has_roc(evaluation: EvaluationReport) -> bool:
     return bool(evaluation.measured.curves.roc.fpr) and evaluation.measured.metrics["auc"] is not None
-
-
-def _find_path(evaluation: EvaluationReport, evaluations: Evaluations) -> Path:
-    return next(path for path, report in evaluations.items() if report is evaluation)
 
 
 def _compare_with_first(
@@ -294,7 +291,7 @@ def _compare_with_first(
     differences, problems = [], []
     for path, other in zip(paths[1:], reports[1:], strict=True):
         try:
-            differences.append(compare(paths[0], path))
+            differences.append(compare_evaluations(paths[0], path))
         except HistoError as error:
             problems.append(f"{reports[0].run} and {other.run} cannot be compared: {error} ({error.hint})")
     return differences, problems

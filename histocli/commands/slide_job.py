@@ -13,10 +13,10 @@ from histocli.config import PredictConfig
 from histocli.data.manifest import hash_file
 from histocli.errors import HistoError
 from histocli.inference.checkpoints import CheckpointPredictor
-from histocli.slides.detection import SlideFile, make_absolute
+from histocli.slides.detection import SlideFile
 from histocli.slides.listener import SlideListener
 from histocli.slides.records import (
-    FILE,
+    RECORD_FILE,
     TABLE,
     FinishedSlide,
     SlideRecord,
@@ -40,25 +40,28 @@ class SlideJob(NamedTuple):
     resolutions: GivenResolutions
 
 
-class MapInputs(NamedTuple):
+class SlideState(NamedTuple):
     """The state of a slide's file, and the SHA-256 of its mask, None without `--mask`."""
 
-    state: State
+    file: State
     mask: str | None
 
 
-def read_inputs(config: PredictConfig, slide: SlideFile) -> MapInputs:
+def find_slide_state(config: PredictConfig, slide: SlideFile) -> SlideState:
     """Return the state of the files that the map of a slide is made from.
 
     Raises:
-        HistoError: the slide or its mask is missing.
+        HistoError: the slide or its mask is missing, or may not be read.
     """
     try:
         state = find_state(slide.path)
     except OSError as error:
         raise HistoError(f"cannot read {slide.path}: {error.strerror}", "copy the slide again") from error
     mask = find_mask(config, slide)
-    return MapInputs(state, None if mask is None else hash_file(mask))
+    try:
+        return SlideState(state, None if mask is None else hash_file(mask))
+    except OSError as error:
+        raise HistoError(f"cannot read {mask}: {error.strerror}", "copy the mask again") from error
 
 
 def find_mask(config: PredictConfig, slide: SlideFile) -> Path | None:
@@ -72,7 +75,7 @@ def find_mask(config: PredictConfig, slide: SlideFile) -> Path | None:
     return find_tissue_mask(slide, config.mask)
 
 
-def compute_fingerprint(job: SlideJob, inputs: MapInputs, mpp: float | None) -> str:
+def compute_fingerprint(job: SlideJob, state: SlideState, mpp: float | None) -> str:
     """Return a SHA-256 of everything that a slide's files depend on.
 
     `mpp` is the resolution that the user gave, None if that of the file is used.
@@ -83,11 +86,11 @@ def compute_fingerprint(job: SlideJob, inputs: MapInputs, mpp: float | None) -> 
         "histo": histocli.__version__,
         "compute": job.predictor.kind,
         "no_mask": job.config.no_mask,
-        "size": inputs.state[0],
-        "time": inputs.state[1],
+        "size": state.file[0],
+        "time": state.file[1],
         "mpp": [mpp, {}],
     }
-    return _compute_hash(values if inputs.mask is None else values | {"mask": inputs.mask})
+    return _compute_hash(values if state.mask is None else values | {"mask": state.mask})
 
 
 def hash_options(job: SlideJob) -> str:
@@ -110,31 +113,44 @@ def find_finished(job: SlideJob, slide: SlideFile) -> SlideRecord | None:
     """Return the record of a slide that an earlier call finished with the same options; None if there is none.
 
     If the file of the slide was moved, its new path is written to the record.
-
-    Raises:
-        HistoError: the folder has the scores of another slide.
     """
-    folder, path = job.out / slide.name, str(make_absolute(slide.path))
-    try:
-        finished = read_finished(folder)
-    except HistoError:
-        return None  # an older version wrote it, or it is damaged: the slide is scored again
-    if finished is None:
+    folder, path = job.out / slide.name, slide.full_path
+    finished = _read_map(folder)
+    if finished is None or _is_of_another_slide(slide, finished):
         return None
-    is_current = _is_current(job, slide, finished)
-    if finished.path != path:
-        is_moved = not os.path.exists(finished.path) and (  # noqa: PTH110 - Path.exists raises if it is too long
-            is_current or finished.file_state == _find_state(slide)
-        )
-        if not is_moved:
-            raise HistoError(
-                f"{folder} has the scores of another slide, {finished.path}", "give another folder: --out DIR"
-            )
-    if not is_current or not is_complete(folder):
+    if not _is_current(job, slide, finished) or not is_complete(folder):
         return None
     if finished.path != path:
         write_finished(folder, replace(finished, path=path))
     return finished.record
+
+
+def refuse_another_slide(job: SlideJob, slide: SlideFile) -> None:
+    """Check that the folder of a slide does not have the scores of another one, which would be lost.
+
+    Raises:
+        HistoError: it has.
+    """
+    folder = job.out / slide.name
+    finished = _read_map(folder)
+    if finished is not None and _is_of_another_slide(slide, finished):
+        raise HistoError(f"{folder} has the scores of another slide, {finished.path}", "give another folder: --out DIR")
+
+
+def _read_map(folder: Path) -> FinishedSlide | None:
+    """Return the content of a slide's `slide.json`; None if there is none, or an older version wrote it, or damage."""
+    try:
+        return read_finished(folder)
+    except HistoError:
+        return None  # the slide is scored again
+
+
+def _is_of_another_slide(slide: SlideFile, finished: FinishedSlide) -> bool:
+    """Return whether a map is of another slide; a slide that was moved is the same one."""
+    if finished.path == slide.full_path:
+        return False
+    is_moved = not os.path.exists(finished.path) and finished.file_state == _find_state(slide)  # noqa: PTH110 - too long
+    return not is_moved
 
 
 def _is_current(job: SlideJob, slide: SlideFile, finished: FinishedSlide) -> bool:
@@ -142,34 +158,36 @@ def _is_current(job: SlideJob, slide: SlideFile, finished: FinishedSlide) -> boo
     if finished.file_state is None:
         return False  # an earlier version wrote it, in which coordinates or the resolution could be wrong
     try:
-        inputs = read_inputs(job.config, slide)
+        state = find_slide_state(job.config, slide)
     except HistoError:
         return False  # one of the files is missing: the slide is then recorded as failed, and the others are scored
     possible = job.resolutions.list_possible(slide)
-    return finished.made_of in [compute_fingerprint(job, inputs, mpp) for mpp in possible]
+    return finished.made_of in [compute_fingerprint(job, state, mpp) for mpp in possible]
 
 
 def remove_stale_record(job: SlideJob, slide: SlideFile) -> None:
     """Remove the record of an earlier map of a slide that could not be scored now, unless the map may still be valid.
 
-    It may be if the slide cannot be found, for example because a disk is not mounted; or if its mask cannot be found,
-    and its file, the options and the checkpoints are the same.
+    It may be if the slide cannot be found, for example because a disk is not mounted; or if its mask cannot be read,
+    and its file, the options and the checkpoints are the same. A map of another slide in the same folder stays too.
     """
     folder, state = job.out / slide.name, _find_state(slide)
     if state is None:
         return
-    try:
-        finished = read_finished(folder)
-    except HistoError:
-        finished = None
-    if finished is None or not (_is_current(job, slide, finished) or _lacks_only_mask(job, slide, finished, state)):
-        (folder / FILE).unlink(missing_ok=True)
+    finished = _read_map(folder)
+    if finished is not None and (
+        _is_of_another_slide(slide, finished)
+        or _is_current(job, slide, finished)
+        or _lacks_only_mask(job, slide, finished, state)
+    ):
+        return
+    (folder / RECORD_FILE).unlink(missing_ok=True)
 
 
 def _lacks_only_mask(job: SlideJob, slide: SlideFile, finished: FinishedSlide, state: State) -> bool:
-    """Return whether the mask of a slide cannot be found, and nothing else has changed since its map was made."""
+    """Return whether the mask of a slide cannot be read, and nothing else has changed since its map was made."""
     try:
-        find_mask(job.config, slide)
+        find_slide_state(job.config, slide)
     except HistoError:
         made_with = (finished.file_state, finished.threshold, finished.scored_with)
         return made_with == (state, job.threshold, hash_options(job))
@@ -193,11 +211,11 @@ def read_earlier_records(out: Path, slides: list[SlideFile], listener: SlideList
         found |= {record.slide: record for record in read_failed_slides(out)}
     except HistoError as error:
         listener.on_warning(f"{error}: the new {TABLE} leaves out the slides that failed before")
-    ours = {out / slide.name for slide in slides}
+    folders_of_this_call = {out / slide.name for slide in slides}
     for folder, finished in _iterate_maps(out):
         if isinstance(finished, FinishedSlide):
             found[finished.record.slide] = finished.record
-        elif folder not in ours:
+        elif folder not in folders_of_this_call:
             listener.on_warning(f"{finished}: the new {TABLE} leaves out this slide")
     return found
 
@@ -207,7 +225,7 @@ def _iterate_maps(out: Path) -> Iterator[tuple[Path, FinishedSlide | HistoError]
 
     A copied folder, or another `--out` inside this one, is left out.
     """
-    for path in sorted(out.rglob(FILE)):
+    for path in sorted(out.rglob(RECORD_FILE)):
         try:
             finished = read_finished(path.parent)
         except HistoError as error:
@@ -221,23 +239,24 @@ def remove_other_records(out: Path, slides: list[SlideFile], listener: SlideList
     """Remove the records of maps of the same slides under other names, and return these names.
 
     The name of a slide depends on the other inputs of the call: it is longer if another slide has the same file name.
-    With two records, the slide would count twice.
+    A file that was moved or renamed has the same size and time of last change. With two records, the slide would count
+    twice.
     """
     names = {slide.name for slide in slides}
-    by_path = {str(make_absolute(slide.path)): slide for slide in slides}
-    by_state = {(slide.path.name, _find_state(slide)): slide for slide in slides}
+    by_path = {slide.full_path: slide for slide in slides}
+    by_state = {_find_state(slide): slide for slide in slides}
     removed = []
     for folder, finished in _iterate_maps(out):
         if isinstance(finished, HistoError) or finished.record.slide in names:
             continue
         slide = by_path.get(finished.path)
         if slide is None and finished.file_state and not os.path.exists(finished.path):  # noqa: PTH110
-            slide = by_state.get((Path(finished.path).name, finished.file_state))  # the file was moved
-        if slide is not None and (out / slide.name / FILE).is_file() and not folder.samefile(out / slide.name):
-            (folder / FILE).unlink()
+            slide = by_state.get(finished.file_state)  # the file was moved or renamed
+        if slide is not None and (out / slide.name / RECORD_FILE).is_file() and not folder.samefile(out / slide.name):
+            (folder / RECORD_FILE).unlink()
             removed.append(finished.record.slide)
             listener.on_warning(
                 f"{folder} is an earlier map of {slide.path}, which is now named {slide.name}: "
-                f"its {FILE} was removed, so that the slide does not count twice"
+                f"its {RECORD_FILE} was removed, so that the slide does not count twice"
             )
     return removed

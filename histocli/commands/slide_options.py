@@ -68,7 +68,10 @@ def _check_mask(mask: Path | None, slides: Sequence[SlideFile]) -> None:
 
 
 def _has_mask(slide: SlideFile, folder: Path) -> bool:
-    """Return whether a folder has a mask of a slide, or one whose name is nearly right, which is an error later."""
+    """Return whether the folder has a mask of this slide.
+
+    A file with a nearly right name counts too: it gives an error later, which names the file.
+    """
     try:
         return bool(find_files(slide, folder, TISSUE_MASK_SUFFIXES))
     except HistoError:

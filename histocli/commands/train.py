@@ -141,7 +141,7 @@ def train_run(
                 listener.on_start(run, resumed_at)
                 run.fit(listener, stop)
         is_published = not is_repeat and ranks.on_rank0(lambda: publish_checkpoints(workspace, run.dir))
-        single_class = ranks.on_rank0(lambda: _finish(workspace, run))
+        single_class = ranks.on_rank0(lambda: _write_card_and_find_single_class(workspace, run))
         if is_training:
             listener.on_end(run)
     assert run.best is not None
@@ -151,7 +151,7 @@ def train_run(
     )
 
 
-def _finish(workspace: Workspace, run: Run) -> str:
+def _write_card_and_find_single_class(workspace: Workspace, run: Run) -> str:
     """Write the model card of a run, and return what `_find_single_class` finds; best.pt is read once for both."""
     best = load_checkpoint(run.dir / "best.pt")
     write_card(workspace, run.name, best)

@@ -102,7 +102,7 @@ def _train_members(
                 raise
             raise Stopped(stopped.exit_code - 128, repeats.resume_command) from stopped
         release_memory()
-        (number,) = ranks.all_max(report.signal or 0)
+        number = ranks.all_max(report.signal or 0)
         if number and member is not repeats.members[-1]:
             raise Stopped(number, repeats.resume_command)
 

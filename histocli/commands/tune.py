@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from histocli.atomic import write_json
 from histocli.compute.device import apply_compute_settings
 from histocli.compute.memory import is_out_of_memory, make_memory_error, release_memory
 from histocli.compute.rendezvous import is_distributed
@@ -12,7 +13,8 @@ from histocli.config import BATCH_SIZE, RunConfig, TuneConfig
 from histocli.errors import HistoError, UsageError
 from histocli.models.encoders import find_short_name
 from histocli.packages import require_packages
-from histocli.reports.tune import FINISHED, TrialReport, TuneReport, compare_trials, write_tune
+from histocli.reports.tune import FINISHED, TrialReport, TuneReport, compare_trials
+from histocli.schema import to_json
 from histocli.signals import Stopped, StopRequest, catch_signals
 from histocli.temporary import remove_folder
 from histocli.training.listeners import Listener
@@ -110,7 +112,7 @@ def write_report(study: Study, path: Path) -> TuneReport:
             importance=study.compute_importance(),
             command=format_train_command(make_trial_config(make_base_config(config), best.parameters)) if best else "",
         )
-        write_tune(path, report)
+        write_json(path, to_json(report))
     return report
 
 

@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from histocli.compute.rendezvous import find_processes, find_torchrun_agent, is_distributed, report_to_torchrun
+from histocli.compute.rendezvous import (
+    find_backend,
+    find_processes,
+    find_torchrun_agent,
+    is_distributed,
+    report_to_torchrun,
+)
 from histocli.errors import EXIT_FAILURE, HistoError
 from histocli.signals import catch_signals
 
@@ -48,22 +54,21 @@ class Ranks:
         """Call `function` on every process; return its result if no process failed, else raise one error for all."""
         return function()
 
-    def check_equal(self, value: T, what: str, hint: str = "do not change the files while a job starts") -> T:
-        """Return `value` if it is the same on every process; `what` names it in the error.
+    def check_equal(self, value: object, what: str, hint: str = "do not change the files while a job starts") -> None:
+        """Check that `value` is the same on every process; `what` names it in the error.
 
         Raises:
             HistoError: the values differ.
         """
         if any(other != value for other in self.all_gather(value)):
             raise HistoError(f"the processes of this job have different {what}", hint)
+
+    def all_max(self, value: int) -> int:
+        """Return the maximum of `value` over the processes."""
         return value
 
-    def all_max(self, *values: int) -> tuple[int, ...]:
-        """Return the maximum over the processes of each value."""
-        return values
-
     def all_max_async(self, *values: int) -> tuple[int, ...]:
-        """Return the result of `all_max` for the values of some calls ago, without waiting for other processes."""
+        """Return the maximum of each value of some calls ago, without waiting for other processes."""
         return values
 
     def all_mean(self, values: "Tensor") -> "Tensor":
@@ -125,19 +130,19 @@ class ProcessGroup(Ranks):
             self._stop(error if error and is_first else SystemExit(EXIT_FAILURE))
         return cast(T, result)
 
-    def check_equal(self, value: T, what: str, hint: str = "do not change the files while a job starts") -> T:
-        """Return `value` if it is the same on every process, or raise a HistoError on all of them."""
+    def check_equal(self, value: object, what: str, hint: str = "do not change the files while a job starts") -> None:
+        """Check that `value` is the same on every process, or raise a HistoError on all of them."""
         try:
-            return super().check_equal(value, what, hint)
+            super().check_equal(value, what, hint)
         except HistoError as error:
             self._stop(error)
 
-    def all_max(self, *values: int) -> tuple[int, ...]:
-        """Return the maximum over the processes of each value."""
-        self._pending.append(_start_max_all_reduce(values))
+    def all_max(self, value: int) -> int:
+        """Return the maximum of `value` over the processes."""
+        self._pending.append(_start_max_all_reduce([value]))
         while len(self._pending) > 1:
             self._pending.popleft()[0].wait()
-        return self._take_oldest_result()
+        return self._take_oldest_result()[0]
 
     def all_max_async(self, *values: int) -> tuple[int, ...]:
         """Return the result for the values of `_DELAY` calls ago, or zeros before that: the same on every process."""
@@ -226,18 +231,16 @@ def connect_processes(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ra
 
 def _connect(timeout: timedelta) -> ProcessGroup:
     """Find the other processes of this job and connect to them."""
-    import torch
     import torch.distributed as dist
 
     # Import this before the group exists: on import, default arguments of its functions keep a reference to the group
     # until Python ends, and a thread of gloo that still frees a tensor then aborts the process.
     # `DistributedDataParallel` imports it too.
-    import torch.distributed.nn
+    import torch.distributed.nn  # noqa: F401
 
     try:
         found = find_processes()
-        usual = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        backend = os.environ.get("HISTO_DISTRIBUTED_BACKEND", usual)  # NCCL refuses two processes on one GPU
+        backend = find_backend()
         with _stdout_to_stderr():  # gloo in PyTorch 2.9 prints its connections on stdout
             dist.init_process_group(backend, store=found.store, rank=found.rank, world_size=found.size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
@@ -274,8 +277,10 @@ def _exit_after_the_failed_process(error: RuntimeError) -> NoReturn:
         deadline = time.monotonic() + _EXIT_DELAY
         while not stop and time.monotonic() < deadline:
             time.sleep(0.05)
+    _, _, nccl_error = str(error).partition("Last error:")
+    reason = f", or NCCL failed: {nccl_error.strip().splitlines()[0]}" if nccl_error.strip() else ""
     raise HistoError(
-        "another process of this job has ended",
+        f"another process of this job has ended{reason}",
         "torchrun names it below; torchrun --max-restarts 3 continues from the saved state",
     ) from error
 

@@ -2,23 +2,29 @@
 
 import os
 import platform
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from histocli.compute.memory import keep_freed_memory
-from histocli.compute.rendezvous import is_distributed
+from histocli.compute.rendezvous import find_backend, is_distributed
 from histocli.enums import Device, Precision
 from histocli.errors import HistoError, read_first_line
 from histocli.text import format_count
-from histocli.threads import count_threads as count_threads
+from histocli.threads import count_threads
 
-GPU_FILE = Path("/dev/nvidia0")  # exists if the machine has an NVIDIA GPU, even if PyTorch cannot use it
+DEVICE_FILES = Path("/dev")
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+# Compute capabilities, times 10, for which PyTorch's builds for CUDA 12.6 have code, and those for CUDA 13 have none.
+_CUDA_12_ONLY = range(50, 75)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -63,19 +69,40 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     return Compute(place, chosen, f"{kind} ({name}; {reason}), {chosen} ({why})", problem or "")
 
 
+def find_memory_format(device: torch.device) -> torch.memory_format:
+    """Return how images and convolutions lie in memory on a device: channels last, but contiguous on MPS.
+
+    On MPS, several versions of PyTorch compute wrong gradients of batch norm and max-pooling where the channels are
+    last: https://github.com/pytorch/pytorch/issues/175189. They are last in the result of a convolution if they are
+    last in its images or in its weight.
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def move_model(model: Module, device: torch.device) -> Module:
+    """Move a network to a device; on MPS, its weights become contiguous: see `find_memory_format`."""
+    if find_memory_format(device) is torch.contiguous_format:
+        model.to(memory_format=torch.contiguous_format)
+    return model.to(device)
+
+
 def select_local_gpu() -> None:
     """Select the GPU of this process, one of several on this machine.
 
     Raises:
-        HistoError: the machine has fewer GPUs than processes.
+        HistoError: this process sees fewer GPUs than there are processes on the machine.
     """
     number, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if count == 1 and os.environ.get("CUDA_VISIBLE_DEVICES"):  # a scheduler lets each process see only its own GPU
+    # A scheduler lets each process see only its own GPU; the processes of torchrun and of --processes see the same one,
+    # which gloo can share, and NCCL cannot.
+    can_share = "TORCHELASTIC_RUN_ID" not in os.environ or "nccl" not in find_backend()
+    if count == 1 and os.environ.get(_VISIBLE) and can_share:
         number = 0
     if number >= count:
         raise HistoError(
-            f"local rank {number} on {socket.gethostname()} has no GPU: the machine has {count}",
-            f"torchrun --nproc-per-node {count}, or --device cpu",
+            f"there are more processes than GPUs: local rank {number} on {socket.gethostname()} sees "
+            f"{format_count(count, 'GPU')}",
+            f"--processes {count} (with torchrun: --nproc-per-node {count}), or --device cpu",
         )
     torch.cuda.set_device(number)
 
@@ -86,15 +113,7 @@ def _find_gpu_problem() -> str | None:
     In a job of several processes, this selects the GPU of the process.
     """
     if not torch.cuda.is_available():
-        if not GPU_FILE.exists():
-            return None
-        if not torch.version.cuda:
-            return "this build of PyTorch has no CUDA; install the build that pytorch.org gives for your system"
-        try:
-            torch.cuda.init()
-        except RuntimeError as error:
-            return read_first_line(error)
-        return "PyTorch does not find it"
+        return _explain_unavailable_gpu() if _has_nvidia_gpu() else None
     try:
         if is_distributed():
             # Before anything is computed: else each process would compute on GPU 0 first, and take memory there.
@@ -104,20 +123,61 @@ def _find_gpu_problem() -> str | None:
             return problem
         torch.zeros(1, device="cuda")
     except RuntimeError as error:  # another process holds all of its memory, or the GPU for itself
-        return f"{read_first_line(error)}; nvidia-smi shows which processes use the GPU"
+        return f"{read_first_line(error)}; nvidia-smi shows which processes use the GPU{_suggest_another_gpu()}"
     return None
+
+
+def _has_nvidia_gpu() -> bool:
+    """Return whether the machine has an NVIDIA GPU, even if PyTorch cannot use it.
+
+    Linux has a file for the driver, and one for each GPU. Windows has none, and in WSL `dxg` is there for any GPU; both
+    have nvidia-smi if NVIDIA's driver is installed. On Linux, nvidia-smi alone does not show that there is a GPU.
+    """
+    if any((DEVICE_FILES / name).exists() for name in ("nvidiactl", "nvidia0")):
+        return True
+    return (os.name == "nt" or (DEVICE_FILES / "dxg").exists()) and shutil.which("nvidia-smi") is not None
+
+
+def _explain_unavailable_gpu() -> str:
+    """Return why PyTorch does not find the machine's GPU."""
+    if not torch.version.cuda:
+        return "this build of PyTorch has no CUDA; install the build that pytorch.org gives for your system"
+    reason = "PyTorch does not find it"
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        reason = read_first_line(error)
+    visible = os.environ.get(_VISIBLE)
+    return reason if visible is None else f"{reason}; {_VISIBLE} is {visible[:40]!r}"
+
+
+def _suggest_another_gpu() -> str:
+    """Return how to choose the second GPU of the machine, or "" where there is none or torchrun has chosen."""
+    if torch.cuda.device_count() < 2 or is_distributed():
+        return ""
+    second = os.environ.get(_VISIBLE, "0,1").split(",")[1].strip()
+    return f"; {_VISIBLE}={second} chooses another GPU"
 
 
 def _find_architecture_problem() -> str | None:
     """Return why this PyTorch has no code for the current NVIDIA GPU; None if it has."""
     major, minor = torch.cuda.get_device_capability()
+    capability = 10 * major + minor
     builds = [arch.partition("_")[::2] for arch in torch.cuda.get_arch_list()]
-    if any(_can_run(kind, int(number.rstrip("af")), 10 * major + minor) for kind, number in builds):
+    if any(_can_run(kind, int(number.rstrip("af")), capability) for kind, number in builds):
         return None
     built_for = ", ".join(f"{int(n.rstrip('af')) / 10:.1f}" for kind, n in builds if kind == "sm")
+    fix = "install the newest build from pytorch.org"
+    if capability < min(_CUDA_12_ONLY):
+        fix = "PyTorch 2.10 and later have no code for such an old GPU"
+    elif capability in _CUDA_12_ONLY:
+        fix = (
+            "install the build for CUDA 12.6: pip uninstall torch torchvision, then pip install torch torchvision "
+            "--index-url https://download.pytorch.org/whl/cu126"
+        )
     return (
         f"{torch.cuda.get_device_name()} has compute capability {major}.{minor}, and this PyTorch is built for "
-        f"{built_for}; install an older PyTorch, or its build for an older CUDA"
+        f"{built_for}; {fix}"
     )
 
 

@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from histocli import child
-from histocli.compute.device import count_threads
 from histocli.compute.launcher import LAUNCHER, SECONDS_TO_SAVE, wake_suspended_children
 from histocli.compute.rendezvous import RENDEZVOUS_FILE
 from histocli.errors import HistoError
+from histocli.threads import count_threads
 
 
 def launch(arguments: list[str], processes: int) -> None:

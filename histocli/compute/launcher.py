@@ -50,16 +50,17 @@ def _continue_when_launcher_ends() -> None:
 def wake_suspended_children() -> Iterator[None]:
     """Wake the suspended children of this process when they receive SIGTERM, on Linux.
 
-    A suspended process does not hear SIGTERM, and the others of its job wait for it. Call this in the main thread.
+    A suspended process handles SIGTERM only after it continues, and the others of its job wait for it. Call this in
+    the main thread.
     """
     if sys.platform != "linux":
         yield
         return
     is_over = Event()
-    received, send = os.pipe()  # Python writes each signal that this process handles to `send`
-    os.set_blocking(send, False)
-    previous = signal.set_wakeup_fd(send, warn_on_full_buffer=False)
-    thread = Thread(target=_wake_children_until, args=(is_over, received), name="wake-children", daemon=True)
+    read_end, write_end = os.pipe()  # Python writes each signal that this process handles to `write_end`
+    os.set_blocking(write_end, False)
+    previous = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    thread = Thread(target=_wake_children_until, args=(is_over, read_end), name="wake-children", daemon=True)
     thread.start()
     try:
         yield
@@ -67,14 +68,14 @@ def wake_suspended_children() -> Iterator[None]:
         is_over.set()
         thread.join()
         signal.set_wakeup_fd(previous)
-        os.close(received)
-        os.close(send)
+        os.close(read_end)
+        os.close(write_end)
 
 
-def _wake_children_until(is_over: Event, received: int) -> None:
+def _wake_children_until(is_over: Event, read_end: int) -> None:
     """Continue suspended child processes until the event is set, so that they receive their signals."""
     while not is_over.wait(_POLL_SECONDS):
-        is_ending = bool(select.select([received], [], [], 0)[0])
+        is_ending = bool(select.select([read_end], [], [], 0)[0])
         for path in Path("/proc/self/task").glob("*/children"):
             with suppress(OSError):  # a thread, or a child, that has just ended
                 for child in map(int, path.read_text().split()):

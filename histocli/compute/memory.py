@@ -17,6 +17,10 @@ _PHRASES = (
     "could not create a memory",
     "could not create a primitive",
     "ALLOC_FAILED",
+    "ALLOCATION_FAILED",  # cuDNN 9
+    "cublasCreate",  # the handles of cuBLAS and cuDNN need memory too, and their errors give no reason
+    "cudnnCreate",
+    "CUDNN_STATUS_NOT_INITIALIZED",
     "Failed to allocate memory",
     "bad_alloc",
     "unable to find an engine",  # cuDNN, where no algorithm's workspace fits
@@ -50,10 +54,16 @@ def keep_freed_memory() -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that the memory of the GPU or of the host is full."""
+    """Return whether an exception says that the memory of the GPU or of the host is full.
+
+    If the memory is full while a CUDA graph is captured, the end of the capture raises another error, whose context is
+    this one.
+    """
     if isinstance(error, MemoryError):
         return True
     known = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    if known and "captur" in str(error) and error.__context__ and is_out_of_memory(error.__context__):
+        return True
     return known and any(phrase in str(error) for phrase in _PHRASES)
 
 

@@ -38,6 +38,17 @@ def is_distributed() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
+def find_backend() -> str:
+    """Return the libraries through which the processes exchange tensors: gloo, and on a GPU NCCL.
+
+    NCCL refuses two processes on one GPU.
+    """
+    import torch
+
+    usual = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    return os.environ.get("HISTO_DISTRIBUTED_BACKEND", usual)
+
+
 def read_rank() -> int:
     """Return the rank of this process in its job; 0 for a single process.
 
@@ -140,9 +151,10 @@ def _open_store(rank: int, size: int) -> "Store":
 
 
 def _wait_for_store(host: str, port: int, *, is_own: bool) -> None:
-    """Wait until a store can be reached, or only its machine's name if this process makes it.
+    """Wait until the store accepts connections.
 
-    torch would wait too, but Ctrl-C could not interrupt it.
+    If this process creates it (`is_own`), wait only until the name of its machine is known. torch would wait too, but
+    Ctrl-C could not interrupt it.
 
     Raises:
         RuntimeError: MASTER_ADDR is the name of no machine, or nothing listens there within 30 minutes.

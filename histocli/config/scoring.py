@@ -30,7 +30,7 @@ class EvalConfig:
 
     ckpt: tuple[str, ...] = (CHECKPOINT,)  # of several checkpoints, the mean probability
     data: str | None = None  # None: the validation patches that the checkpoints were trained with
-    labels: Path | None = None  # of a folder, as the next nine
+    labels: Path | None = None  # this and the next nine options are only for a folder of images
     classes: tuple[str, ...] = ()
     slides: Path | None = None
     slide_pattern: str | None = None

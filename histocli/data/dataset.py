@@ -1,8 +1,9 @@
 """Open a manifest together with the packed pixels of its rows."""
 
+from collections.abc import Callable
 from hashlib import sha1
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,15 +19,8 @@ from histocli.workspace import Workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-
+ReadManifest = Callable[[Path, tuple[str, ...]], "pd.DataFrame"]  # reads a manifest with the required columns
 _SAMPLED = 64  # patches whose pixels are compared with the manifest
-
-
-class ReadManifest(Protocol):
-    """Reads a manifest, as `read_manifest` does."""
-
-    def __call__(self, path: Path, required: tuple[str, ...] = ...) -> "pd.DataFrame":
-        """Return the table, which has the required columns."""
 
 
 class Subset(NamedTuple):
@@ -142,6 +136,13 @@ def open_packed(
     if has_other_ids:
         raise HistoError(f"{path}, column id: the ids or their order differ from those that were packed", hint)
     return store, frame
+
+
+def find_source_name(workspace: Workspace, name: str) -> str:
+    """Return the source that a data set was packed from, such as `pcam`; "" if it is not known."""
+    path = workspace.dataset_path(name)
+    dataset = read_json(path) if path.is_file() else None
+    return str(dataset.get("source") or "") if isinstance(dataset, dict) else ""
 
 
 def _read_recorded_ids(workspace: Workspace, name: str) -> str | None:

@@ -60,8 +60,8 @@ def compute_features(
     patch is computed by one of them.
 
     `backbone` takes uint8 images (N,3,96,96) on the device and returns features (N,F). `on_patches` receives the number
-    of patches on the disk, and then the size of each batch when it is done. If it raises an error, the computed
-    features are saved first.
+    of patches that were done since its last call: first of those on the disk, then of each batch. If it raises an
+    error, the computed features are saved first.
     """
     ranks = patches.ranks
     digests = ranks.on_rank0(lambda: hash_patches(patches.store, patches.rows))

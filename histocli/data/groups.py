@@ -1,10 +1,12 @@
 """Group patches of the same slide or tissue, and find what train and validation do not share."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from histocli.enums import Group
+from histocli.metrics.intervals import FEW_CLUSTERS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +44,22 @@ def is_validated_on_other_slides(manifest: "pd.DataFrame") -> bool:
     are not shared: a slide can have patches in both groups.
     """
     return any(_are_disjoint(manifest, unit) for unit in (SLIDE, Group.HOSPITAL))
+
+
+def explain_weak_validation(manifests: "Sequence[pd.DataFrame]") -> str:
+    """Return why validation patches, of one manifest or several, cannot show how confident a network is on new slides.
+
+    It is "" if they can: if they are of other slides than the training patches, and `FEW_CLUSTERS` slides or more are
+    known of each class.
+    """
+    import pandas as pd
+
+    if not all(map(is_validated_on_other_slides, manifests)):
+        return "it is not known whether the validation patches are of other slides than the training patches"
+    patches = pd.concat([frame[frame["split"] == "val"] for frame in manifests]).reindex(columns=["label", SLIDE])
+    slides_by_label = patches[patches[SLIDE] != ""].groupby("label")[SLIDE].nunique()
+    n, kind = min((int(slides_by_label.get(label, 0)), kind) for label, kind in ((0, "normal"), (1, "tumour")))
+    return "" if n >= FEW_CLUSTERS else f"only {n} of the known validation slides have {kind} patches"
 
 
 def find_held_out_hospitals(manifest: "pd.DataFrame") -> list[str]:

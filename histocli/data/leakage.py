@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocli.atomic import read_json
+from histocli.data.dataset import find_source_name
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import PAIR, Array, group_overlaps
@@ -28,14 +29,6 @@ class _PatchSet(NamedTuple):
     data: str
 
 
-class _Shared(NamedTuple):
-    """The number of patches and slides that two sets of patches share; None if the slides are not known."""
-
-    duplicates: int
-    slides: int | None
-    patches_of_slides: int | None
-
-
 def list_audited_names(workspace: Workspace, data: str) -> list[str]:
     """Return the names of the data sets that an audit compares: `data` first, then the others that have a manifest."""
     others = [name for name in workspace.list_datasets() if name != data and workspace.manifest_path(name).is_file()]
@@ -43,7 +36,7 @@ def list_audited_names(workspace: Workspace, data: str) -> list[str]:
 
 
 def audit(
-    workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame | None" = None, *, is_fold: bool = False
+    workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame", *, is_fold: bool = False
 ) -> AuditReport:
     """Count what the splits of a subset share with each other and with every other packed data set.
 
@@ -52,15 +45,14 @@ def audit(
     Args:
         workspace: where the data sets are.
         subset: the subset's rows, with the columns `split`, `data` and `index`.
-        manifest: its data set's manifest, if it has been read already.
+        manifest: its data set's manifest.
         is_fold: whether the subset is a fold of a cross-validation, which divides the data set's own `valid` too.
 
     Raises:
         HistoError: a manifest or the file of overlaps cannot be read.
     """
     names = list_audited_names(workspace, str(subset["data"].iloc[0]))
-    first = read_manifest(workspace.manifest_path(names[0])) if manifest is None else manifest
-    table, rows_of = _combine_manifests(workspace, names, first)
+    table, rows_of = _combine_manifests(workspace, names, manifest)
     searched, pairs = _read_known_pairs(workspace, names, rows_of)
     patch_sets = _collect_patch_sets(table, rows_of, subset, VALIDATION if is_fold else frozenset())
     repeated = table["sha1"].duplicated() & (table["sha1"] != "")
@@ -70,7 +62,7 @@ def audit(
         duplicates=int(repeated[rows_of[names[0]]].sum()),
         contradictions=_find_contradictions(table, repeated, rows_of),
         overlaps_searched=searched,
-        overlaps=_count_overlaps(pairs, first) if names[0] in searched else None,
+        overlaps=_count_overlaps(pairs, manifest) if names[0] in searched else None,
         leaks=[
             _count_leak(
                 table, pairs if patch_set.data in searched else None, name, patch_set, into, patch_sets[into].rows
@@ -85,28 +77,27 @@ def audit(
 def _count_leak(
     table: "pd.DataFrame", pairs: Array | None, name: str, patch_set: _PatchSet, into: str, rows_into: Array
 ) -> Leak:
-    """Count what a set of patches shares with train or val; `pairs` are the overlaps, None if not searched."""
-    shared = _count_shared(table, patch_set.rows, rows_into)
+    """Count what a set of patches shares with the patches `rows_into`.
+
+    `pairs` are the overlaps; None if they were not searched.
+    """
+    rows = patch_set.rows
+    sha1, slide = table["sha1"].to_numpy(), table["slide"].to_numpy()
+    slides, slides_into = set(slide[rows]) - {""}, set(slide[rows_into]) - {""}
+    are_slides_known = bool(slides and slides_into)
     return Leak(
         source=name,
         into=into,
         held_out=patch_set.is_held_out,
-        patches=len(patch_set.rows),
-        duplicates=shared.duplicates,
-        shared_slides=shared.slides,
-        patches_of_shared_slides=shared.patches_of_slides,
-        overlaps=None if pairs is None else _count_overlapping(pairs, patch_set.rows, rows_into, len(table)),
+        patches=len(rows),
+        duplicates=_count_members(sha1[rows], set(sha1[rows_into]) - {""}),
+        shared_slides=len(slides & slides_into) if are_slides_known else None,
+        patches_of_shared_slides=_count_members(slide[rows], slides_into) if are_slides_known else None,
+        overlaps=None if pairs is None else _count_overlapping(pairs, rows, rows_into, len(table)),
     )
 
 
-class SharedWithSubset(NamedTuple):
-    """The number of slides that a split shares with a subset, and of its patches that overlap it; None if unknown."""
-
-    slides: int | None
-    overlaps: int | None
-
-
-def count_shared_with_subset(workspace: Workspace, subset: "pd.DataFrame", data: str, split: str) -> SharedWithSubset:
+def count_shared_with_subset(workspace: Workspace, subset: "pd.DataFrame", data: str, split: str) -> Leak:
     """Count what a split of a packed data set (`all`: the whole data set) shares with a subset."""
     subset_data = str(subset["data"].iloc[0])
     names = list(dict.fromkeys((subset_data, data)))
@@ -114,9 +105,8 @@ def count_shared_with_subset(workspace: Workspace, subset: "pd.DataFrame", data:
     searched, pairs = _read_known_pairs(workspace, names, rows_of)
     splits = table["split"].to_numpy()[rows_of[data]]
     rows = rows_of[data].start + np.flatnonzero((splits == split) | (split == "all"))
-    into = subset["index"].to_numpy()
-    overlaps = _count_overlapping(pairs, rows, into, len(table)) if data in searched else None
-    return SharedWithSubset(_count_shared(table, rows, into).slides, overlaps)
+    patch_set, into = _PatchSet(rows, is_held_out=True, data=data), subset["index"].to_numpy()
+    return _count_leak(table, pairs if data in searched else None, data, patch_set, "the subset", into)
 
 
 def find_leaking(workspace: Workspace, data: str, manifest: "pd.DataFrame") -> Array:
@@ -158,22 +148,25 @@ def _combine_manifests(
     for name in names:
         frame = manifest if name == names[0] else read_manifest(workspace.manifest_path(name))
         columns = {column: frame.get(column, pd.Series("", frame.index)) for column in ("id", "sha1", "slide", "split")}
-        columns["slide"] = _rename_synthetic(workspace, name, columns["slide"])
+        columns["slide"] = rename_synthetic_slides(workspace, name, columns["slide"])
         frames.append(pd.DataFrame({**columns, "label": frame["label"]}))
         rows_of[name] = slice(first, first + len(frame))
         first += len(frame)
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True), rows_of
 
 
-def _rename_synthetic(workspace: Workspace, name: str, slides: "pd.Series[str]") -> "pd.Series[str]":
-    """Add the seed and the size to the names of synthetic slides.
+def rename_synthetic_slides(workspace: Workspace, name: str, slides: "pd.Series[str]") -> "pd.Series[str]":
+    """Add the seed and the size to the names of synthetic slides; other slides keep their names.
 
     All synthetic data sets use the same names, but their slides are the same only if seed and size are.
     """
-    dataset = read_json(workspace.dataset_path(name))
-    if dataset.get("source") != "synthetic":
+    source = find_source_name(workspace, name)
+    if source not in ("synthetic", "synthetic-slides"):
         return slides
-    return slides.where(slides == "", f"{dataset['patches']} of seed {dataset['request']['seed']}: " + slides)
+    dataset = read_json(workspace.dataset_path(name))
+    request = dataset.get("request") or {}
+    size = dataset.get("patches") if source == "synthetic" else f"side {request.get('slide-side')}"
+    return slides.where(slides == "", f"{size} of seed {request.get('seed')}: " + slides)
 
 
 def _collect_patch_sets(
@@ -241,16 +234,6 @@ def _count_overlaps(pairs: Array, manifest: "pd.DataFrame") -> Overlaps:
             for a, b in zip(across["a"][:_MAX_PAIRS_SHOWN], across["b"][:_MAX_PAIRS_SHOWN], strict=True)
         ],
     )
-
-
-def _count_shared(table: "pd.DataFrame", rows: Array, other_rows: Array) -> _Shared:
-    """Count the patches of `rows` whose pixels are also in `other_rows`, and the slides that are in both."""
-    sha1, slide = table["sha1"].to_numpy(), table["slide"].to_numpy()
-    other_slides, slides = set(slide[other_rows]) - {""}, set(slide[rows]) - {""}
-    duplicates = _count_members(sha1[rows], set(sha1[other_rows]) - {""})
-    if not other_slides or not slides:
-        return _Shared(duplicates, None, None)
-    return _Shared(duplicates, len(other_slides & slides), _count_members(slide[rows], other_slides))
 
 
 def _count_members(values: Array, names: set[str]) -> int:

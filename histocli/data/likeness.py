@@ -30,7 +30,7 @@ class LikenessMeter:
         self._next = 0  # position of the next patch to measure
 
     def measure(self, patches: Pixels) -> Likeness:
-        """Return the likeness of those of some consecutive patches (N,96,96,3) that are in the sample."""
+        """Return the likeness of the patches in the sample; `patches` (N,96,96,3) follow those of the last call."""
         chosen = patches[self._next :: self._stride]
         self._next = (self._next - len(patches)) % self._stride
         if not self._references or not len(chosen):

@@ -3,10 +3,8 @@
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from queue import Empty, Queue
-from threading import Event, Thread
-from typing import NamedTuple, TypeVar
+from contextlib import closing
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +17,6 @@ from histocli.patch import Pixels
 
 _BLOCK = 4096  # patches copied to a GPU at a time while the whole subset is uploaded
 BATCHES_AHEAD = 3  # batches that the background thread reads ahead
-T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -147,10 +144,14 @@ class PatchLoader:
             for index in order.split([len(positions) for positions in position_lists]):
                 yield Batch(self.resident_images[index].permute(0, 3, 1, 2), self.labels[index])
             return
-        for images, labels in prefetch(map(self._gather, batches), BATCHES_AHEAD):
-            # Only CUDA can copy in the background, from pinned memory; on MPS the source could be freed too early.
-            is_cuda = self.device.type == "cuda"
-            yield Batch(*(tensor.to(self.device, non_blocking=is_cuda) for tensor in (images, labels)))
+        # Only CUDA can copy in the background, from pinned memory; on MPS the source could be freed too early.
+        is_cuda = self.device.type == "cuda"
+        with (
+            ThreadPoolExecutor(1, "histo-prefetch") as pool,
+            closing(map_on_pool(pool, self._gather, batches, BATCHES_AHEAD)) as prefetched,
+        ):
+            for batch in prefetched:
+                yield Batch(*(tensor.to(self.device, non_blocking=is_cuda) for tensor in batch))
 
     def _gather(self, positions: "np.ndarray") -> Batch:
         """Read one batch into the memory of the CPU, which is pinned for a GPU."""
@@ -175,36 +176,3 @@ class PatchLoader:
             return False
         free, _ = torch.cuda.mem_get_info(self.device)
         return len(self) * int(np.prod(self.store.shape[1:])) < free // 2
-
-
-def prefetch(items: Iterable[T], ahead: int) -> Iterator[T]:
-    """Yield `items`, which a background thread computes up to `ahead` items in advance; its errors are raised here."""
-    queue: Queue[tuple[bool, T | BaseException | None]] = Queue(ahead)
-    stopped = Event()
-
-    def produce() -> None:
-        try:
-            for item in items:
-                queue.put((True, item))
-                if stopped.is_set():
-                    return
-            queue.put((False, None))
-        except BaseException as error:  # noqa: BLE001 - the consuming thread raises it
-            queue.put((False, error))
-
-    thread = Thread(target=produce, name="histo-prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            has_item, item = queue.get()
-            if has_item:
-                yield item  # type: ignore[misc]
-            elif isinstance(item, BaseException):
-                raise item
-            else:
-                return
-    finally:
-        stopped.set()
-        while thread.is_alive():  # it may be waiting for space in the queue
-            with suppress(Empty):
-                queue.get(timeout=0.01)

@@ -108,11 +108,11 @@ def pack(
         ) as chunks,
     ):
         packing = _Packer(source, array, manifest)
-        for found in chunks:
-            packing.add(found)
-            for _, error in found.chunk.failures:
+        for hashed in chunks:
+            packing.add(hashed)
+            for _, error in hashed.chunk.failures:
                 listener.on_unreadable(error)
-            done += len(found.chunk.patches) + len(found.chunk.failures)
+            done += len(hashed.chunk.patches) + len(hashed.chunk.failures)
             listener.on_progress(done)
         packed = packing.finish()
         array.flush()
@@ -133,17 +133,17 @@ class _Packer:
         self.pixels, self.ids = hashlib.sha256(), IdsDigest()
         _write_header(array, 0)
 
-    def add(self, found: _HashedChunk) -> None:
+    def add(self, hashed: _HashedChunk) -> None:
         """Append the patches of a chunk, without duplicates if the source drops them."""
-        chunk = found.chunk
+        chunk = hashed.chunk
         is_kept = np.ones(len(chunk.patches), bool)
         for i, patch in enumerate(chunk.patches):
             if self.source.should_drop_duplicates:
-                key = (patch.split, bytes.fromhex(found.sha1[i])[:12])
+                key = (patch.split, bytes.fromhex(hashed.sha1[i])[:12])
                 is_kept[i] = key not in self.seen
                 self.seen.add(key)
             if is_kept[i]:
-                self._write_row(patch, found.sha1[i], found.low[i], found.high[i])
+                self._write_row(patch, hashed.sha1[i], hashed.low[i], hashed.high[i])
         kept = chunk.pixels if is_kept.all() else chunk.pixels[is_kept]
         self.array.write(kept.data)
         self.pixels.update(kept.data)

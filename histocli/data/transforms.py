@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from histocli.compute.cores import start_cores
+from histocli.compute.device import find_memory_format
 from histocli.enums import Augment
 
 # Unit optical-density vectors of haematoxylin, eosin and DAB for red, green and blue:
@@ -43,15 +44,16 @@ def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: in
 
 
 def resize_images(images: Tensor, side: int | None) -> Tensor:
-    """Resize images (N,C,H,H) to (N,C,S,S) with antialiasing, channels last in memory; S is `side`, or H if it is None.
+    """Resize images (N,C,H,H) to (N,C,S,S) with antialiasing; S is `side`, or H if it is None.
 
-    uint8 images that are made smaller stay uint8 on a CPU, and become float32 on a GPU.
+    They lie in memory as `find_memory_format` says for their device: channels last, except on MPS. uint8 images that
+    are made smaller stay uint8 on a CPU, and become float32 on a GPU.
     """
     if side not in (None, images.shape[-1]):
         is_bytewise = images.dtype is torch.uint8 and images.device.type == "cpu"
         planes = images if is_bytewise else images.float().contiguous()  # floats take half the time by plane
         images = F.interpolate(planes, (side, side), mode="bilinear", antialias=side < images.shape[-1])
-    return images.contiguous(memory_format=torch.channels_last)
+    return images.contiguous(memory_format=find_memory_format(images.device))
 
 
 def make_d4_views(images: Tensor) -> list[Tensor]:

@@ -8,13 +8,14 @@ import re
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from threading import Lock
 from typing import IO, Any
 
 from histocli.errors import HistoError
-from histocli.files import file as limits
+from histocli.files import file as files_module  # read through the module, so that tests can lower the limit
 from histocli.files.file import SYSTEM_FOLDERS, File, check_declared_size, check_size, is_image
 from histocli.files.streams import LimitedStream, Open, StreamMember, StreamReader, UnpackedArchive
 
@@ -78,11 +79,10 @@ def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]
         members = _open_archive(file.name, lambda file=file: open_file(file))  # type: ignore[misc]
         folder = file.name.rpartition("/")[0] if is_table else remove_archive_suffix(file.name)
         opened += [File(f"{folder}/{member.name}" if folder else member.name, member.read) for member in members]
-    names = {file.name for file in opened}
-    if len(names) < len(opened):
-        times: set[str] = set()
-        twice = next(file.name for file in opened if file.name in times or times.add(file.name))  # type: ignore[func-returns-value]
-        raise HistoError(f"{twice!r} is in two of the archives", "give each archive to its own --from, or unpack them")
+    if repeated := [name for name, count in Counter(file.name for file in opened).items() if count > 1]:
+        raise HistoError(
+            f"{repeated[0]!r} is in two of the archives", "give each archive to its own --from, or unpack them"
+        )
     return opened
 
 
@@ -179,7 +179,7 @@ class _ZipMember:
     def __call__(self) -> bytes:
         check_declared_size(self.member.file_size)
         with self.lock, self.archive.open(self.member) as file:
-            return check_size(file.read(limits.MAX_FILE_BYTES + 1))
+            return check_size(file.read(files_module.MAX_FILE_BYTES + 1))
 
     def read_head(self, size: int) -> bytes:
         """Read the first bytes."""
@@ -188,7 +188,7 @@ class _ZipMember:
 
     def copy_to(self, target: IO[bytes]) -> None:
         """Unpack the member, which may be larger than other files."""
-        limit = max(limits.MAX_FILE_BYTES, _MAX_RATIO * self.member.compress_size)
+        limit = max(files_module.MAX_FILE_BYTES, _MAX_RATIO * self.member.compress_size)
         with self.lock, self.archive.open(self.member) as file:
             while chunk := file.read(1 << 20):
                 limit -= len(chunk)

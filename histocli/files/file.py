@@ -22,8 +22,12 @@ _IMAGE_SUFFIX = re.compile(
 )
 _OTHER_SUFFIX = re.compile(
     r"\.(csv|tsv|txt|json|jsonl|xml|yaml|yml|md|html|pdf|py|ipynb|log|db|ini|cls|xlsx|xls|docx|geojson|h5|hdf5|npy|"
-    r"part|crdownload|download|tmp|mrxs|dcm|zip|tar|gz|tgz|bz2|xz|7z|rar)"
+    r"mrxs|dcm|zip|tar|gz|tgz|bz2|xz|7z|rar)"
 )
+# Of programs that copy or download, while a file is not complete. AWS S3 adds eight random hexadecimal digits: those
+# without a letter could be a date.
+_TEMPORARY_SUFFIX = re.compile(r"\.(part|partial|filepart|crdownload|download|opdownload|aria2|tmp)")
+_RANDOM_SUFFIX = re.compile(r"\.(?=.*[a-f])[0-9a-f]{8}")
 _SLIDE_SUFFIX = re.compile(r"\.(svs|ndpi|scn|bif|vms|vmu|svslide|czi)")  # mostly TIFFs: whole slides, not patches
 _TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 _IMAGE_START = re.compile(
@@ -60,8 +64,10 @@ class File(NamedTuple):
 
 
 @dataclass(slots=True)
-class MadeTable:
-    """A table that is not a file, but was made from the arrays or columns of a file, which messages name.
+class ArrayTable:
+    """A CSV table that histo makes of the arrays in an .npz, or of the columns of a Parquet file.
+
+    Messages name that file, not the table.
 
     Attributes:
         data: the table as CSV.
@@ -98,13 +104,22 @@ def find_images(files: Iterable[File]) -> ImageList:
     """Find the images among files: by their suffix, or by their first bytes if the suffix is not known."""
     found = ImageList([], [])
     for file in files:
-        found[0 if _is_image_file(file) else 1].append(file)
+        (found.images if _is_image_file(file) else found.others).append(file)
     return found
 
 
 def is_image(name: str) -> bool:
     """Return whether a file name has the suffix of an image format."""
     return _IMAGE_SUFFIX.fullmatch(split_suffix(name)[1].lower()) is not None
+
+
+def is_incomplete(name: str) -> bool:
+    """Return whether a file has a temporary name of a program that copies or downloads it."""
+    stem, suffix = split_suffix(name.lower())
+    if not _RANDOM_SUFFIX.fullmatch(suffix):
+        return _TEMPORARY_SUFFIX.fullmatch(suffix) is not None
+    final = split_suffix(stem)[1]
+    return any(known.fullmatch(final) for known in (_IMAGE_SUFFIX, _SLIDE_SUFFIX, _OTHER_SUFFIX))
 
 
 def is_image_start(head: bytes) -> bool:
@@ -114,7 +129,7 @@ def is_image_start(head: bytes) -> bool:
 
 def describe_others(files: Iterable[File]) -> str:
     """Return the number of files by suffix, as in "8 files skipped: 5 .jxl, 3 .svs"; "" if there are none."""
-    listed_files = [file for file in files if not isinstance(file.read, MadeTable)]
+    listed_files = [file for file in files if not isinstance(file.read, ArrayTable)]
     named = [file for file in listed_files if file.name.rpartition("/")[2].lower() not in _SYSTEM_FILES]
     counts = Counter(split_suffix(file.name)[1].lower() or "without a suffix" for file in named)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -127,24 +142,27 @@ def _is_image_file(file: File) -> bool:
     suffix = split_suffix(file.name)[1].lower()
     if _IMAGE_SUFFIX.fullmatch(suffix):
         return file.name.rpartition("/")[2].lower() not in _FOLDER_ICONS
-    if _OTHER_SUFFIX.fullmatch(suffix):
+    if _OTHER_SUFFIX.fullmatch(suffix) or is_incomplete(file.name):
         return False
-    read_head = getattr(file.read, "read_head", None)
     try:
-        head: bytes = read_head(HEAD_BYTES) if read_head else file.read()[:HEAD_BYTES]
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):
+        head = read_bytes(file, HEAD_BYTES)
+    except HistoError:
         return False  # the file is counted as skipped
     return is_image_start(head) and not (_SLIDE_SUFFIX.fullmatch(suffix) and _TIFF.match(head))
 
 
-def read_bytes(file: File) -> bytes:
-    """Read the bytes of a file.
+def read_bytes(file: File, size: int | None = None) -> bytes:
+    """Read the bytes of a file, or its first `size` bytes. If its reader allows it, the others are not read at all.
 
     Raises:
         HistoError: the file cannot be read; the message names it.
     """
+    read_head = getattr(file.read, "read_head", None)
     try:
-        return file.read()
+        if size is not None and read_head:
+            head: bytes = read_head(size)
+            return head
+        return file.read()[:size]
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
         raise HistoError(f"{file.name}: {getattr(error, 'strerror', None) or error}") from error
 

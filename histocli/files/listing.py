@@ -49,20 +49,27 @@ def walk_folder(folder: str) -> Iterator[str]:
     """Yield the relative POSIX paths of all regular files in `folder`, and of links that lead nowhere.
 
     A link to a folder is followed, unless this folder is listed already: a link may lead back to a folder above it.
-    A million files are listed in a few seconds, because only folders and links need another system call.
+    A million files are listed in a few seconds, because only folders and links need another system call. A folder that
+    another program removes meanwhile counts as empty.
 
     Raises:
-        OSError: a folder cannot be read.
+        OSError: a folder cannot be read, or `folder` does not exist.
     """
     folders, links = [(folder, "")], list[tuple[str, str]]()
     listed: set[tuple[int, int]] = set()
     while folders or links:
         parent, prefix = folders.pop() if folders else links.pop(0)
-        facts = os.stat(parent)  # noqa: PTH116 - as everywhere in this function, without a `Path` for each entry
-        if (facts.st_dev, facts.st_ino) in listed or (prefix and _is_workspace(parent)):
-            continue
+        try:
+            facts = os.stat(parent)  # noqa: PTH116 - as everywhere in this function, without a `Path` for each entry
+            if (facts.st_dev, facts.st_ino) in listed or (prefix and _is_workspace(parent)):
+                continue
+            opened = os.scandir(parent)
+        except FileNotFoundError:
+            if prefix:
+                continue
+            raise
         listed.add((facts.st_dev, facts.st_ino))
-        with os.scandir(parent) as entries:
+        with opened as entries:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                     continue

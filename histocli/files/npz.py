@@ -13,7 +13,7 @@ import numpy as np
 from histocli.class_names import find_split
 from histocli.errors import HistoError
 from histocli.files.array_tables import LABEL_TITLES, format_value, make_unique_titles, write_csv
-from histocli.files.file import MAX_FILE_BYTES, File, MadeTable
+from histocli.files.file import MAX_FILE_BYTES, ArrayTable, File
 from histocli.files.streams import Open, StreamMember, StreamReader
 from histocli.images import MAX_PIXELS, tiff_tags
 
@@ -181,7 +181,7 @@ def _check_labels(name: str, arrays: Sequence[_Array], patches: _Array, columns:
             raise HistoError(f"{name}: {array.info.filename} holds {array.dtype} {array.shape}", hint)
 
 
-def _make_table(name: str, archive: zipfile.ZipFile, columns: Sequence[_Array], patches: _Array) -> MadeTable:
+def _make_table(name: str, archive: zipfile.ZipFile, columns: Sequence[_Array], patches: _Array) -> ArrayTable:
     """Return arrays (N,) as the columns of a table, whose ids are the names of the patches."""
     texts = [[_name_patch(patches, row) for row in range(patches.shape[0])]]
     for column in columns:
@@ -195,7 +195,7 @@ def _make_table(name: str, archive: zipfile.ZipFile, columns: Sequence[_Array], 
     titles = make_unique_titles([column.title or column.key for column in columns])
     keys = {title: column.key for title, column in zip(titles, columns, strict=True)}
     origin = name.rpartition("/")[2]
-    return MadeTable(write_csv(["id", *titles], texts), origin, "array", keys, range(patches.shape[0]))
+    return ArrayTable(write_csv(["id", *titles], texts), origin, "array", keys, range(patches.shape[0]))
 
 
 def _find_size(archive: zipfile.ZipFile) -> int:

@@ -1,4 +1,7 @@
-"""Open the files that users name with `--out`: regular files at once when complete, pipes and devices as they are."""
+"""Write the files that users name with `--out`.
+
+A regular file appears under its name only when it is complete; pipes and devices are written to directly.
+"""
 
 import codecs
 import os

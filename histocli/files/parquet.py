@@ -12,7 +12,7 @@ import numpy as np
 from histocli.class_names import find_split
 from histocli.errors import HistoError
 from histocli.files.array_tables import LABEL_TITLES, format_value, make_unique_titles, write_csv
-from histocli.files.file import File, MadeTable
+from histocli.files.file import ArrayTable, File
 from histocli.files.formats import NoImageColumnError
 from histocli.files.streams import Open
 from histocli.packages import require_packages
@@ -65,8 +65,8 @@ def list_parquet(name: str, open_file: Open) -> list[File]:
         if others:
             columns = {key: table.read([key])[key].to_pylist() for key in others}
             title = "labels" if any(key.lower() in LABEL_TITLES for key in others) else "columns"
-            made = _make_parquet_table(name, ids, columns, schema.metadata or {})
-            listed.append(File(f"{folder}{stem}-{title}.csv", made))
+            table_of_columns = _make_parquet_table(name, ids, columns, schema.metadata or {})
+            listed.append(File(f"{folder}{stem}-{title}.csv", table_of_columns))
     except (pa.ArrowException, AttributeError, KeyError, TypeError) as error:
         raise HistoError(f"cannot read {name}: {error}", "check that the download is complete") from error
     return listed
@@ -88,7 +88,7 @@ def _is_value_column(kind: Any, pa: Any) -> bool:
 
 def _make_parquet_table(
     name: str, ids: Sequence[str], columns: Mapping[str, list[Any]], metadata: dict[bytes, bytes]
-) -> MadeTable:
+) -> ArrayTable:
     """Return the columns of a Parquet file as a table; rows without a label are dropped."""
     texts = [[format_value(value) for value in _name_classes(columns[key], key, metadata)] for key in columns]
     label = next((at for at, key in enumerate(columns) if key.lower() in LABEL_TITLES), None)
@@ -97,7 +97,7 @@ def _make_parquet_table(
     values = [[column[row] for row in kept] for column in [ids, *texts]]
     keys = dict(zip(titles, columns, strict=True))
     origin = name.rpartition("/")[2]
-    return MadeTable(write_csv(["id", *titles], values), origin, "column", keys, kept)
+    return ArrayTable(write_csv(["id", *titles], values), origin, "column", keys, kept)
 
 
 def _name_classes(values: list[Any], column: str, metadata: dict[bytes, bytes]) -> list[Any]:

@@ -6,13 +6,13 @@ import tempfile
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 
 from histocli.errors import HistoError
-from histocli.files import file as limits
+from histocli.files import file as files_module  # read through the module, so that tests can lower the limit
 from histocli.files.file import check_declared_size
 from histocli.unchanged import State, check_unchanged, find_state
 
@@ -24,9 +24,6 @@ _KEPT_BYTES = 64 << 20  # memory for members that were passed while another one 
 
 class ArchiveFile(io.BufferedReader):
     """An open archive, which is closed when none of its members is used any more."""
-
-    def __init__(self, file: "_CheckedFile") -> None:
-        super().__init__(file)
 
     def __del__(self) -> None:
         self.close()
@@ -113,7 +110,7 @@ class LimitedStream:
 
     def read(self, size: int = -1) -> bytes:
         """Read at most `MAX_FILE_BYTES`."""
-        if not 0 <= size <= limits.MAX_FILE_BYTES:
+        if not 0 <= size <= files_module.MAX_FILE_BYTES:
             raise OSError(f"a header of {size:,} bytes")
         return self._file.read(size)
 
@@ -184,7 +181,7 @@ class StreamMember:
     reader: StreamReader
     offset: int
     size: int
-    prefix: bytes = field(default=b"")
+    prefix: bytes = b""
 
     def __call__(self) -> bytes:
         """Return `prefix` and the bytes of the range."""

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,7 +21,7 @@ from histocli.images.sizes import ImageError, Size
 from histocli.images.tiff import read_tiff
 from histocli.images.tiff_pages import count_levels, is_tiff, read_first_page
 from histocli.images.tiff_segments import decode_with_opencv
-from histocli.patch import PATCH_SIDE
+from histocli.patch import PATCH_SIDE, Pixels
 
 cv2.setNumThreads(1)  # patches are small: several threads decode one patch each
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # depends on OpenCV's version
@@ -33,8 +32,6 @@ LARGEST_SIDE = 2048  # pixels on a side of an image that is scored as one patch;
 CUT, PADDED, CUT_AND_PADDED, SCALED = "cut to the centre", "padded", "cut and padded", "scaled"
 _SAME_MPP = 0.1  # relative difference of two resolutions that are about the same
 RESIZED = (CUT, PADDED, CUT_AND_PADDED, SCALED)  # remarks on images that were not 96x96
-
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,9 +79,8 @@ def _read_values(file: File) -> Values | None:
 
     Only the first bytes are read if they suffice: images can be large, and a network is slow.
     """
-    read_head = getattr(file.read, "read_head", None)
     try:
-        if read_head and is_8_bit(read_bytes(File(file.name, lambda: read_head(_HEAD_BYTES)))):
+        if hasattr(file.read, "read_head") and is_8_bit(read_bytes(file, _HEAD_BYTES)):
             return None
         data = read_bytes(file)
     except HistoError:

@@ -76,7 +76,9 @@ def to_uint8(values: Values, ranges: Ranges | None) -> tuple[Values, str]:
 
 
 def infer_range(kind: str, largest: float) -> ValueRange:
-    """Infer the value of white from the largest value in a set of images, which must be in the upper half of the range.
+    """Infer which value is white from the largest value in a set of images.
+
+    It is the candidate, such as 255 or 4,095, that is at least `largest` and less than twice as large.
 
     Raises:
         ImageError: it is ambiguous.

@@ -4,14 +4,10 @@ OpenCV and Pillow ignore libjpeg's warnings, and return wrong pixels. simplejpeg
 gives the same pixels as OpenCV.
 """
 
-from typing import Any
-
-import numpy as np
 import simplejpeg
 
 from histocli.images.sizes import ImageError
-
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+from histocli.patch import Pixels
 
 # The first words of libjpeg's warnings about lost or wrong data, and of the errors where it stops. OpenCV would return
 # what was decoded before such an error. Other warnings are about harmless fields.

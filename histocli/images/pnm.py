@@ -1,10 +1,10 @@
 """Read the formats of Netpbm: PBM, PGM and PPM, as text (P1 to P3) and binary (P4 to P6), and PAM (P7)."""
 
 import re
-from typing import Any
 
 import numpy as np
 
+from histocli.images.intensity import Values
 from histocli.images.sizes import ImageError, check_pixels
 
 _GAP = rb"(?:[ \t\n\v\f\r]|#[^\n\r]*[\n\r])+"  # white space and comments
@@ -17,8 +17,6 @@ _SPACE = b" \t\n\v\f\r"
 _MAX_WHITE = 65535
 _PAM_HEADER = re.compile(rb"P7\n(?:(?!ENDHDR).*\n){1,100}ENDHDR(?=\n)")
 _PAM_FIELD = re.compile(rb"^(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d{1,9})\s*$", re.MULTILINE)
-
-Values = np.ndarray[Any, np.dtype[Any]]
 
 
 def is_pnm(data: bytes) -> bool:

@@ -14,10 +14,11 @@ import numpy as np
 
 from histocli.images import tiff_tags
 from histocli.images.headers import check_jpeg
+from histocli.images.intensity import Values
 from histocli.images.jpeg import decode_jpeg
 from histocli.images.sizes import ImageError, check_pixels
 from histocli.images.tiff_codecs import CODEC_NAMES, check_segments
-from histocli.images.tiff_layout import BLACK_IS_ZERO, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, Layout, Values
+from histocli.images.tiff_layout import BLACK_IS_ZERO, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, Layout
 from histocli.images.tiff_pages import Page, read_following_pages
 from histocli.images.tiff_segments import JPEG, UNPACK, decode_with_opencv
 

@@ -5,14 +5,13 @@ from typing import Any
 import numpy as np
 
 from histocli.images import tiff_tags
+from histocli.images.intensity import Values
 from histocli.images.sizes import ImageError, check_pixels
 from histocli.images.tiff_pages import Page
 from histocli.images.tiff_segments import JPEG, NONE, UNPACK
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 _MAX_SAMPLES = 8
-
-Values = np.ndarray[Any, np.dtype[Any]]
 
 
 class Layout:
@@ -70,16 +69,14 @@ class Layout:
             raise ImageError(f"the image holds samples of the kind {self.sample_format}, {self.bits} bits")
         return np.dtype(f"{self.page.order}{kinds[self.sample_format]}{self.bits // 8}")
 
-    def _row_bytes(self) -> int:
-        return (self.segment_width * self.samples_in_segment * self.bits + 7) // 8
-
     def compute_segment_size(self, rows: int) -> int:
         """Return how many bytes `rows` rows of a segment have when they are unpacked."""
         if self.photometric == YCBCR and not self.is_planar and self.compression != JPEG:
             across, down = (self.page.read_values(tiff_tags.YCBCR_SUBSAMPLING) or (2, 2))[:2]
             blocks = -(-self.segment_width // max(1, across)) * -(-rows // max(1, down))
             return blocks * (across * down + 2) * self.bits // 8
-        return rows * self._row_bytes()
+        row_bits = self.segment_width * self.samples_in_segment * self.bits
+        return rows * -(-row_bits // 8)
 
     def read_segments(self) -> list[bytes]:
         """Read and unpack every segment.

@@ -1,9 +1,7 @@
 """The pages of TIFF and BigTIFF files, and their tags (TIFF 6.0, section 2)."""
 
 import re
-from collections.abc import Iterator
 from functools import cached_property, lru_cache
-from itertools import islice
 from struct import Struct, error
 from typing import Literal
 
@@ -76,10 +74,10 @@ class Page:
     @cached_property
     def mpp(self) -> float | None:
         """The micrometres per pixel that the page's tags say; None if they say none that a microscope has."""
-        unit = {2: 25_400.0, 3: 10_000.0}.get(self.read_value(296, 2))
+        unit = {2: 25_400.0, 3: 10_000.0}.get(self.read_value(tiff_tags.RESOLUTION_UNIT, 2))
         if unit is None and _IMAGEJ_MICRONS.search(self.description):
             unit = 1.0
-        i, (_, kind, count, place) = self.tags.get(282, (0, (0, 0, 0, 0)))
+        i, (_, kind, count, place) = self.tags.get(tiff_tags.X_RESOLUTION, (0, (0, 0, 0, 0)))
         if unit is None or kind != _RATIONAL or count != 1:
             return None
         if self._room >= _PAIRS[self.order].size:
@@ -117,17 +115,14 @@ def read_first_page(data: bytes) -> Page:
 
 
 def read_following_pages(page: Page) -> list[Page]:
-    """Return the pages after a page, at most 256, without its reduced versions in SubIFDs."""
-    return list(islice(_iterate_pages(page), _MAX_PAGES))
-
-
-def _iterate_pages(page: Page) -> Iterator[Page]:
-    """Yield the pages that follow a page; a loop in the file ends it."""
+    """Return the pages after a page, at most 256 and up to a loop in the file; without the versions in SubIFDs."""
+    pages: list[Page] = []
     seen = {0}
-    while page.next not in seen:
+    while page.next not in seen and len(pages) < _MAX_PAGES:
         seen.add(page.next)
         page = Page(page.data, page.next)
-        yield page
+        pages.append(page)
+    return pages
 
 
 def count_levels(page: Page) -> int:

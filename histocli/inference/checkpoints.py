@@ -6,16 +6,18 @@ from typing import NamedTuple, Unpack
 
 import numpy as np
 
-from histocli.compute.device import Compute, choose_compute
+from histocli.compute.device import Compute, choose_compute, move_model
 from histocli.config import STORED_THRESHOLD, EvalConfig, PredictConfig
 from histocli.data.likeness import LikenessMeter
 from histocli.data.manifest import hash_file
-from histocli.enums import Device, Engine, ExportFormat, Precision
+from histocli.enums import Device, Engine, ExportFormat, Precision, Weights
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import Network
 from histocli.inference.predictor import BatchPredictor, CalibratedNetwork, PredictorOptions
+from histocli.listeners import CommandListener
 from histocli.metrics.calibration import compute_probabilities, rescale_threshold
 from histocli.metrics.thresholds import choose_threshold, parse_threshold
+from histocli.models import describe_weights
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from histocli.models.fuse import fuse_batch_norm
 from histocli.models.onnx_network import OnnxNetwork
@@ -34,7 +36,7 @@ class LoadedCheckpoint(NamedTuple):
     checkpoint: Checkpoint
     engine: str
 
-    def describe(self) -> EvaluatedCheckpoint:
+    def to_report(self) -> EvaluatedCheckpoint:
         """Return the facts about the checkpoint that an evaluation has."""
         return EvaluatedCheckpoint(
             run=self.checkpoint.run,
@@ -44,6 +46,9 @@ class LoadedCheckpoint(NamedTuple):
             checkpoint=str(self.path),
             checkpoint_sha256=self.sha256,
             engine=self.engine,
+            weights_note=describe_weights(
+                self.checkpoint.arch, str(self.checkpoint.config.get("weights") or Weights.RANDOM)
+            ),
         )
 
 
@@ -83,8 +88,13 @@ class CheckpointPredictor(BatchPredictor):
         """The device, the number format and the engine, and why they were chosen: a text for the user."""
         engines = {"PyTorch" if member.engine == TORCH else member.engine: None for member in self.members}
         remark = " (with the file of histo export; --engine torch ignores it)" if ONNX_RUNTIME in engines else ""
-        problem = f"; the GPU cannot be used: {self.compute.warning}" if self.compute.warning else ""
-        return f"{self.compute.reason}, by {' and '.join(engines)}{remark}{problem}"
+        return f"{self.compute.reason}, by {' and '.join(engines)}{remark}"
+
+    def report_device(self, listener: CommandListener, more: str = "") -> None:
+        """Tell the listener `reason` and `more`, and warn if there is a GPU that cannot be used."""
+        if self.compute.warning:
+            listener.on_warning(f"the GPU cannot be used: {self.compute.warning}")
+        listener.on_note(self.reason + more)
 
     @property
     def kind(self) -> list[str]:
@@ -99,9 +109,9 @@ class CheckpointPredictor(BatchPredictor):
     def find_threshold(self, rule: str = STORED_THRESHOLD) -> float:
         """Return the threshold for this predictor's probabilities.
 
-        `rule` is a number, which is compared with the probabilities as they are written; `stored`, the threshold that
-        training chose; or a rule, such as `youden`, which is applied to the scores of the validation patches in the
-        checkpoint. For several checkpoints the mean is returned.
+        `rule` is a number, which is returned unchanged; `stored`, the threshold that training chose; or a rule, such as
+        `youden`, which is applied to the scores of the validation patches in the checkpoint. For several checkpoints
+        the mean is returned.
 
         Raises:
             UsageError: `rule` is none of these.
@@ -109,16 +119,12 @@ class CheckpointPredictor(BatchPredictor):
         """
         if rule != STORED_THRESHOLD and (value := parse_threshold(rule)) is not None:
             return value
-        thresholds = [
-            self._convert_threshold(_choose_threshold(checkpoint, rule), checkpoint.temperature)
-            for checkpoint in self.checkpoints
-        ]
+        thresholds = [_choose_threshold(checkpoint, rule) for checkpoint in self.checkpoints]
+        if self.uncalibrated:  # the checkpoints have thresholds for calibrated probabilities
+            temperatures = [checkpoint.temperature for checkpoint in self.checkpoints]
+            thresholds = [rescale_threshold(*pair) for pair in zip(thresholds, temperatures, strict=True)]
         # The prevalence adjusts the mean of the probabilities, so it also adjusts the mean of the thresholds.
         return float(self._adjust(np.array(sum(thresholds) / len(thresholds))))
-
-    def _convert_threshold(self, calibrated: float, temperature: float) -> float:
-        """Convert a threshold for calibrated probabilities to one for uncalibrated ones, if these are returned."""
-        return rescale_threshold(calibrated, temperature) if self.uncalibrated else calibrated
 
 
 def check_prevalence(prevalence: float | None) -> None:
@@ -222,7 +228,7 @@ def _should_use_onnx(engine: Engine, exported: Path, checkpoint: Checkpoint, com
 
 
 def _build_torch_network(checkpoint: Checkpoint, compute: Compute) -> Network:
-    network = checkpoint.build().to(compute.device)
+    network = move_model(checkpoint.build(), compute.device)
     fuse_batch_norm(network)
     return network
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.compute.device import count_threads
 from histocli.errors import HistoError
 from histocli.inference.score_table import find_clusters, read_scores
 from histocli.metrics import compare_aucs, compute_auc
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import read_evaluation
+from histocli.threads import count_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _KEY = ["data", "id"]
 
 
-def compare(first: Path, second: Path) -> ComparisonReport:
+def compare_evaluations(first: Path, second: Path) -> ComparisonReport:
     """Compare two metrics files of `histo eval` patch by patch; their tables of scores are in the same folder.
 
     Patches are paired by id and must have the same pixels. The intervals are over slides or overlap groups where these
@@ -44,6 +44,7 @@ def compare(first: Path, second: Path) -> ComparisonReport:
             n_in_training=report.n_in_training,
             n_in_validation=report.n_in_validation,
             auc=compute_auc(labels, scores),
+            caveats=report.list_caveats(),
         )
         for path, report, scores in zip(paths, reports, probs, strict=True)
     )

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,18 +14,12 @@ from histocli.patch import Patch
 from histocli.workspace import Workspace
 
 
-class DatasetPatches(NamedTuple):
-    """The patches of a data set, their number, and notes for the user: the splits that are scored."""
-
-    total: int
-    patches: Iterable[Patch]
-    notes: tuple[str, ...]
-
-
 def open_dataset_patches(
     workspace: Workspace, name: str, split: SplitName | None, preparation: Preparation
-) -> DatasetPatches:
-    """Open the patches of a packed data set, or of one of its splits; the ids are those of the manifest.
+) -> tuple[int, Iterable[Patch], tuple[str, ...]]:
+    """Return the number of patches of a packed data set, or of one of its splits, the patches, and notes for the user.
+
+    The ids are those of the manifest. The notes say which splits are scored.
 
     Raises:
         HistoError: the data set has no such split.
@@ -52,4 +45,4 @@ def open_dataset_patches(
             splits = ", ".join(sorted(set(manifest["split"]) - {""})) or "none"
             raise HistoError(f"{name} has no patches in its split {split.value!r}", f"its splits: {splits}")
     ids = manifest["id"].tolist()
-    return DatasetPatches(len(rows), (Patch(ids[row], PackedPatch(store, row)) for row in rows.tolist()), notes)
+    return len(rows), (Patch(ids[row], PackedPatch(store, row)) for row in rows.tolist()), notes

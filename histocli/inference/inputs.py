@@ -14,7 +14,7 @@ from histocli.data.manifest import hash_file
 from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive
-from histocli.files.file import File, describe_others, find_images, make_file, to_utf8
+from histocli.files.file import File, find_images, make_file, to_utf8
 from histocli.files.formats import explain_no_images
 from histocli.files.listing import list_files
 from histocli.images.decode import Preparation
@@ -22,7 +22,9 @@ from histocli.images.image_files import ImageFile, infer_file_ranges
 from histocli.images.intensity import list_white
 from histocli.inference.array_inputs import is_array, open_array, read_array_patches
 from histocli.inference.dataset_inputs import open_dataset_patches
+from histocli.inference.input_notes import describe_empty, describe_shadowed, describe_skipped
 from histocli.inference.path_list import read_path_list, read_stdin_lines
+from histocli.inference.patterns import Match
 from histocli.patch import Patch
 from histocli.sources.folder import choose_id_kind, make_id
 from histocli.workspace import Workspace, is_path
@@ -33,10 +35,11 @@ STDIN = "-"
 class Inputs(NamedTuple):
     """Patches to be scored, and their number where that is known.
 
-    `files` are, by input, its image files. `notes` are lines for the user: the numbers of other files, which are
-    skipped, and the splits that are scored. `id_kind` is the kind of the ids of image files, None if there are several
-    kinds or no image files. `folder` is the folder or archive with all images, None if there are several inputs.
-    `white` is the value of white for each type of images that are not uint8; of several inputs with their names.
+    `files` are, by input, its image files, and `skipped` are all other files. `notes` are lines for the user: the
+    numbers of other files, and the splits that are scored. `id_kind` is the kind of the ids of image files, None if
+    there are several kinds or no image files. `folder` is the folder or archive with all images, None if there are
+    several inputs. `white` is the value of a white pixel, for each type of image that is not uint8. If there are
+    several inputs, and one is not an image, a folder or an archive, each key begins with the input's name.
     """
 
     total: int | None
@@ -45,6 +48,7 @@ class Inputs(NamedTuple):
     notes: tuple[str, ...] = ()
     id_kind: IdKind | None = None
     folder: str | None = None
+    skipped: Sequence[File] = ()
     white: Mapping[str, float] = MappingProxyType({})
 
 
@@ -77,17 +81,17 @@ def open_inputs(
         UsageError: `split` is given for an input that is a path, or an array or data set is given twice.
     """
     preparation = Preparation(resize, mpp)
-    shadowed = () if split else _describe_shadowed(names, workspace)
-    has_image_files = not split and all(_has_image_files(Path(name)) for name in names)
+    shadowed = () if split else describe_shadowed(names, workspace)
+    has_image_files = not split and all(_has_image_files(name) for name in names)
     if has_image_files and (len(names) > 1 or not all(_is_folder(Path(name)) for name in names)):
         others: list[File] = []
         files = {name: _list_prefixed_files(name, others, may_be_empty) for name in names}
         listed = [file for name in names for file in files[name]]
         unique = list({file.name: file for file in listed}.values())
-        notes = shadowed + _describe_empty(files) + _describe_skipped(others)
+        notes = shadowed + describe_empty(files) + describe_skipped(others)
         if repeated := len(listed) - len(unique):  # for example `g/a` and `g/a/1.png`, which match `g/**`
             notes += (f"{repeated:,} images are in several inputs; each image is scored once",)
-        return _make_file_inputs(unique, "", preparation, ids, files)._replace(notes=notes)
+        return _make_file_inputs(unique, "", preparation, ids, files)._replace(notes=notes, skipped=others)
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UsageError(f"the input {twice[0]} is given twice", "give it once")
     inputs = [_open_input(name, workspace, preparation, lines, split, ids, may_be_empty) for name in names]
@@ -101,7 +105,9 @@ def open_inputs(
     kinds = {part.id_kind for part in inputs if part.id_kind}
     id_kind = kinds.pop() if len(kinds) == 1 else None
     white = {kind: top for part in inputs for kind, top in part.white.items()}
-    return Inputs(total, chain.from_iterable(part.patches for part in inputs), files, notes, id_kind, white=white)
+    skipped = [file for part in inputs for file in part.skipped]
+    patches = chain.from_iterable(part.patches for part in inputs)
+    return Inputs(total, patches, files, notes, id_kind, skipped=skipped, white=white)
 
 
 def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
@@ -136,7 +142,7 @@ def hash_inputs(
             digest.update("\n".join(file.name for file in inputs.files[name]).encode())
         elif path.is_file():
             digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
-        elif not _is_dead_link(path):
+        elif not _is_missing_image(name):
             digest.update(hash_file(workspace.manifest_path(name)).encode())
     return digest.hexdigest()
 
@@ -163,7 +169,7 @@ def _open_input(
         total, source = (None, read_stdin_lines()) if lines is None else (len(lines), lines)
         kind = ids or IdKind.PATH
         return Inputs(total, _read_paths(source, preparation, kind), {}, id_kind=kind if total != 0 else None)
-    if not os.path.exists(path) and not _is_dead_link(path):  # noqa: PTH110 - Path.exists raises where a name is too long
+    if not os.path.exists(path) and not _is_missing_image(name):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.list_datasets():
             return _open_dataset(workspace, name, split, preparation)
         workspace.check_complete(name)
@@ -177,15 +183,16 @@ def _open_input(
     files = _list_input_images(path, others, may_be_empty) if is_folder else [_open_file(path, path.name)]
     folder = path if is_folder else path.parent
     prefix = "" if str(folder) == "." else f"{folder.as_posix()}/"
-    notes = _describe_empty({name: files}) + _describe_skipped(others)
+    notes = describe_empty({name: files}) + describe_skipped(others)
     found = _make_file_inputs(files, prefix, preparation, ids, {name: files})
-    return found._replace(notes=notes, folder=to_utf8(str(folder.absolute())) if is_folder and files else None)
+    place = to_utf8(str(folder.absolute())) if is_folder and files else None
+    return found._replace(notes=notes, folder=place, skipped=others)
 
 
-def _has_image_files(path: Path) -> bool:
+def _has_image_files(name: str) -> bool:
     """Return whether an input is a folder, an archive or a file, and not an array."""
-    is_file = os.path.isfile(path)  # noqa: PTH113 - as in `_open_input`
-    return _is_folder(path) or (is_file and not is_array(path)) or _is_dead_link(path)
+    is_file = os.path.isfile(name)  # noqa: PTH113 - as in `_open_input`
+    return _is_folder(Path(name)) or (is_file and not is_array(Path(name))) or _is_missing_image(name)
 
 
 def _is_folder(path: Path) -> bool:
@@ -193,9 +200,9 @@ def _is_folder(path: Path) -> bool:
     return os.path.isdir(path) or (os.path.isfile(path) and is_archive(path.name))  # noqa: PTH112, PTH113 - the same
 
 
-def _is_dead_link(path: Path) -> bool:
-    """Return whether a path is a link to a file that does not exist: then it is an image that cannot be read."""
-    return os.path.islink(path) and not os.path.exists(path)  # noqa: PTH110, PTH114 - as in `_open_input`
+def _is_missing_image(name: str) -> bool:
+    """Return whether an input counts as an image that cannot be read: a dead link, or a removed match of a pattern."""
+    return (isinstance(name, Match) or os.path.islink(name)) and not os.path.exists(name)  # noqa: PTH110, PTH114
 
 
 def _list_input_images(path: Path, others: list[File], may_be_empty: bool) -> list[File]:
@@ -217,29 +224,9 @@ def _open_file(path: Path, name: str | None = None) -> File:
     Raises:
         HistoError: it is not a regular file, or its format is not read.
     """
-    if not _is_dead_link(path):
+    if os.path.exists(path):  # noqa: PTH110 - else it is a missing image
         list_files(path)  # for its errors
     return make_file(path, name)
-
-
-def _describe_shadowed(names: Sequence[str], workspace: Workspace) -> tuple[str, ...]:
-    """Return a note for each path that has the name of a data set; a path with a separator cannot be a data set."""
-    datasets = workspace.list_datasets()
-    return tuple(
-        f"{name} means the path {Path(name).absolute()}; the workspace also has a data set of this name: --split all "
-        "scores the data set"
-        for name in names
-        if name in datasets and os.path.exists(name)  # noqa: PTH110 - Path.exists raises where a name is too long
-    )
-
-
-def _describe_empty(files: dict[str, list[File]]) -> tuple[str, ...]:
-    """Return a note for each folder without images."""
-    return tuple(f"there are no images in {name}" for name, images in files.items() if not images)
-
-
-def _describe_skipped(others: list[File]) -> tuple[str, ...]:
-    return (note,) if (note := describe_others(others)) else ()
 
 
 def _list_prefixed_files(name: str, others: list[File], may_be_empty: bool) -> list[File]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from histocli.compute.ddp import Ranks
 from histocli.config import EvalConfig
-from histocli.data.dataset import Subset, open_subset, select_labelled
+from histocli.data.dataset import Subset, find_source_name, open_subset, select_labelled
 from histocli.data.groups import OVERLAP
 from histocli.data.likeness import choose_stride
 from histocli.data.loaders import PatchLoader
@@ -15,11 +15,12 @@ from histocli.data.overlap_cache import find_overlap_groups
 from histocli.enums import SplitName
 from histocli.errors import HistoError
 from histocli.inference.checkpoints import CheckpointPredictor
-from histocli.inference.leakage import (
-    KnownCounts,
+from histocli.inference.run_patches import (
     ManifestCache,
-    count_known,
+    RunPatchCounts,
+    count_run_patches,
     find_training_manifest,
+    list_slides,
     read_pixel_digests,
 )
 from histocli.inference.score_table import PATCH_COLUMNS
@@ -45,7 +46,8 @@ class ScoredPatches(NamedTuple):
         skipped: how many patches were not scored, by reason.
         changed: how many images were changed or guessed, by what was done.
         packed: the packed data set that holds the pixels; None for a folder.
-        known: the number of patches that the checkpoints were trained on, and validated on.
+        data_source: the source of the packed data set; "" for a folder.
+        run_patches: the number of patches that the runs of the checkpoints used, and of others from the same slides.
         likeness: their likeness to the training patches; None for a run's own validation patches.
     """
 
@@ -56,7 +58,8 @@ class ScoredPatches(NamedTuple):
     skipped: dict[str, int]
     changed: dict[str, int]
     packed: str | None
-    known: KnownCounts
+    data_source: str
+    run_patches: RunPatchCounts
     likeness: Likeness | None
 
 
@@ -79,10 +82,20 @@ def score_packed(
     whole = open_subset(workspace, path, manifests.read)
     split = split.choose_existing(set(whole.frame["split"]))
     subset = select_labelled(whole, split)
-    probs, raw = _score_subset(predictor, subset, config.batch_size, listener, ranks)
+    loader = PatchLoader(
+        subset.store,
+        subset.rows,
+        subset.labels,
+        config.batch_size,
+        predictor.compute.device,
+        is_resident=False,
+        ranks=ranks,
+    )
+    listener.on_total(len(loader))
+    scores = predictor.predict_packed(loader, listener.on_progress)
     table = subset.frame[[name for name in PATCH_COLUMNS if name in subset.frame.columns]].copy()
-    table.insert(2, "prob", probs)
-    table.insert(3, "raw", raw)
+    table.insert(2, "prob", scores.probs)
+    table.insert(3, "raw", scores.raw)
     if (groups := find_overlap_groups(workspace, subset)) is not None:
         table[OVERLAP] = groups
     digests = read_pixel_digests(workspace, subset.data, subset.frame, manifests)
@@ -95,24 +108,16 @@ def score_packed(
         skipped={},
         changed={},
         packed=subset.data,
-        known=count_known(workspace, predictor.checkpoints, digests, manifests),
+        data_source=find_source_name(workspace, subset.data),
+        run_patches=count_run_patches(
+            workspace,
+            predictor.checkpoints,
+            digests,
+            list_slides(workspace, subset.data, subset.frame),
+            manifests,
+        ),
         likeness=_measure_likeness(predictor, subset) if config.data else None,
     )
-
-
-def _score_subset(
-    predictor: CheckpointPredictor,
-    subset: Subset,
-    batch_size: int,
-    listener: CommandListener,
-    ranks: Ranks,
-) -> np.ndarray:
-    """Return the probabilities and the uncalibrated probabilities of packed patches: (2,N)."""
-    device = predictor.compute.device
-    batches = PatchLoader(subset.store, subset.rows, subset.labels, batch_size, device, is_resident=False, ranks=ranks)
-    listener.on_total(len(batches))
-    scores = predictor.predict_packed(batches, listener.on_progress)
-    return np.stack([scores.probs, scores.raw])
 
 
 def _measure_likeness(predictor: CheckpointPredictor, subset: Subset) -> Likeness:

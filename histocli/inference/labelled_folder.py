@@ -17,8 +17,8 @@ from histocli.errors import HistoError, UsageError
 from histocli.images.remarks import Remarks
 from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.labelled import ScoredPatches
-from histocli.inference.leakage import ManifestCache, count_known
 from histocli.inference.predictor import ScoredChunk
+from histocli.inference.run_patches import ManifestCache, count_run_patches
 from histocli.listeners import CommandListener
 from histocli.patch import Patch
 from histocli.reports.likeness import Likeness
@@ -66,7 +66,8 @@ def score_folder(
     meter = predictor.make_likeness_meter(total)
     with closing(predictor.predict_patches(share, size, listener)) as chunks:
         scored = [_make_folder_chunk(chunk, meter.measure(chunk.pixels)) for chunk in chunks]
-    # The processes take the chunks in turns, so this is the order of the files.
+    # Process 0 scored chunk 0, process 1 chunk 1, and so on: taking one chunk of each in turn gives the order of the
+    # files.
     gathered = [chunk for turn in zip_longest(*ranks.all_gather(scored)) for chunk in turn if chunk]
     table = _join_tables(gathered, location)
     digests = [digest for chunk in gathered for digest in chunk.digests]
@@ -87,7 +88,10 @@ def score_folder(
         skipped={reason: count for reason, count in counts.items() if count},
         changed=remarks.count_images(),
         packed=None,
-        known=count_known(workspace, predictor.checkpoints, digests, ManifestCache()),
+        data_source="",
+        run_patches=count_run_patches(
+            workspace, predictor.checkpoints, digests, table["slide"].tolist(), ManifestCache()
+        ),
         likeness=sum((chunk.likeness for chunk in gathered), Likeness()),
     )
 

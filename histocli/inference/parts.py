@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
@@ -18,7 +18,7 @@ from histocli.atomic import read_json
 from histocli.compute.ddp import Ranks
 from histocli.errors import HistoError
 from histocli.fs import make_folder, make_write_error, shorten_name
-from histocli.schema import Json, from_json
+from histocli.schema import from_json, to_json
 
 T = TypeVar("T")
 _MAX_PARTS = 1024  # the largest number of parts of one file
@@ -29,7 +29,7 @@ _BLOCK = 1 << 20  # bytes that are read at a time
 
 
 class Parts:
-    """The parts of the file `target`; each has the rows of the same number of chunks of patches.
+    """The parts of the file `target`, which has `total` rows; each part has whole chunks of `chunk_size` rows.
 
     `fingerprint` is a hash of everything that the content of the parts depends on. A folder of parts with another
     fingerprint is removed. `unfinished` holds the numbers of the unfinished parts, and
@@ -39,12 +39,14 @@ class Parts:
         HistoError: the folder cannot be written.
     """
 
-    def __init__(self, target: Path, fingerprint: str, chunks: int, ranks: Ranks) -> None:
-        self.target = target
+    def __init__(self, target: Path, fingerprint: str, total: int, chunk_size: int, ranks: Ranks) -> None:
+        self.target, self.total = target, total
         # The folder is hidden because the file may lie in a folder that is an input itself.
         self.folder = target.with_name(f".{shorten_name(target.name)}.{fingerprint[:16]}.parts")
+        chunks = math.ceil(total / chunk_size)
         usual = min(_CHUNKS_PER_PART, math.ceil(chunks / _MIN_PARTS))
         self.chunks_per_part = max(1, usual, math.ceil(chunks / _MAX_PARTS))
+        self.patches_per_part = self.chunks_per_part * chunk_size
         self.count = math.ceil(chunks / self.chunks_per_part)
         self.unfinished = ranks.on_rank0(self._prepare)
         self.assigned = self.unfinished[ranks.rank :: ranks.size]
@@ -54,11 +56,15 @@ class Parts:
         try:
             for other in self.target.parent.glob(f".{escape(shorten_name(self.target.name))}.{_ANY_FINGERPRINT}.parts"):
                 if other != self.folder:
-                    shutil.rmtree(other)
+                    shutil.rmtree(other, ignore_errors=True)
             make_folder(self.folder)
-            return [number for number in range(self.count) if not self._is_finished(number)]
+            return sorted(set(range(self.count)) - set(self.list_finished()))
         except OSError as error:
             raise make_write_error(self.target, error) from error
+
+    def list_finished(self) -> list[int]:
+        """Return the numbers of the parts that are finished now."""
+        return [number for number in range(self.count) if self._is_finished(number)]
 
     def part_path(self, number: int) -> Path:
         """Return the path of a part."""
@@ -84,36 +90,32 @@ class Parts:
                 checksum = zlib.crc32(block, checksum)
         return checksum
 
-    def select_share(self, items: Iterable[T], chunk_size: int) -> Iterator[T]:
-        """Yield the inputs that belong to the parts of this process."""
-        assigned, size = set(self.assigned), self.chunks_per_part * chunk_size
-        return (item for i, item in enumerate(items) if i // size in assigned)
+    def select_share(self, patches: Iterable[T]) -> Iterator[T]:
+        """Yield the patches that belong to the parts of this process."""
+        assigned = set(self.assigned)
+        return (patch for i, patch in enumerate(patches) if i // self.patches_per_part in assigned)
 
-    def count_share(self, total: int, chunk_size: int) -> int:
-        """Return how many of `total` inputs `select_share` yields."""
-        return self._count_patches(self.assigned, total, chunk_size)
-
-    def count_unfinished(self, total: int, chunk_size: int) -> int:
-        """Return how many of `total` inputs belong to unfinished parts, of all processes."""
-        return self._count_patches(self.unfinished, total, chunk_size)
-
-    def _count_patches(self, numbers: list[int], total: int, chunk_size: int) -> int:
-        """Return the number of patches in some parts; the last part may be shorter."""
-        size = self.chunks_per_part * chunk_size
-        return sum(min(size, total - number * size) for number in numbers)
+    def count_patches(self, numbers: list[int]) -> int:
+        """Return the number of patches in the parts with these numbers; the last part of the file may be shorter."""
+        size = self.patches_per_part
+        return sum(min(size, self.total - number * size) for number in numbers)
 
     @contextmanager
-    def write_part(self, number: int, counts: Callable[[], Json]) -> Iterator[Path]:
+    def write_part(self, number: int, counts: object) -> Iterator[Path]:
         """Yield the path to write a part to; at the end of the block, mark the part as finished.
 
-        `counts` is called at the end of the block. `read_counts` returns its result later.
+        `counts` is a dataclass that is filled in the block; `read_counts` returns it later.
 
         Raises:
             HistoError: the part cannot be written.
         """
         try:
             yield self.part_path(number)
-            facts = {"bytes": self.part_path(number).stat().st_size, "crc32": self._crc32(number), "counts": counts()}
+            facts = {
+                "bytes": self.part_path(number).stat().st_size,
+                "crc32": self._crc32(number),
+                "counts": to_json(counts),
+            }
             temporary = self.folder / f"{number:04}.tmp"
             temporary.write_text(json.dumps(facts), encoding="utf-8")
             temporary.replace(self._facts_path(number))
@@ -134,8 +136,12 @@ class Parts:
     def remove_if_empty(self) -> None:
         """Remove the folder if it has no finished part: a job that failed at once leaves no files."""
         if not any(self.folder.glob("*.json")):
-            self.remove()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def remove(self) -> None:
-        """Remove the folder with all parts."""
+        """Remove the folder with all parts.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
         shutil.rmtree(self.folder)

@@ -115,7 +115,8 @@ class BatchPredictor:
             HistoError: a probability is not finite, or the memory is too small.
         """
         batches = (pixels[first : first + batch_size] for first in range(0, len(pixels), batch_size))
-        return self._compute_scores(self._join([self._compute_log_odds(self._upload(batch)) for batch in batches]))
+        log_odds = [self._compute_log_odds(self._upload(batch)) for batch in batches]
+        return self._compute_scores(self._concatenate(log_odds))
 
     def predict_packed(self, batches: PatchLoader, on_progress: Callable[[int], None] = lambda done: None) -> Scores:
         """Score every patch of a loader, in the order of its rows.
@@ -132,7 +133,7 @@ class BatchPredictor:
             log_odds.append(self._compute_log_odds(batch.images))
             done += len(batch.images) * batches.ranks.size
             on_progress(min(done, len(batches)))
-        share = self._compute_scores(self._join(log_odds))
+        share = self._compute_scores(self._concatenate(log_odds))
         return Scores(*batches.gather_shares(torch.from_numpy(np.stack(share, 1))).numpy().T)
 
     def predict_patches(
@@ -185,7 +186,7 @@ class BatchPredictor:
 
     def _read_and_score(self, patches: list[Patch]) -> ScoredChunk:
         chunk = load_chunk(patches)
-        return self._finish(chunk, self._start(chunk))
+        return self._finish_scoring(chunk, self._start_scoring(chunk))
 
     def _score_on_gpu(
         self, patches: Iterable[Patch], size: int, pool: DecodingProcesses | None
@@ -194,18 +195,18 @@ class BatchPredictor:
         before: tuple[Chunk, _Download] | None = None
         with closing(load_chunks(patches, size, pool=pool or create_decoding_processes())) as chunks:
             for chunk in chunks:
-                started = chunk, self._start(chunk)
+                started = chunk, self._start_scoring(chunk)
                 if before:
-                    yield self._finish(*before)
+                    yield self._finish_scoring(*before)
                 before = started
         if before:
-            yield self._finish(*before)
+            yield self._finish_scoring(*before)
 
-    def _start(self, chunk: Chunk) -> "_Download":
+    def _start_scoring(self, chunk: Chunk) -> "_Download":
         """Start to compute the log odds of a chunk; on a GPU this does not wait for the result."""
-        return _Download(self._compute_log_odds(self._upload(chunk.pixels)) if chunk.patches else self._join([]))
+        return _Download(self._compute_log_odds(self._upload(chunk.pixels)) if chunk.patches else self._concatenate([]))
 
-    def _finish(self, chunk: Chunk, log_odds: "_Download") -> ScoredChunk:
+    def _finish_scoring(self, chunk: Chunk, log_odds: "_Download") -> ScoredChunk:
         """Wait for the log odds of a chunk, and return the chunk with its scores."""
         scores = self._compute_scores(log_odds.wait())
         return ScoredChunk(chunk.patches, chunk.pixels, scores, chunk.failures, chunk.remarks)
@@ -213,7 +214,7 @@ class BatchPredictor:
     def _upload(self, pixels: Pixels) -> Tensor:
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.compute.device)
 
-    def _join(self, log_odds: list[Tensor]) -> Tensor:
+    def _concatenate(self, log_odds: list[Tensor]) -> Tensor:
         return torch.cat(log_odds, 2) if log_odds else torch.empty(len(self.networks), 1, 0)
 
     def _compute_log_odds(self, images: Tensor) -> Tensor:
@@ -222,7 +223,7 @@ class BatchPredictor:
         while True:
             try:
                 batches = images.split(size) if size else [images]
-                return self._join([self._forward(batch) for batch in batches])
+                return self._concatenate([self._forward(batch) for batch in batches])
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

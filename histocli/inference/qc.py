@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from histocli.data.quality import Distance, Reference, measure_appearance
 from histocli.errors import HistoError
-from histocli.inference.leakage import ManifestCache, load_known_patches
 from histocli.inference.predictor import ScoredChunk
+from histocli.inference.run_patches import ManifestCache, load_run_patches
 from histocli.models.checkpoint import Checkpoint
 from histocli.workspace import Workspace
 
@@ -53,7 +53,7 @@ class Flagger:
                 )
             self.references.append(checkpoint.appearance)
         manifests = ManifestCache()
-        known = [load_known_patches(workspace, checkpoint, manifests) for checkpoint in checkpoints]
+        known = [load_run_patches(workspace, checkpoint, manifests) for checkpoint in checkpoints]
         self.train_ids = {digest: key for patches in known if patches for digest, key in patches.train.items()}
         self.has_training_pixels = None not in known
 

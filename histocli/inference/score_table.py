@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.compute.device import count_threads
 from histocli.data.groups import OVERLAP, find_connected_components
 from histocli.data.manifest import UNLABELLED, open_row_writer
 from histocli.errors import HistoError, describe_value, read_first_line
@@ -15,6 +14,7 @@ from histocli.metrics.calibration import compute_probabilities
 from histocli.metrics.groups import GroupMetrics, compute_group_metrics
 from histocli.metrics.registry import METRICS
 from histocli.models.checkpoint import Checkpoint
+from histocli.threads import count_threads
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,11 +8,13 @@ from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
+from histocli.config import PredictConfig
 from histocli.enums import Output
 from histocli.errors import UsageError
 from histocli.files.file import to_utf8
 from histocli.files.outputs import open_stream, write_output
 from histocli.files.tables import make_table_writer
+from histocli.inference.columns import list_column_types
 from histocli.packages import require_packages
 
 DIGITS = 6  # after the decimal point, in every format
@@ -42,38 +44,29 @@ class BinaryWriter(Writer, Protocol):
 
 
 @contextmanager
-def open_writer(
-    to: Path | IO[str], format: Output, column_types: ColumnTypes, *, escape_formulas: bool = False
-) -> Iterator[Writer]:
-    """Open a writer of these columns, to a text stream, or to a pipe or device at a path.
-
-    With `escape_formulas`, CSV has an apostrophe before text that a spreadsheet would compute.
-    """
+def open_writer(to: Path | IO[str], config: PredictConfig) -> Iterator[Writer]:
+    """Open a writer of the format and the columns in `config`, to a text stream, or to a pipe or device at a path."""
     if not isinstance(to, Path):
-        writer = _make_text_writer(to, format, column_types, escape_formulas)
+        writer = _make_text_writer(to, config)
         yield writer
         writer.close()
         return
-    with open_stream(to) as file, _open_file_writer(file, format, column_types, escape_formulas) as writer:
+    with open_stream(to) as file, _open_file_writer(file, config) as writer:
         yield writer
 
 
 @contextmanager
-def open_part(
-    path: Path, format: Output, column_types: ColumnTypes, *, escape_formulas: bool = False
-) -> Iterator[Writer]:
+def open_part(path: Path, config: PredictConfig) -> Iterator[Writer]:
     """Open a writer to a new regular file."""
-    with path.open("wb") as file, _open_file_writer(file, format, column_types, escape_formulas) as writer:
+    with path.open("wb") as file, _open_file_writer(file, config) as writer:
         yield writer
 
 
 @contextmanager
-def _open_file_writer(
-    file: IO[bytes], format: Output, column_types: ColumnTypes, escape_formulas: bool
-) -> Iterator[Writer]:
+def _open_file_writer(file: IO[bytes], config: PredictConfig) -> Iterator[Writer]:
     """Open a writer to a binary file, and leave the file open at the end."""
-    if format in BINARY_FORMATS:
-        binary = BINARY_FORMATS[format].writer(file, column_types)
+    if config.output_format in BINARY_FORMATS:
+        binary = BINARY_FORMATS[config.output_format].writer(file, list_column_types(config))
         try:
             yield binary
         except BaseException:
@@ -82,16 +75,16 @@ def _open_file_writer(
         binary.close()
         return
     text = TextIOWrapper(file, encoding="utf-8", newline="")
-    writer = _make_text_writer(text, format, column_types, escape_formulas)
+    writer = _make_text_writer(text, config)
     yield writer
     writer.close()
     text.detach()  # the caller, who opened `file`, closes it
 
 
-def _make_text_writer(stream: IO[str], format: Output, column_types: ColumnTypes, escape_formulas: bool) -> Writer:
-    writer = TEXT_WRITERS[format](stream, column_types)
+def _make_text_writer(stream: IO[str], config: PredictConfig) -> Writer:
+    writer = TEXT_WRITERS[config.output_format](stream, list_column_types(config))
     if isinstance(writer, CsvWriter):
-        writer.escape_formulas = escape_formulas
+        writer.escape_formulas = config.escape_formulas
     return writer
 
 

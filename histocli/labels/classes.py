@@ -29,14 +29,14 @@ class ClassFolders:
 
     Attributes:
         labels: the label of each image in a class folder, by the image's path.
-        counts: the number of images of each class folder; its key is as in "tumor = 1".
+        counts: the number of images of each class folder, by its name and label.
         unknown: the number of images of each folder whose name is not understood.
         problem: the reason not to use the labels: contradicting folders, or more than two classes; else None.
         possible_splits: the names of folders that may be splits in another language; [] if there are none.
     """
 
     labels: dict[str, int]
-    counts: dict[str, int]
+    counts: dict[tuple[str, int], int]
     unknown: dict[str, int]
     problem: HistoError | None
     possible_splits: list[str]
@@ -90,11 +90,11 @@ def find_classes(paths: Iterable[str], classes: Mapping[str, int]) -> ClassFolde
     parts = {folder: _find_known_parts(folder, known) for folder in folders}
     problem = _find_contradiction(parts, known, bool(classes))
     problem = problem or (None if classes else _find_more_classes(folders, known, parts))
-    counts: Counter[str] = Counter()
+    counts: Counter[tuple[str, int]] = Counter()
     unknown: Counter[str] = Counter()
     for folder, count in folders.items():
         if parts[folder]:
-            counts["{} = {}".format(*parts[folder][0])] += count
+            counts[parts[folder][0]] += count
         elif names := [part for part in folder.split("/") if not find_split(part)]:
             unknown[names[-1]] += count
     labels = {path: found[0][1] for path in paths if "/" in path and (found := parts[path.rpartition("/")[0]])}

@@ -10,9 +10,9 @@ from histocli.class_names import describe_counts, format_classes_option, format_
 from histocli.errors import HistoError
 from histocli.files.file import File, make_file
 from histocli.labels.classes import ClassFolders, find_classes
-from histocli.labels.found import ContradictionError, Labels, format_examples
 from histocli.labels.label_tables import LabelTables
 from histocli.labels.patch_tables import TableOptions
+from histocli.labels.result import ContradictionError, Labels, format_examples
 from histocli.labels.sidecars import find_words_in_names, read_labels_in_names, read_sidecars
 from histocli.labels.table_files import UnreadableTableError, find_table, peek_table
 from histocli.labels.table_search import find_predictions, use_tables_beside, use_tables_inside
@@ -63,7 +63,7 @@ def find_labels(
     if not result.labels:
         _note_possible_tables(tables, others)
     elif not result.slides and not options.has_slide_pattern:
-        _note_table_beside(tables, "slide", "slides")
+        _note_table_beside(tables, "slide")
     _check_options(tables)
     _note_skipped(tables)
     return result
@@ -109,11 +109,11 @@ def _compare_with_folders(tables: LabelTables, folders: ClassFolders, files: Map
     counts = Counter(labels[name] for name in other)
     text = f"the table {options.labels} differs from the class folders for {len(other):,} of {n_both:,} images"
     if len(other) == n_both and min(counts[0], counts[1]) > 1 and not options.classes:
-        swapped = {word: 1 - label for word, label in tables.words.items()}
+        swapped = {word: 1 - label for word, label in tables.label_of_word.items()}
         raise HistoError(
             f"{text}, which are all: its labels seem to be the wrong way round",
-            f"swap them: {format_meanings(swapped)}; or use the table as it is: {format_meanings(tables.words)}; "
-            "or remove --labels to use the folders",
+            f"swap them: {format_meanings(swapped)}; or use the table as it is: "
+            f"{format_meanings(tables.label_of_word)}; or remove --labels to use the folders",
         )
     if other:
         tables.result.notes.append(f"{text}: {other[0]} has label {labels[other[0]]} in the table, which is used")
@@ -139,14 +139,14 @@ def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> dict[str, int]
             f"{other[0]} has label {result.labels[other[0]]} in the table",
             "--labels TABLE uses the table; move the table away to use the files",
         )
-    tables.words |= found.words
+    tables.label_of_word |= found.words
     result.used.update(found.files)
     result.labels = found.labels | result.labels
     result.notes.append(f"labels from {len(found.labels):,} .cls or .json files next to the images")
     for what, found_values, values in (
         ("slides", found.slides, result.slides),
         ("hospitals", found.hospitals, result.hospitals),
-        ("splits", found.splits, tables.splits.splits),
+        ("splits", found.splits, tables.split_finder.splits),
     ):
         if new := {name: value for name, value in found_values.items() if name not in values}:
             values.update(new)
@@ -166,7 +166,8 @@ def _add_folder_labels(result: Labels, folders: ClassFolders) -> None:
         raise folders.problem
     if folders.labels:
         result.labels.update(folders.labels)
-        result.notes.append(f"labels by the names of folders: {describe_counts(folders.counts)}")
+        counts = describe_counts({f"{name} = {label}": count for (name, label), count in folders.counts.items()})
+        result.notes.append(f"labels by the names of folders: {counts}")
     result.possible_splits = folders.possible_splits
     if folders.unknown:
         option = format_classes_option(folders.unknown)
@@ -207,9 +208,9 @@ def _check_labels_in_names(result: Labels, names: list[str]) -> None:
 def _add_splits(tables: LabelTables, others: Sequence[File]) -> None:
     """Use the splits in tables, or in lists of images such as `train.txt`."""
     result = tables.result
-    result.notes += tables.splits.finish(file for file in others if file.name not in result.used)
-    result.used |= tables.splits.used
-    result.splits = tables.splits.splits
+    result.notes += tables.split_finder.finish(file for file in others if file.name not in result.used)
+    result.used |= tables.split_finder.used
+    result.splits = tables.split_finder.splits
 
 
 def _note_possible_tables(tables: LabelTables, others: Sequence[File]) -> None:
@@ -219,10 +220,10 @@ def _note_possible_tables(tables: LabelTables, others: Sequence[File]) -> None:
             f"{format_examples(unread)} may have the labels, but is not read: save it as CSV, "
             "with a first line such as id,label"
         )
-    _note_table_beside(tables, "label", "labels")
+    _note_table_beside(tables, "label")
 
 
-def _note_table_beside(tables: LabelTables, role: str, option: str) -> None:
+def _note_table_beside(tables: LabelTables, role: str) -> None:
     """Add a note on a table next to the images, if it has columns of ids and of labels or slides (`role`)."""
     for path in tables.tables_beside[:_MAX_TABLES]:
         file = make_file(path)
@@ -233,7 +234,7 @@ def _note_table_beside(tables: LabelTables, role: str, option: str) -> None:
         is_refused = role == "label" and find_predictions(tables, file, start)
         if {"id", role} <= start.list_roles(tables.options.columns) and not is_refused:
             tables.result.notes.append(
-                f"{path.name} next to the images may have the {option}: --{option} {shlex.quote(str(path))}"
+                f"{path.name} next to the images may have the {role}s: --{role}s {shlex.quote(str(path))}"
             )
             break
 
@@ -246,20 +247,20 @@ def _check_options(tables: LabelTables) -> None:
     """
     options = tables.options
     named = {role: name for role, name in options.columns._asdict().items() if name}
-    if named and not tables.tables:
+    if named and not tables.columns_by_table:
         raise HistoError(
             f"--{next(iter(named))}-column is given, but no table was read", "give the table to --labels or --slides"
         )
     for role, name in named.items():
         if role not in tables.roles:
-            columns = dict.fromkeys(column for listed in tables.tables.values() for column in listed)
+            columns = dict.fromkeys(column for listed in tables.columns_by_table.values() for column in listed)
             raise HistoError(
-                f"there is no column {name!r} in {format_examples(list(tables.tables))}",
+                f"there is no column {name!r} in {format_examples(list(tables.columns_by_table))}",
                 f"--{role}-column names a column of a table; the columns are {', '.join(columns)}",
             )
     folders = {part.lower() for name in tables.names for part in name.split("/")[:-1]}
-    if unknown := sorted(set(options.classes) - folders - tables.words.keys()):
-        found = ", ".join(sorted(folders | tables.words.keys())[:12]) or "none"
+    if unknown := sorted(set(options.classes) - folders - tables.label_of_word.keys()):
+        found = ", ".join(sorted(folders | tables.label_of_word.keys())[:12]) or "none"
         raise HistoError(
             f"--classes names {', '.join(unknown)}, which is no folder and no label of a table or of a file beside an "
             "image",
@@ -271,10 +272,10 @@ def _note_skipped(tables: LabelTables) -> None:
     """Add notes on the tables that were skipped, and on the images without a label or a slide."""
     result = tables.result
     result.notes += [f"skipped: {problem}" for problem in tables.problems]
-    if ignored := [name for name in tables.ignored if name not in result.used]:
+    if unused := [name for name in tables.unused_tables if name not in result.used]:
         options = "; --labels TABLE uses one, and --id-column NAME and --label-column NAME name its columns"
         hint = "" if result.labels else options
-        result.notes.append(f"tables that are not used: {format_examples(ignored)}{hint}")
+        result.notes.append(f"tables that are not used: {format_examples(unused)}{hint}")
     for what, known in (("label", result.labels), ("slide", result.slides)):
         missing = [name for name in tables.names if name not in known] if known else []
         if missing:

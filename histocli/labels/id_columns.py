@@ -23,7 +23,7 @@ def choose_id_column(table: PatchTable, match: Match) -> str | None:
         HistoError: two columns with usual names, or numbers and any other column, give different rows for an image.
     """
     names = table.id_columns
-    if not names or table.made:  # the ids of a table that was made are the names of its images
+    if not names or table.array_table:  # the ids of a table that was made are the names of its images
         return table.find("id")
     numbers = [name for name in names if _are_numbers(table.columns[name])]
     if len(names) == 1 and not (numbers and _match_others(table, names[0], match)):

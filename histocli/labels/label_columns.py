@@ -117,7 +117,7 @@ def _parse_folders(texts: Sequence[str]) -> list[int | None]:
     if not any("/" in path for path in paths):
         return []
     found = find_classes(paths, {})
-    is_numbered = any(is_flag(folder.rpartition(" = ")[0]) for folder in found.counts)  # such as folds
+    is_numbered = any(is_flag(folder) for folder, _ in found.counts)  # such as folds
     if found.problem or is_numbered or set(found.labels.values()) != {0, 1}:
         return []
     return [found.labels.get(path) for path in paths]

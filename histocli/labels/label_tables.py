@@ -7,10 +7,10 @@ from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.files.file import File
-from histocli.labels.found import ContradictionError, Labels, format_examples
 from histocli.labels.id_columns import choose_id_column
 from histocli.labels.matching import ImageIndex, TableMatch, check_unambiguous
 from histocli.labels.patch_tables import PatchTable, TableOptions, check_ids, is_changed_by_spreadsheet, is_rounded
+from histocli.labels.result import ContradictionError, Labels, format_examples
 from histocli.labels.splits import SplitFinder, find_split_of_table, read_split_column
 from histocli.labels.table_files import read_patch_table
 
@@ -24,27 +24,30 @@ class LabelTables:
     Attributes:
         result: the collected values.
         problems: the errors of tables that perhaps do not contain labels.
-        words: what each label in the tables and in the files beside the images means; its key is in lower case.
-        tables: the columns of each table that was used, by its name.
+        label_of_word: the label that each text in the tables and in the files beside the images means; its key is in
+            lower case.
+        columns_by_table: the columns of each table that was used, by its name.
         roles: which of id, label, slide, hospital and split are columns in these tables.
-        ignored: the names of the tables inside that have results, or no column with a usual name.
-        tables_beside: the tables next to the images without `labels` in their names.
-        splits: the splits of the images.
+        unused_tables: the names of the tables in the locations that are not used: tables of results, and tables without
+            a known column.
+        tables_beside: the CSV tables next to the locations whose names contain neither `labels` nor a word for results,
+            such as `scores`.
+        split_finder: the splits of the images.
     """
 
     def __init__(self, names: list[str], options: TableOptions) -> None:
         self.index, self.names, self.options = ImageIndex(names), names, options
         self.result = Labels()
         self.problems: list[HistoError] = []
-        self.words: dict[str, int] = {}
-        self.tables: dict[str, list[str]] = {}
+        self.label_of_word: dict[str, int] = {}
+        self.columns_by_table: dict[str, list[str]] = {}
         self.roles: set[str] = set()
         self.tables_beside: list[Path] = []
-        self.ignored: list[str] = []
+        self.unused_tables: list[str] = []
         self._labelled: list[tuple[str, AbstractSet[str]]] = []  # the images to which each table gave a label
         self._id_columns: dict[str, str | None] = {}  # the column of ids in each table; None if it has several parts
         self._columns_used: dict[str, str] = {}  # the column of slides and of hospitals in the first table with it
-        self.splits = SplitFinder(self.index, options.columns.split)
+        self.split_finder = SplitFinder(self.index, options.columns.split)
 
     def add_label_table(self, file: File) -> None:
         """Use a table for labels, and for slides, hospitals and splits if it has them.
@@ -71,7 +74,7 @@ class LabelTables:
         self._labelled.append((table.name, matched.rows.keys()))
         column = table.require("label", columns.label)
         label_of_text = dict(zip(table.columns[column], labels, strict=True))
-        self.words.update((text.lower(), label) for text, label in label_of_text.items())
+        self.label_of_word.update((text.lower(), label) for text, label in label_of_text.items())
         words = sorted(label_of_text.keys() - {"0", "1", "0.0", "1.0"})
         shown = f" ({', '.join(f'{text} = {label_of_text[text]}' for text in words)})" if words else ""
         self._add_note(table, matched, f"labels from {table.describe_place(column)}{shown}", ids)
@@ -176,7 +179,7 @@ class LabelTables:
     def _add_others(self, table: PatchTable, matched: TableMatch) -> None:
         """Add the slides, hospitals and splits of a table."""
         columns, result = self.options.columns, self.result
-        self.tables[table.title] = list(table.columns)
+        self.columns_by_table[table.title] = list(table.columns)
         self.roles |= table.list_roles(columns)
         unused = []
         roles = (("slide", result.slides, columns.slide), ("hospital", result.hospitals, columns.hospital))
@@ -197,7 +200,7 @@ class LabelTables:
                     f"several values of the column {column} have the same {coarser}: --slide-column {coarser} "
                     f"keeps all patches of one {coarser} in the same split"
                 )
-        split_column, notes = self.splits.add_table(table, matched.rows)
+        split_column, notes = self.split_finder.add_table(table, matched.rows)
         result.notes += notes
         used = columns._replace(id=self._id_columns[table.title], split=split_column or columns.split)
         if unused := table.list_unused_columns(used) + unused:  # such as `grade`, which the user may need

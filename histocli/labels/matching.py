@@ -24,11 +24,11 @@ class TableMatch(NamedTuple):
 
 
 class _Place:
-    """The folder and the split of a table: of several images that an id may name, those in them are preferred.
+    """Chooses among images of the same name: those in the folder of the table, or of the split in its name, come first.
 
-    For example, `train/labels.csv` has the id `3`, and there are `train/3.png` and `test/3.png`. Then the two folders
-    have the same file names, and the table describes only the images in its own folder. All other images are excluded,
-    unless an id is the path of one. The same is true for the split.
+    For example, `train/labels.csv` has the id `3`, and there are `train/3.png` and `test/3.png`: the id means
+    `train/3.png`. From then on, the table is taken to describe only images in `train/`; an id means another image only
+    if it is the path of that image. The same is true for the split.
     """
 
     def __init__(self, folder: str, split: str) -> None:
@@ -203,7 +203,11 @@ def check_unambiguous(table: str, what: str, matched: TableMatch, ids: Sequence[
 
 
 def _compare_folders(first: Sequence[str], second: Sequence[str]) -> tuple[bool, int, bool]:
-    """Compare folders from the innermost on: whether all common levels agree, how many agree, and whether all do."""
+    """Compare two lists of folders, the innermost first.
+
+    Return whether they are equal as far as the shorter one goes, how many folders are equal before the first
+    difference, and whether both have the same length.
+    """
     length = min(len(first), len(second))
     same = next((n for n in range(length) if first[n] != _compose(second[n])), length)
     return same == length, same, len(first) == len(second)

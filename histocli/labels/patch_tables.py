@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from histocli.class_names import describe_counts, find_label, format_classes_option
 from histocli.errors import HistoError
-from histocli.files.file import MadeTable, is_image
-from histocli.labels.found import ContradictionError
+from histocli.files.file import ArrayTable, is_image
 from histocli.labels.label_columns import (
     MISSING_LABELS,
     find_contradiction,
@@ -19,6 +18,7 @@ from histocli.labels.label_columns import (
     normalise_name,
     parse_label,
 )
+from histocli.labels.result import ContradictionError
 
 # The usual names of columns, in lower case with underscores; the first one that a table has is used.
 _COLUMN_NAMES = {
@@ -65,20 +65,20 @@ class PatchTable:
     name: str
     columns: dict[str, list[str]]
     lines: list[int]
-    made: MadeTable | None = None  # of a table that is not a file
+    array_table: ArrayTable | None = None  # if it is not a file
 
     @property
     def title(self) -> str:
         """The name of the file, as messages show it."""
-        return self.made.origin if self.made else self.name
+        return self.array_table.origin if self.array_table else self.name
 
     def describe_place(self, column: str, row: int | None = None) -> str:
         """Return where a column is, or its value in a row (from 0): file, line and column, or file, array and row."""
-        if self.made is None:
+        if self.array_table is None:
             line = "" if row is None else f", line {self.lines[row]}"
             return f"{self.name}{line}, column {column}"
-        where = f"{self.made.origin}, {self.made.kind} {self.made.titles.get(column, column)}"
-        return where if row is None else f"{where}, row {self.made.rows[row]}"
+        where = f"{self.array_table.origin}, {self.array_table.kind} {self.array_table.titles.get(column, column)}"
+        return where if row is None else f"{where}, row {self.array_table.rows[row]}"
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -205,7 +205,7 @@ class PatchTable:
     @property
     def _header(self) -> str:
         """Where the names of the columns are."""
-        return self.title if self.made else f"{self.name}, line 1"
+        return self.title if self.array_table else f"{self.name}, line 1"
 
     @property
     def _column_list(self) -> str:

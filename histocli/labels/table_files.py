@@ -10,7 +10,7 @@ from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.files.archives import is_archive
-from histocli.files.file import MAX_FILE_BYTES, File, MadeTable, is_image, make_file, read_bytes, split_suffix
+from histocli.files.file import MAX_FILE_BYTES, ArrayTable, File, is_image, make_file, read_bytes, split_suffix
 from histocli.files.formats import NoImageColumnError
 from histocli.files.listing import list_files
 from histocli.files.tables import SEPARATORS, UTF8_HINT, read_table
@@ -33,7 +33,7 @@ def read_patch_table(file: File) -> PatchTable:
     Raises:
         HistoError: it cannot be read or is malformed; the message names file and line.
     """
-    made = file.read if isinstance(file.read, MadeTable) else None
+    array_table = file.read if isinstance(file.read, ArrayTable) else None
     data = _unpack(file)
     encoding = _ENCODING_OF_MARK.get(data[:2], "utf-8-sig")
     if encoding != "utf-16" and b"\0" in data[:_PEEKED_BYTES]:
@@ -60,7 +60,7 @@ def read_patch_table(file: File) -> PatchTable:
         lines.append(line + bool(separator))
         for column, i in zip(columns, kept, strict=True):
             column.append(fields[i].strip())
-    return PatchTable(file.name, dict(zip((names[i] for i in kept), columns, strict=True)), lines, made)
+    return PatchTable(file.name, dict(zip((names[i] for i in kept), columns, strict=True)), lines, array_table)
 
 
 def _find_delimiter(first: str, name: str) -> str:
@@ -111,9 +111,7 @@ def peek_table(file: File) -> PatchTable:
 
 def _read_start(file: File) -> bytes:
     """Return the first bytes of a table, unpacked if it is a gzip file; the rest is not read if this is possible."""
-    read_head = getattr(file.read, "read_head", None)
-    reader = File(file.name, lambda: read_head(_PEEKED_BYTES)) if read_head else file
-    data = _read(reader)[:_PEEKED_BYTES]
+    data = _read(file, _PEEKED_BYTES)
     if not data.startswith(_GZIP):
         return data
     start = b""
@@ -127,10 +125,10 @@ def _read_start(file: File) -> bytes:
     return start
 
 
-def _read(file: File) -> bytes:
-    """Read the bytes of a file."""
+def _read(file: File, size: int | None = None) -> bytes:
+    """Read the bytes of a table, or its first `size` bytes."""
     try:
-        return read_bytes(file)
+        return read_bytes(file, size)
     except HistoError as error:
         raise UnreadableTableError(str(error), error.hint) from error
 
@@ -142,24 +140,17 @@ def _unpack(file: File) -> bytes:
         raise HistoError(f"{file.name} is an Excel workbook or an archive", "save the table as CSV in UTF-8")
     if not data.startswith(_GZIP):
         return data
-    unpacked = _unpack_gzip(data, file.name, MAX_FILE_BYTES + 1)
+    unpacked = bytearray()
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            while len(unpacked) <= MAX_FILE_BYTES and (block := packed.read(_BLOCK)):
+                unpacked += block
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableTableError(f"cannot unpack {file.name}: {error}", "check the file") from error
     if len(unpacked) > MAX_FILE_BYTES:
         size = f"{MAX_FILE_BYTES >> 20} MiB"
         raise UnreadableTableError(f"{file.name} unpacks to more than {size}", "no table is that large")
-    return unpacked
-
-
-def _unpack_gzip(data: bytes, name: str, size: int) -> bytes:
-    """Return at most `size` bytes of what a gzip file holds; it may have several members, one after the other."""
-    parts: list[bytes] = []
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-            while size and (part := packed.read(min(size, _BLOCK))):
-                parts.append(part)
-                size -= len(part)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableTableError(f"cannot unpack {name}: {error}", "check the file") from error
-    return b"".join(parts)
+    return bytes(unpacked)
 
 
 def read_labels(file: File) -> dict[str, int]:

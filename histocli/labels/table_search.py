@@ -11,12 +11,12 @@ from pathlib import Path
 from histocli.class_names import SplitError
 from histocli.errors import HistoError
 from histocli.files.archives import is_archive, remove_archive_suffix
-from histocli.files.file import DiskReader, File, MadeTable, is_image, make_file
+from histocli.files.file import ArrayTable, DiskReader, File, is_image, make_file
 from histocli.files.outputs import find_record_path
-from histocli.labels.found import ContradictionError, format_examples
 from histocli.labels.label_columns import normalise_name
 from histocli.labels.label_tables import LabelTables
 from histocli.labels.patch_tables import PatchTable
+from histocli.labels.result import ContradictionError, format_examples
 from histocli.labels.table_files import UnreadableTableError, peek_table
 
 _TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
@@ -37,7 +37,7 @@ def use_tables_inside(tables: LabelTables, others: Sequence[File]) -> None:
         if not _TABLE.search(base):
             continue
         if _RESULT_TABLE.search(base):
-            tables.ignored.append(file.name)
+            tables.unused_tables.append(file.name)
             continue
         is_named = "label" in base.lower() and not base.lower().endswith(".txt")
         roles: set[str] = set()
@@ -46,10 +46,8 @@ def use_tables_inside(tables: LabelTables, others: Sequence[File]) -> None:
             roles = start.list_roles(tables.options.columns)
             if reason := find_predictions(tables, file, start):
                 _use_predictions(tables, file, reason, roles)
-            elif is_named:
-                _use_named_table(tables, file, roles)
             else:
-                _use_other_table(tables, file, roles)
+                _use_table(tables, file, roles, is_named=is_named)
         except UnreadableTableError as error:
             if is_named or "split" in roles:  # without the splits, test images could be used for training
                 raise
@@ -67,7 +65,7 @@ def find_predictions(tables: LabelTables, file: File, start: PatchTable) -> str:
         start: its columns and first rows.
     """
     label = start.find("label")
-    if tables.options.columns.label or label is None or isinstance(file.read, MadeTable):
+    if tables.options.columns.label or label is None or isinstance(file.read, ArrayTable):
         return ""
     if isinstance(file.read, DiskReader) and find_record_path(Path(file.read.folder, file.read.name)).is_file():
         return "histo predict wrote it"
@@ -99,18 +97,20 @@ def _use_predictions(tables: LabelTables, file: File, reason: str, roles: set[st
         tables.result.notes.append(f"skipped: {error}")
 
 
-def _use_named_table(tables: LabelTables, file: File, roles: set[str]) -> None:
-    """Use a table with `label` in its name; it must give labels, unless it has columns and none is of labels."""
-    if roles and "label" not in roles:  # another table may have the labels
-        _use_optional_table(tables, file, has_splits="split" in roles)
-    else:
+def _use_table(tables: LabelTables, file: File, roles: set[str], *, is_named: bool) -> None:
+    """Use a table for what its columns have; add a note if it has labels without ids.
+
+    A table with `label` in its name (`is_named`) must give labels, unless it has known columns and none is of labels:
+    then another table may have them. An error of any other table is raised later if nothing else gives labels.
+    """
+    if is_named and (not roles or "label" in roles):
         tables.add_label_table(file)
-
-
-def _use_other_table(tables: LabelTables, file: File, roles: set[str]) -> None:
-    """Use a table for what its columns have; add a note if it has labels without ids."""
-    if "id" in roles and "label" in roles:
-        _use_optional_table(tables, file, has_splits="split" in roles)
+    elif is_named or {"id", "label"} <= roles:
+        error = _try_table(tables.add_label_table, file)
+        if "split" in roles and isinstance(error, UnreadableTableError):
+            raise error  # without the splits, test images could be used for training
+        if error:
+            tables.problems.append(error)
     elif "id" in roles and "slide" in roles and not tables.options.slides:
         tables.add_slide_table(file)
     elif "id" in roles:
@@ -121,16 +121,7 @@ def _use_other_table(tables: LabelTables, file: File, roles: set[str]) -> None:
             "--id-column NAME names the column"
         )
     elif not file.name.lower().endswith(".txt"):
-        tables.ignored.append(file.name)
-
-
-def _use_optional_table(tables: LabelTables, file: File, *, has_splits: bool) -> None:
-    """Use a table if it matches images; its error is raised later if nothing else gives labels."""
-    error = _try_table(tables.add_label_table, file)
-    if has_splits and isinstance(error, UnreadableTableError):
-        raise error  # without the splits, test images could be used for training
-    if error:
-        tables.problems.append(error)
+        tables.unused_tables.append(file.name)
 
 
 def _try_table(add: Callable[[File], None], file: File) -> HistoError | None:
@@ -252,7 +243,10 @@ def _simplify(name: str) -> str:
 
 
 def _find_names_in(text: str, names: AbstractSet[str]) -> set[str]:
-    """Return the names that are words of a text, without those that are words of a longer one."""
+    """Return the names that a text contains as whole words.
+
+    Of two names, one inside the other, only the longer counts: `a b`, and not `a`, in `a_b_labels`.
+    """
     words = _simplify(text).split()
     spans = [(i, j) for i in range(len(words)) for j in range(i + 1, len(words) + 1) if " ".join(words[i:j]) in names]
     longest = [(i, j) for i, j in spans if not any(k <= i and j <= n and (k, n) != (i, j) for k, n in spans)]

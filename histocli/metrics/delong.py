@@ -54,8 +54,8 @@ def compute_delong(labels: Ints, probs: Floats, clusters: Clusters) -> AucError 
     error = _compute_standard_error(labels, shares, clusters)
     if error is None:
         return None
-    reach = -_compute_quantile((1 - LEVEL) / 2, labels, clusters) * error
-    low, high = max(0.0, value - reach), min(1.0, value + reach)
+    half_width = _compute_half_width(error, labels, clusters)
+    low, high = max(0.0, value - half_width), min(1.0, value + half_width)
     return AucError(clusters.by, error, (low, high))
 
 
@@ -76,9 +76,9 @@ def compute_delong_difference(
     if error is None:
         return None
     z = value / error
-    reach = -_compute_quantile((1 - LEVEL) / 2, labels, clusters) * error
+    half_width = _compute_half_width(error, labels, clusters)
     p = 2 * _compute_probability_below(-abs(z), labels, clusters)
-    return AucDifferenceError(clusters.by, error, (value - reach, value + reach), z, p)
+    return AucDifferenceError(clusters.by, error, (value - half_width, value + half_width), z, p)
 
 
 def _count_degrees_of_freedom(labels: Ints, clusters: Clusters) -> float:
@@ -87,15 +87,15 @@ def _count_degrees_of_freedom(labels: Ints, clusters: Clusters) -> float:
     return math.inf if clusters.n == len(labels) else min(counts.normal, counts.tumour) - 1
 
 
-def _compute_quantile(share: float, labels: Ints, clusters: Clusters) -> float:
-    """Return a quantile of the t distribution with the degrees of freedom that the slides give."""
+def _compute_half_width(error: float, labels: Ints, clusters: Clusters) -> float:
+    """Return half the width of an interval: the standard error times the quantile of the t distribution."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(_count_degrees_of_freedom(labels, clusters), share))
+    return float(stdtrit(_count_degrees_of_freedom(labels, clusters), (1 + LEVEL) / 2)) * error
 
 
 def _compute_probability_below(value: float, labels: Ints, clusters: Clusters) -> float:
-    """Return the probability that a value of the t distribution of `_compute_quantile` is smaller than `value`."""
+    """Return the probability that a value of the same t distribution is smaller than `value`."""
     from scipy.special import stdtr
 
     return float(stdtr(_count_degrees_of_freedom(labels, clusters), value))

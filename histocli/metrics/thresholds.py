@@ -38,7 +38,7 @@ def choose_threshold(rule: str, labels: Ints, probs: Floats) -> float:
 
     Raises:
         UsageError: as `parse_threshold`.
-        HistoError: the rule needs both classes, and one is missing.
+        HistoError: the rule needs both classes, and one is missing; or no threshold reaches the specificity.
     """
     value = parse_threshold(rule)
     if value is not None:
@@ -51,10 +51,19 @@ def choose_threshold(rule: str, labels: Ints, probs: Floats) -> float:
     edges = np.concatenate([[1.0], ranking.scores, [0.0]])
     between = (edges[:-1] + edges[1:]) / 2
     sensitivity, specificity = tp / tp[-1], 1 - fp / fp[-1]
+    if ranking.scores[0] == 1:  # no threshold is above a probability of 1
+        between, sensitivity, specificity = between[1:], sensitivity[1:], specificity[1:]
     if name == "youden":
         at = int(np.argmax(sensitivity + specificity))
     elif name == "sensitivity":
         at = int(np.argmax(sensitivity >= float(target) - 1e-12))
     else:
-        at = int(np.flatnonzero(specificity >= float(target) - 1e-12)[-1])
+        reached = np.flatnonzero(specificity >= float(target) - 1e-12)
+        if not reached.size:
+            raise HistoError(
+                f"no threshold has a specificity of {target}: with the highest, it is {specificity[0]:.4f}, because "
+                "normal patches have a probability of 1",
+                "give a lower specificity, or a number",
+            )
+        at = int(reached[-1])
     return float(between[at])

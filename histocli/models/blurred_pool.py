@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from histocli.compute.memory import is_out_of_memory
 from histocli.packages import is_installed
 
 # Of input values. Smaller blocks fit the caches better, but two cores wait for each other after each operation: on a
@@ -83,7 +84,9 @@ def find_triton_kernels(dtype: torch.dtype) -> ModuleType | None:
         with torch.inference_mode(False), torch.enable_grad():
             maps = torch.zeros(1, 8, 2, 2, device="cuda", dtype=dtype, requires_grad=True)
             triton_pool.TritonBlurredMaxPool.apply(maps).sum().backward()
-    except Exception as error:  # noqa: BLE001 - Triton raises errors of many kinds, also those of a C compiler
+    except Exception as error:  # Triton raises errors of many kinds, also those of a C compiler
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         warnings.warn(f"Triton cannot compile the pooling, so training on the GPU is slower: {reason}", stacklevel=2)
         return None

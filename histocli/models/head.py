@@ -13,12 +13,8 @@ def run_head_in_fp32(head: Callable[[Tensor], Tensor], features: Tensor) -> Tens
     network's time that fp32 costs almost nothing there.
     """
     device = features.device.type
-    logits: Tensor
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(
-        device
-    ):  # as in an export, which could not contain a change of autocast
-        logits = head(features)
-        return logits
+    is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if not is_autocast:  # as in an export, which could not contain a change of autocast
+        return head(features)
     with torch.autocast(device, enabled=False):
-        logits = head(features.float())
-        return logits
+        return head(features.float())

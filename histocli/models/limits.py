@@ -79,7 +79,7 @@ def _rebuild(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier:
 
 
 def _build_on_meta_device(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier | None:
-    """Return the network without memory for its weights; None for those of torchvision that need values to be built.
+    """Return the network without memory for its weights; None for a network of torchvision that cannot be built so.
 
     torchvision's networks have no options, and allocate no parameter before they register it.
     """

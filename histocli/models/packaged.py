@@ -16,7 +16,7 @@ NOTICE = (
 )
 NOTE = (
     f"{NAME} was trained on 31,157 training patches of PCam, and Kaggle has the same slides. On patches of these "
-    "slides the validation AUC is too high: compare it on other slides only"
+    "slides the AUC is too high: compare it on other slides only"
 )
 
 

@@ -6,7 +6,6 @@ also use this form for a network from a hub or a folder: it can be built again w
 
 import json
 import re
-from collections.abc import Callable
 from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
@@ -60,7 +59,6 @@ def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
     """
     require_timm(arch)
     import timm
-    from huggingface_hub import hf_hub_download
     from safetensors import SafetensorError
 
     name, _, query = arch.removeprefix(PREFIX).partition("?")
@@ -68,7 +66,7 @@ def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
     try:
         query_options = _parse_options(query)
         with use_cache_if_unreachable() if needs_hub else nullcontext():
-            stored = _read_config(name, hf_hub_download) if is_stored_elsewhere(arch) else (name, {})
+            stored = _read_config(name) if is_stored_elsewhere(arch) else (name, {})
             architecture, config_options = stored
             _check_name(architecture)
             options = {**config_options, **query_options}
@@ -96,7 +94,7 @@ def _make_options_error(arch: str, error: Exception) -> UsageError:
 
 
 def _check_options(arch: str, options: dict[str, Any]) -> None:
-    """Check that the options of a network are plain and small: a checkpoint from anyone can contain them.
+    """Check that the options of a network are plain and small: a checkpoint may come from someone else.
 
     Raises:
         UsageError: there are too many, or one is not a number, true, false, null, a short name or a short list.
@@ -146,13 +144,15 @@ def _describe_backbone(network: Any, architecture: str, options: dict[str, Any],
     return backbone._replace(mean=tuple(data_config["mean"]), std=tuple(data_config["std"]))
 
 
-def _read_config(name: str, fetch: Callable[..., str]) -> tuple[str, dict[str, Any]]:
+def _read_config(name: str) -> tuple[str, dict[str, Any]]:
     """Return the architecture and the options in the `config.json` of a model on the hub or in a folder."""
+    from huggingface_hub import hf_hub_download
+
     if name.startswith(_FOLDER):
         path = Path(name.removeprefix(_FOLDER)) / "config.json"
     else:
         repository, _, revision = name.removeprefix(_HUB).partition("@")
-        path = Path(fetch(repository, "config.json", revision=revision or None))
+        path = Path(hf_hub_download(repository, "config.json", revision=revision or None))
     config = json.loads(path.read_text(encoding="utf-8"))
     if not (isinstance(config, dict) and "architecture" in config):
         raise ValueError(f"{path} does not name a timm architecture")

@@ -6,7 +6,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from histocli import __version__
-from histocli.metrics import Uncertainty
 from histocli.metrics.groups import GroupMetrics
 from histocli.metrics.registry import find_metric_title
 from histocli.pages import charts
@@ -18,7 +17,7 @@ from histocli.pages.operating import OperatingPoints
 from histocli.pages.slides import SlideSection
 from histocli.reports.audit import SPLIT_SENTENCES
 from histocli.reports.comparison import ComparisonReport
-from histocli.reports.evaluation import EvaluationReport
+from histocli.reports.evaluation import EvaluationReport, format_interval
 from histocli.reports.repeats import RepeatsReport
 from histocli.reports.run import RunRecord
 from histocli.text import escape_control_characters
@@ -68,7 +67,7 @@ class RunSection:
 class ComparisonSection:
     """Several runs that were evaluated on the same data: their evaluations, and the paired differences of their AUCs.
 
-    `problems` say why a difference is not shown.
+    `problems` say why a difference is not shown, and that the runs scored different patches.
     """
 
     title: str
@@ -120,7 +119,7 @@ def _make_environment() -> "Environment":
         "number": lambda value: "undefined" if value is None else f"{value:.4f}",
         "known": lambda count: "not known" if count is None else f"{count:,}",
         "metric": find_metric_title,
-        "interval": _format_interval,
+        "interval": lambda uncertainty, name: format_interval(uncertainty, name) or "-",
         "file_name": lambda path: re.split(r"[/\\]", path.rstrip("/\\"))[-1],  # a page for others names no folder
         "select_worst_groups": select_worst_groups,
         "first_rows": lambda rows: list(rows)[:_MAX_ROWS],
@@ -132,11 +131,3 @@ def _make_environment() -> "Environment":
 def _make_printable(value: Any) -> Any:
     """Return text without control characters; text that is HTML already stays as it is."""
     return escape_control_characters(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
-
-
-def _format_interval(uncertainty: Uncertainty | None, name: str) -> str:
-    """Format the 95% interval of a metric; DeLong's interval, which replaces a missing one, is marked as such."""
-    interval = uncertainty.find_interval(name) if uncertainty else None
-    if uncertainty is None or interval is None:
-        return "-"
-    return f"{'DeLong: ' if uncertainty.has_delong_interval(name) else ''}{interval[0]:.4f} to {interval[1]:.4f}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from histocli.errors import HistoError
 from histocli.reports.evaluation import EvaluationReport
-from histocli.slides.records import FinishedSlide
+from histocli.slides.records import HEATMAP_PICTURE, FinishedSlide
 from histocli.slides.resolution import GivenResolutions
 from histocli.workspace import Workspace
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from histocli.slides.patch_maps import PatchMap
 
-HEATMAP = "heatmap.png"  # in the folder of a slide
 _MAX_MAPS = 24  # the largest number of maps of an evaluation: each takes a third of a second
 _QUALITY = 85  # of JPEG
 
@@ -82,12 +81,12 @@ def make_folder_maps(finished: list[tuple[Path, FinishedSlide]], max_bytes: int)
     Raises:
         HistoError: a picture cannot be read.
     """
-    found = [(folder, slide) for folder, slide in finished if (folder / HEATMAP).is_file()]
+    found = [(folder, slide) for folder, slide in finished if (folder / HEATMAP_PICTURE).is_file()]
     found.sort(key=lambda item: (-(item[1].record.tumour_mm2 or 0), item[1].record.slide))
     gallery = MapGallery(len(found))
     for number, (folder, slide) in enumerate(found):
         share = (max_bytes - gallery.bytes) // (len(found) - number)
-        if not (image := _shrink(folder / HEATMAP, share)):
+        if not (image := _shrink(folder / HEATMAP_PICTURE, share)):
             break
         record = slide.record
         areas = (("tissue", record.tissue_mm2), ("of it above the threshold", record.tumour_mm2))

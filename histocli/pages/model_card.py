@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from histocli.atomic import read_json, write_atomically, write_text
-from histocli.data.groups import find_split_unit, is_validated_on_other_slides
+from histocli.data.groups import explain_weak_validation, find_split_unit
 from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
 from histocli.inference.score_table import make_validation_table, measure_scores
 from histocli.metrics import Measurement, Uncertainty
@@ -19,10 +19,10 @@ from histocli.models import describe_weights
 from histocli.models.checkpoint import Checkpoint
 from histocli.pages.markdown import escape_markdown, make_code_span
 from histocli.reports.audit import SPLIT_SENTENCES
-from histocli.reports.evaluation import read_evaluations
+from histocli.reports.evaluation import format_interval, read_evaluations
 from histocli.reports.run import read_run
 from histocli.schema import Count, from_json
-from histocli.text import pluralise
+from histocli.text import format_metric, pluralise
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def write_card(workspace: Workspace, run: str, best: Checkpoint) -> Path:
             dataset=read_dataset(workspace.dataset_path(record.data)),
             splits=[summarise_split(manifest, name) for name in ("train", "val")],
             split_by=find_split_unit(manifest),
-            is_validated_on_other_slides=is_validated_on_other_slides(manifest),
+            weakness=explain_weak_validation([manifest]),
             weights_note=describe_weights(best.arch, str(record.options.get("weights") or "random")),
             options=[
                 (name, value)
@@ -134,7 +134,8 @@ def _render_evaluations(workspace: Workspace, run: str, best_sha256: str) -> str
         for report in read_evaluations(workspace, run).values()
         if report.uncertainty and [checkpoint.checkpoint_sha256 for checkpoint in report.checkpoints] == [best_sha256]
     ]
-    return _make_environment().get_template("evaluations.md.j2").render(evaluations=evaluations)
+    text = _make_environment().get_template("evaluations.md.j2").render(evaluations=evaluations)
+    return f"{text.rstrip()}\n"
 
 
 def read_dataset(path: Path) -> DatasetRecord | None:
@@ -183,13 +184,8 @@ def _make_environment() -> "Environment":
 
 def _format_metric(value: float | None, uncertainty: Uncertainty | None = None, name: str = "") -> str:
     """Format a metric with four decimals, and its interval in parentheses; DeLong's interval is marked as such."""
-    text = "undefined" if value is None else f"{value:.4f}"
-    interval = uncertainty.find_interval(name) if uncertainty else None
-    if uncertainty is None or interval is None:
-        return text
-    return (
-        f"{text} ({'DeLong: ' if uncertainty.has_delong_interval(name) else ''}{interval[0]:.4f} to {interval[1]:.4f})"
-    )
+    interval = format_interval(uncertainty, name)
+    return f"{format_metric(value)} ({interval})" if interval else format_metric(value)
 
 
 def _format_count(count: int | None) -> str:

@@ -4,15 +4,11 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from histocli.enums import PlotFormat as Format
-from histocli.enums import PlotKind as Kind
 from histocli.errors import HistoError
 from histocli.workspace import make_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = ["Format", "Kind", "MissingInputError", "Plot", "shorten"]
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._…-]{0,199}")
 
@@ -33,9 +29,3 @@ class Plot(NamedTuple):
     def file_stem(self) -> str:
         """The name of the file, which is never in another folder: a record may name a data set such as `../x`."""
         return self.stem if _FILE_NAME.fullmatch(self.stem) else make_name(self.stem)
-
-
-def shorten(name: str, length: int) -> str:
-    """Shorten a name to `length` characters; its middle is removed, because names mostly differ at their ends."""
-    head = (length - 1) // 2
-    return name if len(name) <= length else f"{name[:head]}…{name[head + 1 - length :]}"

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from histocli.metrics.bands import Band
 from histocli.metrics.curves import PrecisionRecallCurve
 from histocli.plots.style import CLASS_COLOURS, CLASS_NAMES, GREY, NORMAL, TUMOUR, label_thousands, set_title
-from histocli.reports.evaluation import EvaluationReport
+from histocli.reports.evaluation import EvaluationReport, format_interval
 from histocli.text import format_metric
 
 
@@ -125,13 +125,8 @@ def describe_scored(report: EvaluationReport) -> str:
 
 def format_with_interval(report: EvaluationReport, name: str) -> str:
     """Format a metric with its 95% interval, if it has one."""
-    uncertainty, value = report.uncertainty, format_metric(report.measured.metrics[name], 3)
-    interval = uncertainty.find_interval(name) if uncertainty else None
-    if uncertainty is None or interval is None:
-        return value
-    return (
-        f"{value} ({'DeLong: ' if uncertainty.has_delong_interval(name) else ''}{interval[0]:.3f} to {interval[1]:.3f})"
-    )
+    value, interval = format_metric(report.measured.metrics[name], 3), format_interval(report.uncertainty, name, 3)
+    return f"{value} ({interval})" if interval else value
 
 
 def find_drawn_recall(curve: PrecisionRecallCurve) -> tuple[list[float], list[float]]:

@@ -16,6 +16,7 @@ from histocli.plots.evaluation import (
     format_with_interval,
 )
 from histocli.plots.style import GREEN, GREY, NORMAL, ORANGE, PURPLE, TUMOUR, set_title
+from histocli.reports.conditions import have_same_patches
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.run import EpochRecord, RunRecord
 
@@ -87,6 +88,5 @@ def _style(i: int) -> dict[str, Any]:
 def _finish(figure: Figure, heading: str, reports: Sequence[EvaluationReport]) -> None:
     """Add the legend below the axes, and the title with the data; the legend says which runs scored other patches."""
     figure.legend(loc="outside lower center", ncols=1)
-    scored = {(report.manifest_sha256, report.measured.n, report.measured.positives) for report in reports}
-    patches = f"n = {reports[0].measured.n:,}" if len(scored) == 1 else "the runs scored different patches"
+    patches = f"n = {reports[0].measured.n:,}" if have_same_patches(reports) else "the runs scored different patches"
     set_title(figure, heading, describe_scored(reports[0]), patches)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from histocli.atomic import write_atomically
 from histocli.patch import Pixels
-from histocli.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, PlotStyle, save, set_title
+from histocli.plots.style import GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, PlotStyle, save, set_title
 from histocli.reports.slides import Estimate, SlideEvaluation
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.lesions import FALSE_POSITIVES
@@ -72,47 +72,39 @@ def write_heatmap_picture(
     save(path, PlotStyle(), PAGE, PAGE * ratio * 0.8 + 0.8, draw)
 
 
-def draw_slide_roc(path: Path, report: SlideEvaluation) -> Path:
+def draw_slide_roc(figure: Figure, report: SlideEvaluation) -> None:
     """Draw the ROC curves of slides, one for each way to make one score of a slide."""
-
-    def draw(figure: Figure) -> None:
-        axes: Axes = figure.add_subplot()
-        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="chance")
-        for (name, estimate), colour in zip(report.auc.items(), (NORMAL, ORANGE, GREEN), strict=True):
-            if estimate.value is None:
-                continue
-            axes.plot(
-                *zip(*report.compute_roc(name), strict=True),
-                color=colour,
-                clip_on=False,
-                label=f"{name}: {_format_estimate(estimate)}",
-            )
-        axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        figure.legend(loc="outside lower center")
-        set_title(figure, "ROC of slides", f"{report.slides:,} slides, {report.tumour_slides:,} with tumour")
-
-    return save(path, PlotStyle(), COLUMN, COLUMN + 1, draw)
+    axes: Axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="chance")
+    for (name, estimate), colour in zip(report.auc.items(), (NORMAL, ORANGE, GREEN), strict=True):
+        if estimate.value is None:
+            continue
+        axes.plot(
+            *zip(*report.compute_roc(name), strict=True),
+            color=colour,
+            clip_on=False,
+            label=f"{name}: {_format_estimate(estimate)}",
+        )
+    axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    figure.legend(loc="outside lower center")
+    set_title(figure, "ROC of slides", f"{report.slides:,} slides, {report.tumour_slides:,} with tumour")
 
 
-def draw_froc(path: Path, report: SlideEvaluation) -> Path:
+def draw_froc(figure: Figure, report: SlideEvaluation) -> None:
     """Draw the FROC curve, and the points whose mean is the score."""
-
-    def draw(figure: Figure) -> None:
-        axes: Axes = figure.add_subplot()
-        last = max(report.false_positives[-1], FALSE_POSITIVES[-1])
-        false = [*report.false_positives, last]
-        found = [*report.sensitivity, report.sensitivity[-1]]
-        axes.plot(false, found, color=NORMAL, clip_on=False)
-        at = np.interp(FALSE_POSITIVES, report.false_positives, report.sensitivity)
-        axes.plot(FALSE_POSITIVES, at, "o", color=TUMOUR, clip_on=False, label="1/4 to 8 false positives")
-        axes.set(xlabel="false positives per slide", ylabel="sensitivity for lesions", ylim=(0, 1))
-        axes.set(xlim=(0, FALSE_POSITIVES[-1]))
-        axes.legend(loc="lower right")
-        lesions = sum(recall.lesions for recall in report.recall.values())
-        what = f"{format_count(lesions, 'lesion')} in {report.slides:,} slides"
-        set_title(figure, "FROC of lesions", f"{what}; score {_format_estimate(report.froc)}")
-
-    return save(path, PlotStyle(), COLUMN, COLUMN, draw)
+    axes: Axes = figure.add_subplot()
+    last = max(report.false_positives[-1], FALSE_POSITIVES[-1])
+    false = [*report.false_positives, last]
+    found = [*report.sensitivity, report.sensitivity[-1]]
+    axes.plot(false, found, color=NORMAL, clip_on=False)
+    at = np.interp(FALSE_POSITIVES, report.false_positives, report.sensitivity)
+    axes.plot(FALSE_POSITIVES, at, "o", color=TUMOUR, clip_on=False, label="1/4 to 8 false positives")
+    axes.set(xlabel="false positives per slide", ylabel="sensitivity for lesions", ylim=(0, 1))
+    axes.set(xlim=(0, FALSE_POSITIVES[-1]))
+    axes.legend(loc="lower right")
+    lesions = sum(recall.lesions for recall in report.recall.values())
+    what = f"{format_count(lesions, 'lesion')} in {report.slides:,} slides"
+    set_title(figure, "FROC of lesions", f"{what}; score {_format_estimate(report.froc)}")
 
 
 def _format_estimate(estimate: Estimate) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from histocli.atomic import write_atomically
-from histocli.plots import Format
+from histocli.enums import PlotFormat
 
 # Okabe & Ito (2008): colours that differ under every common colour blindness: https://jfly.uni-koeln.de/color/
 NORMAL, TUMOUR = "#0072B2", "#D55E00"
@@ -52,17 +52,17 @@ _STYLE: dict[str, Any] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
-_METADATA: dict[Format, dict[str, Any]] = {
-    Format.PNG: {"Software": None},
-    Format.SVG: {"Date": None},
-    Format.PDF: {"CreationDate": None},
+_METADATA: dict[PlotFormat, dict[str, Any]] = {
+    PlotFormat.PNG: {"Software": None},
+    PlotFormat.SVG: {"Date": None},
+    PlotFormat.PDF: {"CreationDate": None},
 }
 
 
 class PlotStyle(NamedTuple):
     """How plots are written: in which format, with which resolution, how wide in inches, and whether with a title."""
 
-    format: Format = Format.PNG
+    format: PlotFormat = PlotFormat.PNG
     dpi: int = DPI
     width: float | None = None
     has_title: bool = True

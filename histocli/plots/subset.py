@@ -5,9 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from histocli.enums import Split
-from histocli.plots import shorten
 from histocli.plots.style import CLASS_COLOURS, CLASS_NAMES, label_thousands, set_title
 from histocli.reports.balance import BalanceReport, SlideCounts, SplitCounts
+from histocli.text import shorten_to_length
 
 _KEYS = ("negative", "positive")
 _NAMED_SLIDES = 16  # more names would overlap
@@ -75,7 +75,7 @@ def _draw_slides(axes: Axes, slides: list[SlideCounts]) -> None:
     label_thousands(axes.yaxis)
     axes.set(ylabel="patches")
     if len(rows) <= _NAMED_SLIDES:
-        axes.set_xticks(x, [shorten(row.slide, 16) for row in rows], rotation=90 if len(rows) > 2 else 0)
+        axes.set_xticks(x, [shorten_to_length(row.slide, 16) for row in rows], rotation=90 if len(rows) > 2 else 0)
     else:
         axes.set_xticks([])
         axes.set(xlabel="slides, the largest of each split first")

@@ -1,1 +1,1 @@
-"""Reports of the commands as dataclasses, the model card, and plots."""
+"""The reports of the commands: dataclasses that are written as JSON and read again."""

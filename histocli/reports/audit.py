@@ -6,8 +6,8 @@ from histocli.errors import HistoError
 from histocli.schema import Count
 from histocli.text import format_count
 
-# What train and validation share, by the unit that `histocli.data.groups.find_split_unit` returns.
 _MAX_LEAKS = 3  # splits that leak, which a message names
+# What train and validation share, by the unit that `histocli.data.groups.find_split_unit` returns.
 SPLIT_SENTENCES = {
     "slide": "Train and validation share no slide.",
     "overlap group": "Patches that overlap are in the same split. Patches of one slide that do not overlap may be in "

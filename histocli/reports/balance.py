@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histocli.atomic import read_json, write_json
+from histocli.atomic import read_json
 from histocli.config import SUBSET
 from histocli.reports.audit import AuditReport
-from histocli.schema import Count, Fraction, from_json, to_json
+from histocli.schema import Count, Fraction, from_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,11 +114,6 @@ def read_balance_report(path: Path) -> BalanceReport:
         HistoError: the file cannot be read, or a field is missing or has a wrong type or value.
     """
     return from_json(BalanceReport, read_json(path), str(path), "histo balance writes it again")
-
-
-def write_balance(path: Path, report: BalanceReport) -> None:
-    """Write the report of a subset atomically."""
-    write_json(path, to_json(report))
 
 
 def count_patches(subset: "pd.DataFrame") -> dict[str, SplitCounts]:

@@ -3,12 +3,16 @@
 from dataclasses import dataclass, field
 
 from histocli.metrics import PairedDifference
+from histocli.reports.caveats import Caveat
 from histocli.schema import Count
 
 
 @dataclass(frozen=True)
 class ComparedEvaluation:
-    """One of two compared evaluations: its file, run, data and split, and its AUC on the common patches."""
+    """One of two compared evaluations: its file, run, data and split, its AUC on the common patches, and its caveats.
+
+    `caveats` is empty in files of early versions.
+    """
 
     file: str
     run: str
@@ -18,6 +22,7 @@ class ComparedEvaluation:
     n_in_training: Count | None
     n_in_validation: Count | None
     auc: float | None
+    caveats: list[Caveat] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What must be equal to compare evaluations of several runs."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -44,8 +45,13 @@ def group_by_conditions(
     return {key: min(found, key=_rank_evaluation)[1] for key, found in groups.items()}
 
 
+def have_same_patches(reports: Sequence[EvaluationReport]) -> bool:
+    """Return whether evaluations in the same conditions scored the same patches, as far as the reports show it."""
+    return len({(report.manifest_sha256, report.measured.n, report.measured.positives) for report in reports}) == 1
+
+
 def _rank_evaluation(evaluation: tuple[Path, EvaluationReport]) -> tuple[bool, int]:
-    """Return the place of an evaluation among those that differ only in threshold and epoch; the lowest is used."""
+    """Return a sort key: of evaluations that differ only in threshold and epoch, that with the lowest key is used."""
     path, report = evaluation
     # A hash is added to the name if it is not the best epoch.
     return report.threshold_rule != STORED_THRESHOLD, len(path.name)

@@ -3,14 +3,14 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 from histocli.atomic import read_json, write_json
 from histocli.config import STORED_THRESHOLD
-from histocli.enums import Weights
 from histocli.errors import HistoError
 from histocli.metrics import Measurement, Uncertainty
 from histocli.metrics.groups import GroupMetrics
+from histocli.reports.caveats import Caveat, list_caveats
 from histocli.reports.likeness import Likeness
 from histocli.schema import Count, Json, from_json, to_json
 from histocli.workspace import Workspace
@@ -25,7 +25,10 @@ _GROUPS = {
 
 @dataclass(frozen=True)
 class EvaluatedCheckpoint:
-    """A checkpoint that was evaluated: its run, epoch, file and SHA-256, and the engine that computed its scores."""
+    """A checkpoint that was evaluated: its run, epoch, file and SHA-256, and the engine that computed its scores.
+
+    `weights_note` is what a user must know of the weights that training started from, or "".
+    """
 
     run: str
     arch: str
@@ -34,13 +37,7 @@ class EvaluatedCheckpoint:
     checkpoint: str
     checkpoint_sha256: str
     engine: str
-
-
-class Caveat(NamedTuple):
-    """Why the metrics of an evaluation may be better, or their intervals narrower, than on new slides."""
-
-    text: str
-    is_serious: bool = False
+    weights_note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +57,14 @@ class EvaluationReport:
         skipped: the number of patches that were not scored, by reason.
         changed: the number of images of a folder that were changed or guessed, by what was done, such as cut.
         packed: the packed data set of the patches; None for a folder.
+        data_source: where the packed data set came from, such as pcam; "" if it is not known.
         is_own: whether they are the split train or all of the run's own subset, not of the whole data set.
         n_in_training: the number of patches that a checkpoint was trained on; None if it is not known.
         n_in_validation: the number of patches with which the epoch, temperature and threshold were chosen.
+        n_of_training_slides: the number of other patches whose slide has training patches; None if it is not known.
+        n_of_validation_slides: the number of other patches whose slide has validation patches.
+        n_unknown_checkpoints: the number of checkpoints that these four counts leave out, because the patches of their
+            runs are not known.
         calibration_mismatch: whether several views or networks were averaged, although temperature and threshold were
             chosen for one view of one network.
         scores: the name of the CSV file of scores.
@@ -89,9 +91,13 @@ class EvaluationReport:
     skipped: dict[str, Count] = field(default_factory=dict)
     changed: dict[str, Count] = field(default_factory=dict)
     packed: str | None = None
+    data_source: str = ""
     is_own: bool = False
     n_in_training: Count | None = field(default=None, metadata={"old": "trained_on"})
     n_in_validation: Count | None = field(default=None, metadata={"old": "chosen_on"})
+    n_of_training_slides: Count | None = None
+    n_of_validation_slides: Count | None = None
+    n_unknown_checkpoints: Count = 0
     calibration_mismatch: bool = field(default=False, metadata={"old": "fitted_otherwise"})
     scores: str
     likeness: Likeness | None = None
@@ -105,7 +111,7 @@ class EvaluationReport:
     hospitals: list[GroupMetrics] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Check that the scores are in the report's folder: a file from anyone must not name another one."""
+        """Check that the scores are in the report's folder, because the file may come from someone else."""
         if Path(self.scores).name != self.scores or self.scores in ("", ".."):
             raise ValueError("names scores that are not in its folder")
 
@@ -122,45 +128,30 @@ class EvaluationReport:
         }
         return [text for text, is_so in texts.items() if is_so]
 
+    @property
+    def predictive_values(self) -> dict[str, float | None]:
+        """PPV and NPV in data with the assumed prevalence, from sensitivity and specificity; empty without one."""
+        if (share := self.assumed_prevalence) is None:
+            return {}
+        values: dict[str, float | None] = dict.fromkeys(("ppv", "npv"))
+        sensitivity, specificity = self.measured.metrics["sensitivity"], self.measured.metrics["specificity"]
+        if sensitivity is not None and specificity is not None:
+            true_positive, false_positive = sensitivity * share, (1 - specificity) * (1 - share)
+            true_negative, false_negative = specificity * (1 - share), (1 - sensitivity) * share
+            for name, right, wrong in (("ppv", true_positive, false_positive), ("npv", true_negative, false_negative)):
+                values[name] = right / (right + wrong) if right + wrong else None
+        return values
+
     def list_caveats(self) -> list[Caveat]:
         """Return why the metrics may be better, or their intervals narrower, than on new slides."""
-        caveats = []
-        if self.n_in_training is None:
-            text = (
-                "it is not known whether the network was trained on these patches: the run's manifest or data set is "
-                "not in the workspace"
-            )
-            if is_packaged := any(checkpoint.run == Weights.HISTONET_PCAM for checkpoint in self.checkpoints):
-                text = (
-                    f"{Weights.HISTONET_PCAM} was trained on patches of PCam's training slides: if these patches are "
-                    "from PCam's or Kaggle's training set, the metrics are too good"
-                )
-            caveats.append(Caveat(text, is_serious=is_packaged))
-        elif self.n_in_training > 0:
-            text = f"the network was trained on {self.n_in_training:,} of these patches: the metrics are too good"
-            caveats.append(Caveat(text, is_serious=True))
-        if n := self.n_in_validation:
-            caveats.append(Caveat(f"{n:,} of these patches were used to choose epoch, temperature and threshold"))
-        if self.calibration_mismatch:
-            caveats.append(
-                Caveat(
-                    "temperature and threshold were chosen for one network without --tta, not for a mean of several "
-                    "scores"
-                )
-            )
-        if self.likeness and self.likeness.warning:
-            caveats.append(Caveat(self.likeness.warning))
-        if self.uncertainty and (by := self.uncertainty.bootstrap.by) != "slide":
-            why = "because patches of one slide are not independent"
-            caveats.append(Caveat(f"not all slides are known: intervals by {by} are too narrow, {why}"))
-        return caveats
+        return list_caveats(self)
 
     def to_json(self) -> Json:
         """Return the report as plain values.
 
         The fields of a single checkpoint are at the top level; several checkpoints are a list under `ensemble`.
         """
-        values = to_json(self)
+        values = to_json(self) | {"predictive_values": self.predictive_values}
         for key, name in _GROUPS.items():
             groups: list[GroupMetrics] = getattr(self, key)
             values[key] = [{name: g.name, "n": g.n, "positives": g.positives, **g.metrics} for g in groups]
@@ -194,6 +185,15 @@ def _parse_group_row(row: object, name: str) -> object:
         return row
     metrics = {key: value for key, value in row.items() if key not in (name, "n", "positives")}
     return {"name": row.get(name), "n": row.get("n"), "positives": row.get("positives"), "metrics": metrics}
+
+
+def format_interval(uncertainty: Uncertainty | None, name: str, digits: int = 4) -> str:
+    """Return the 95% interval of a metric as text, "" if it has none; one by DeLong is marked as such."""
+    interval = uncertainty.find_interval(name) if uncertainty else None
+    if uncertainty is None or interval is None:
+        return ""
+    method = "DeLong: " if uncertainty.has_delong_interval(name) else ""
+    return f"{method}{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
 
 
 def is_evaluation(value: object) -> bool:

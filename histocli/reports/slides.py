@@ -2,7 +2,7 @@
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,11 +11,15 @@ import numpy as np
 from histocli.atomic import read_json
 from histocli.errors import HistoError
 from histocli.metrics.curves import compute_roc, rank_scores
+from histocli.reports.caveats import Caveat
 from histocli.schema import Count, Fraction, from_json
+from histocli.text import format_count
 from histocli.workspace import Workspace, make_name
 
 Interval = tuple[float, float]
 MAXIMUM = "maximum"  # the score of a slide that is its highest probability
+_MIN_SLIDES = 10  # slides of a class, below which intervals are too narrow
+_MAX_LISTED = 3  # names of slides in a caveat
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Recall:
 
 @dataclass(frozen=True)
 class ChosenScore:
-    """The way to make one score of a slide that has the highest AUC on training slides, and the AUC of each there."""
+    """The aggregation with the highest AUC on the training slides, and the AUC of each aggregation there."""
 
     name: str
     folder: str
@@ -49,9 +53,13 @@ class ChosenScore:
 class SlideEvaluation:
     """The evaluation of the maps in a folder.
 
-    `auc` has the AUC of each way to make one score of a slide; `chosen` is one of them, None if none was chosen.
-    `froc`, `false_positives` and `sensitivity` are the score and the curve of Camelyon16, `recall` is by size; without
-    annotations they are empty.
+    `auc` has the AUC of each aggregation, which is a way to make one score of a slide, such as the maximum; `chosen` is
+    one of them, None if none was chosen. `froc`, `false_positives` and `sensitivity` are the score and the curve of
+    Camelyon16, `recall` is by size; without annotations they are empty.
+
+    `checkpoints` are the runs of the networks that made the maps (empty if this is not known), `unknown_checkpoints`
+    those whose slides are not known. `in_training` and `in_validation` are the measured slides that the others were
+    trained and validated on. `weights_notes` are what a user must know of the weights that training started from.
     """
 
     folder: str
@@ -69,9 +77,14 @@ class SlideEvaluation:
     sensitivity: list[float]
     recall: dict[str, Recall]
     chosen: ChosenScore | None = None
+    checkpoints: list[str] = field(default_factory=list)
+    unknown_checkpoints: list[str] = field(default_factory=list)
+    in_training: list[str] = field(default_factory=list)
+    in_validation: list[str] = field(default_factory=list)
+    weights_notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Check that fields fit each other: a file may be from anyone."""
+        """Check that fields fit each other: the file may come from someone else."""
         is_scored = all(scores.keys() == self.auc.keys() for scores in self.scores.values())
         if not is_scored or self.scores.keys() != self.labels.keys():
             raise ValueError("does not have a label and each kind of score for each slide")
@@ -80,6 +93,25 @@ class SlideEvaluation:
         curve = self.false_positives
         if len(curve) != len(self.sensitivity) or curve[:1] not in ([], [0]) or curve != sorted(curve):
             raise ValueError("has a FROC curve that does not begin at 0 and rise")
+
+    def list_caveats(self) -> list[Caveat]:
+        """Return why the metrics may be better, or their intervals narrower, than on new slides."""
+        caveats = []
+        if used := sorted({*self.in_training, *self.in_validation}):
+            names = ", ".join(used[:_MAX_LISTED]) + (", ..." if len(used) > _MAX_LISTED else "")
+            were = f"{format_count(self.slides, 'slide')} {'was' if len(used) == 1 else 'were'}"
+            text = f"{len(used):,} of {were} used to train or validate the checkpoint ({names})"
+            caveats.append(Caveat(f"{text}: the metrics are too good", is_serious=True))
+        if not self.checkpoints:
+            caveats.append(Caveat("it is not known which checkpoint made these maps, nor its training slides"))
+        elif self.unknown_checkpoints:
+            names = " and ".join(self.unknown_checkpoints)
+            text = "the slides of its training patches are not in the workspace"
+            caveats.append(Caveat(f"it is not known whether {names} was trained on these slides: {text}"))
+        caveats += [Caveat(f"PCam's slides are those of Camelyon16: {note}") for note in self.weights_notes]
+        if min(self.tumour_slides, self.slides - self.tumour_slides) < _MIN_SLIDES:
+            caveats.append(Caveat(f"with fewer than {_MIN_SLIDES} slides of a class, the intervals are too narrow"))
+        return caveats
 
     def compute_roc(self, name: str) -> list[tuple[float, float]]:
         """Return the ROC curve of slides by one of their scores: 1 - specificity and sensitivity, from (0, 0) on.

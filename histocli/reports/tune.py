@@ -3,15 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 
-from histocli.atomic import write_json
-from histocli.schema import Count, Fraction, Range, to_json
+from histocli.schema import Count, Fraction, Range
 
 FINISHED, PRUNED, FAILED, RUNNING = "finished", "pruned", "failed", "running"
+_LEVEL = 0.05  # of the test that the best trial is better than the first one
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,6 @@ class Difference:
     mean: float
     standard_error: float
 
-    @property
-    def is_within_error(self) -> bool:
-        """Whether the difference is smaller than two standard errors."""
-        return abs(self.mean) < 2 * self.standard_error
-
 
 @dataclass(frozen=True)
 class TuneReport:
@@ -105,6 +99,22 @@ class TuneReport:
         """Return the number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether `above_defaults` may be chance; if all trials are equally good, this is so in 95% of studies or more.
+
+        This is a one-sided t test over the folds. Its level of 5% is divided by the number of trials that were compared
+        with trial 0 (Bonferroni), because the best of many trials is above trial 0 by chance. A pruned trial was
+        compared too: it was left out because it was worse.
+        """
+        from scipy.special import stdtrit
+
+        if self.above_defaults is None:
+            return False
+        compared = max(1, self.count(FINISHED) + self.count(PRUNED) - 1)
+        errors = stdtrit(self.folds - 1, 1 - _LEVEL / compared)
+        return bool(self.above_defaults.mean <= errors * self.above_defaults.standard_error)
+
 
 def compute_standard_error(values: Sequence[float]) -> float | None:
     """Return the standard error of the mean, or None of fewer than two values."""
@@ -119,8 +129,3 @@ def compare_trials(trial: TrialReport, other: TrialReport) -> Difference | None:
     error = compute_standard_error(differences)
     assert error is not None  # there are at least two folds
     return Difference(float(np.mean(differences)), error)
-
-
-def write_tune(path: Path, report: TuneReport) -> None:
-    """Write the report atomically."""
-    write_json(path, to_json(report))

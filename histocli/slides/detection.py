@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from histocli.errors import HistoError, UsageError
+from histocli.files.file import is_incomplete, to_utf8
 from histocli.files.listing import walk_folder
 
 # Suffixes that only slide scanners use: a damaged file with one of these is a damaged slide, not an unknown file.
@@ -26,7 +27,8 @@ _MAX_PAGES = 16
 class SlideFile(NamedTuple):
     """A slide, and its name below the folder that was given: the relative path without its suffix.
 
-    `has_own_stem` is false if other slides have the same file name.
+    The name is valid UTF-8: other bytes are escaped, as in the names of patches. `has_own_stem` is false if other
+    slides have the same file name.
     """
 
     path: Path
@@ -37,6 +39,11 @@ class SlideFile(NamedTuple):
     def keys(self) -> tuple[str, ...]:
         """The names by which files of the user, such as annotations, can mean this slide and no other one."""
         return (self.name, self.path.stem) if self.has_own_stem else (self.name,)
+
+    @property
+    def full_path(self) -> str:
+        """The absolute path as valid UTF-8, as it is recorded."""
+        return to_utf8(str(make_absolute(self.path)))
 
 
 class FoundSlides(NamedTuple):
@@ -66,7 +73,7 @@ def is_slide(path: str | Path) -> bool:
 
 
 def _is_damaged_tiff(path: str | Path) -> bool:
-    """Return whether a TIFF is empty or its first page cannot be read: a slide that was copied in part is so."""
+    """Return whether a TIFF is empty or its first page cannot be read, as in a slide that was copied only in part."""
     if os.path.splitext(path)[1].lower() not in _TIFF_SUFFIXES:  # noqa: PTH122 - as in `is_slide`
         return False
     try:
@@ -85,8 +92,9 @@ def _is_slide_page(tags: dict[int, int]) -> bool:
 def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
     """Return the slides among the inputs and in the folders among them; None if there are none.
 
-    Beside a slide, a TIFF that is empty or whose first page cannot be read is one too: it was copied in part. A slide
-    that is in several inputs is returned once, with the name that it has below the uppermost folder.
+    Beside a slide, a TIFF that is empty or whose first page cannot be read is one too: it was copied in part. A file in
+    a folder is not a slide while it has a temporary name of a program that copies it. A slide that is in several inputs
+    is returned once, with the name that it has below the uppermost folder.
 
     Raises:
         HistoError: a folder cannot be read.
@@ -98,8 +106,8 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
     for given in inputs:
         path = Path(given)
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
-            files = _list_files(str(path))
-            intact = {file for file in files if is_slide(file)}
+            files = list_without_maps(str(path))
+            intact = {file for file in files if not is_incomplete(file) and is_slide(file)}
             found = [
                 _name_slide(Path(file), path)
                 for file in files
@@ -130,9 +138,9 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
     return FoundSlides(_make_names_unique(_drop_repeats(slides)), others)
 
 
-def _list_files(folder: str) -> list[str]:
+def list_without_maps(folder: str) -> list[str]:
     """List the paths of the files in a folder and its subfolders, sorted, without those of maps of `histo predict`."""
-    from histocli.slides.records import FILE, HEATMAP, SCORES  # imports NumPy
+    from histocli.slides.records import HEATMAP, RECORD_FILE, SCORES  # imports NumPy
 
     try:
         names = sorted(walk_folder(folder))
@@ -140,7 +148,7 @@ def _list_files(folder: str) -> list[str]:
         raise HistoError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
     known = set(names)
     heatmaps = [name.removesuffix(HEATMAP) for name in names if f"/{name}".endswith(f"/{HEATMAP}")]
-    maps = {place for place in heatmaps if {place + FILE, place + SCORES} & known}
+    maps = {place for place in heatmaps if {place + RECORD_FILE, place + SCORES} & known}
     kept = [name for name in names if name[: name.rfind("/") + 1] not in maps]
     return [os.path.join(folder, name) for name in kept]  # noqa: PTH118 - there may be 100,000s of patches
 
@@ -172,7 +180,7 @@ def _make_names_unique(slides: list[SlideFile]) -> list[SlideFile]:
         lambda slide: f"{slide.name}{slide.path.suffix}",
         lambda slide: make_absolute(slide.path).as_posix().lstrip("/").replace(":", ""),
     ):
-        names = [naming(slide) for slide in slides]
+        names = [to_utf8(naming(slide)) for slide in slides]
         if len({name.lower() for name in names}) == len(slides):
             break
     stems = Counter(slide.path.stem for slide in slides)

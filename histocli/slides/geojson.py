@@ -3,7 +3,6 @@
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def read_geojson(path: Path, origin: tuple[int, int] = (0, 0)) -> AnnotatedAreas
     shapes = _read_shapes(path)
     areas = [polygon for polygon in shapes.polygons if polygon.kind == ANNOTATION]
     check_polygons(areas, path)
-    left_out = shapes.without_area + Counter(polygon.kind for polygon in shapes.polygons if polygon.kind != ANNOTATION)
+    left_out = shapes.left_out + Counter(polygon.kind for polygon in shapes.polygons if polygon.kind != ANNOTATION)
     if left_out and not areas:
         raise HistoError(
             f"{path} has {describe_counts(left_out)}, and no annotation with an area",
@@ -47,16 +46,9 @@ def read_geojson(path: Path, origin: tuple[int, int] = (0, 0)) -> AnnotatedAreas
     return AnnotatedAreas(shift_polygons(areas, *origin) if any(origin) else areas, left_out)
 
 
-@dataclass
-class _Shapes:
-    """The areas of a GeoJSON file, and how many points and lines it has."""
-
-    polygons: list[Polygon] = field(default_factory=list)
-    without_area: Counter[str] = field(default_factory=Counter)
-
-
-def _read_shapes(path: Path) -> _Shapes:
-    shapes = _Shapes()
+def _read_shapes(path: Path) -> AnnotatedAreas:
+    """Read the areas of all objects, also of those that are no annotations; only points and lines are left out."""
+    shapes = AnnotatedAreas([], Counter())
     try:
         text = _read_text(path)
         _check_size(text)
@@ -106,7 +98,7 @@ def _parse_areas(node: dict[str, Any]) -> dict[str, Any]:
     return node | {"coordinates": None} if "coordinates" in node else node
 
 
-def _add_shapes(shapes: _Shapes, node: Any, name: str, object_kind: str) -> None:
+def _add_shapes(shapes: AnnotatedAreas, node: Any, name: str, object_kind: str) -> None:
     """Add the shapes of a GeoJSON object, or of a list of objects, to `shapes`.
 
     `name` is the class, and `object_kind` QuPath's type, of the feature that contains them.
@@ -132,6 +124,6 @@ def _add_shapes(shapes: _Shapes, node: Any, name: str, object_kind: str) -> None
         for rings in (area for area in areas if area):
             shapes.polygons.append(Polygon(rings[0], rings[1:], name, object_kind))
     elif kind in _WITHOUT_AREA:
-        shapes.without_area[_WITHOUT_AREA[kind]] += 1
+        shapes.left_out[_WITHOUT_AREA[kind]] += 1
     else:
         raise ValueError(f"the type {describe_value(kind)} is not one of GeoJSON")

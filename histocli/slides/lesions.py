@@ -2,7 +2,8 @@
 
 The definitions are those of the challenge's evaluation script: annotations on a mask of 7.8 micrometres per pixel,
 grown by 37.5 micrometres and filled; a lesion is a connected part of it; lesions of less than 275 micrometres are
-isolated tumour cells, which do not count.
+isolated tumour cells, which do not count. The 275 micrometres are the usual limit of 200 and the growth on both sides.
+The script does not tell micrometastases from macrometastases. Their usual limit of 2 mm gets the same addition here.
 """
 
 import math
@@ -19,8 +20,8 @@ from histocli.slides.polygons import fill_polygons
 MASK_MPP = 7.776
 FALSE_POSITIVES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # per slide: the FROC score is the mean sensitivity at these
 _GROWTH_UM = 37.5
-_ISOLATED_UM = 275.0
-_MACRO_UM = 2000.0
+_ISOLATED_UM = 200 + 2 * _GROWTH_UM
+_MACRO_UM = 2000 + 2 * _GROWTH_UM
 _NEIGHBOURHOOD_UM = 280.0  # a detection has the highest score within this distance
 _ISOLATED, _MICRO, _MACRO = "isolated tumour cells", "micrometastasis", "macrometastasis"
 SIZES = (_MICRO, _MACRO)

@@ -37,7 +37,7 @@ class Polygon(NamedTuple):
 
 
 class AnnotatedAreas(NamedTuple):
-    """The areas of the annotations in a GeoJSON file.
+    """The areas of the annotations in a file.
 
     `left_out` counts its shapes that are no areas of annotations, such as tiles and points.
     """
@@ -112,7 +112,7 @@ def measure_crossings(polygons: list[Polygon]) -> tuple[int, float]:
 
 
 def _measure_turns(ring: Ring) -> tuple[float, float]:
-    """Return the area round which a ring turns an even number of times, and that round which it turns at all.
+    """Return the area where the winding number of a ring is even but not 0, and the area where it is not 0.
 
     The areas are measured on a grid of at most `_GRID` x `_GRID` pixels.
     """

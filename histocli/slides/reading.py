@@ -78,7 +78,9 @@ class OpenSlideReader(Slide):
         self._slide = openslide.OpenSlide(path)
         self._error = openslide.OpenSlideError
         properties = self._slide.properties
-        sizes = zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
+        # Read once: after a damaged tile, OpenSlide raises an error for this too, also in other threads.
+        self._downsamples = self._slide.level_downsamples
+        sizes = zip(self._slide.level_dimensions, self._downsamples, strict=True)
         self.is_ome = "<OME" in properties.get("tiff.ImageDescription", "")
         self.levels, self._numbers = [], []  # the levels that are used, and their numbers in OpenSlide
         for number, ((width, height), downsample) in enumerate(sizes):
@@ -108,7 +110,7 @@ class OpenSlideReader(Slide):
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Read a rectangle of a level."""
         number = self._numbers[level]
-        downsample = self._slide.level_downsamples[number]  # OpenSlide divides by its own value
+        downsample = self._downsamples[number]  # OpenSlide divides by its own value
         corner = (round(x * downsample), round(y * downsample))
         try:
             image = np.asarray(self._slide.read_region(corner, number, (width, height)))

@@ -21,7 +21,7 @@ from histocli.unchanged import State
 if TYPE_CHECKING:
     from histocli.slides.measures import Map
 
-FILE = "slide.json"  # in a slide's folder, written last: a slide with this file is finished
+RECORD_FILE = "slide.json"  # in a slide's folder, written last: a slide with this file is finished
 SCORES = "scores.csv"  # in a slide's folder: the scored squares
 GEOJSON, HEATMAP, HEATMAP_PICTURE, TISSUE = "slide.geojson", "heatmap.tif", "heatmap.png", "tissue.png"
 TABLE = "slides.csv"
@@ -98,7 +98,7 @@ class FinishedSlide:
 
 def write_finished(folder: Path, finished: FinishedSlide) -> None:
     """Mark a slide as finished."""
-    write_json(folder / FILE, to_json(finished))
+    write_json(folder / RECORD_FILE, to_json(finished))
 
 
 def read_finished(folder: Path) -> FinishedSlide | None:
@@ -107,7 +107,7 @@ def read_finished(folder: Path) -> FinishedSlide | None:
     Raises:
         HistoError: it is damaged, describes a slide that is larger than any, or one in another folder.
     """
-    path = folder / FILE
+    path = folder / RECORD_FILE
     if not path.is_file():
         return None
     hint = _explain_repair(folder)
@@ -123,7 +123,7 @@ def read_finished(folder: Path) -> FinishedSlide | None:
 
 def is_complete(folder: Path) -> bool:
     """Return whether no file of a slide's map was removed."""
-    return all((folder / name).is_file() for name in (FILE, SCORES, GEOJSON, HEATMAP, HEATMAP_PICTURE, TISSUE))
+    return all((folder / name).is_file() for name in (RECORD_FILE, SCORES, GEOJSON, HEATMAP, HEATMAP_PICTURE, TISSUE))
 
 
 def _explain_repair(folder: Path) -> str:
@@ -132,7 +132,7 @@ def _explain_repair(folder: Path) -> str:
 
 def read_finished_slides(out: Path) -> list[tuple[Path, FinishedSlide]]:
     """Return the folder and the record of each finished slide; raise `HistoError` if their options differ."""
-    found = [(path.parent, read_finished(path.parent)) for path in sorted(out.rglob(FILE))]
+    found = [(path.parent, read_finished(path.parent)) for path in sorted(out.rglob(RECORD_FILE))]
     finished = [(folder, slide) for folder, slide in found if slide is not None]
     if not finished:
         raise HistoError(f"there are no maps of slides in {out}", "histo predict SLIDES --out DIR writes them")
@@ -166,7 +166,7 @@ def read_map(folder: Path, finished: FinishedSlide) -> "Map":
     columns = _read_table(path, ("x", "y", "probability"), hint)
     squares = finished.record.squares
     if len(columns["x"]) != squares:
-        raise HistoError(f"{path} has {len(columns['x']):,} squares, and {folder / FILE} says {squares:,}", hint)
+        raise HistoError(f"{path} has {len(columns['x']):,} squares, and {folder / RECORD_FILE} says {squares:,}", hint)
     scores = np.full(finished.map_shape, np.nan)
     width, height = finished.square_size
     for x, y, text in zip(columns["x"], columns["y"], columns["probability"], strict=True):

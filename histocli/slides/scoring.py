@@ -9,9 +9,7 @@ import cv2
 import numpy as np
 
 from histocli.config import PATCH_MPP
-from histocli.errors import HistoError
 from histocli.inference.predictor import BatchPredictor
-from histocli.listeners import CommandListener
 from histocli.patch import PATCH_SIDE, Patch, Pixels
 from histocli.slides.grid import WHITE, Grid, Mask, find_level, plan_grid, read_overview, read_strips
 from histocli.slides.levels import check_levels
@@ -124,28 +122,15 @@ def score_squares(
         HistoError: the slide is damaged, or as `BatchPredictor.predict_patches`.
     """
     scores = np.full(grid.shape, np.nan)
-    found = []
-    patches = read_patches(slide, grid, needed)
-    with closing(predictor.predict_patches(patches, chunk_size, _SquareListener(on_progress))) as chunks:
-        found = [chunk.scores.probs for chunk in chunks]
+    found, done = [], 0
+    with closing(predictor.predict_patches(read_patches(slide, grid, needed), chunk_size)) as chunks:
+        for chunk in chunks:
+            found.append(chunk.scores.probs)
+            done += len(chunk.patches)
+            on_progress(done)
     if found:
         scores[needed] = np.concatenate(found)
     return scores
-
-
-class _SquareListener(CommandListener):
-    """Passes the number of scored squares on, and raises the error of a square that cannot be read."""
-
-    def __init__(self, on_progress: Callable[[int], None]) -> None:
-        self._on_progress = on_progress
-
-    def on_progress(self, done: int) -> None:
-        """Pass the number on."""
-        self._on_progress(done)
-
-    def on_unreadable(self, error: HistoError) -> None:
-        """Raise the error."""
-        raise error
 
 
 def read_patches(slide: Slide, grid: Grid, needed: Mask) -> Iterator[Patch]:
@@ -169,5 +154,5 @@ def read_patches(slide: Slide, grid: Grid, needed: Mask) -> Iterator[Patch]:
             band = np.pad(band, ((0, 0), (width, width), (0, 0)), constant_values=WHITE)
         for column in np.flatnonzero(needed[row]).tolist():
             patch = band[:, column * grid.step : column * grid.step + PATCH_SIDE]
-            # A lambda cannot be sent to a process that decodes, which would be slower than to use the pixels here.
+            # Only image files are decoded in other processes: these pixels are here already.
             yield Patch(f"{column}-{row}", lambda pixels=patch: pixels)  # type: ignore[misc]

@@ -20,8 +20,10 @@ from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.slides.scoring import plan_slide, read_patches
 from histocli.slides.slide_files import describe_found, find_annotation
 from histocli.slides.synthetic import SyntheticSlide, draw_slide, plan_synthetic_slide, write_annotation
-from histocli.sources import OnTransfer, PlannedFile, SourceContext, SourceReport
+from histocli.sources import PlannedFile, SourceContext, SourceReport
 from histocli.sources.camelyon import find_hospital
+from histocli.sources.slides import SlidesOptions
+from histocli.sources.synthetic_slides import SyntheticSlidesOptions
 
 LABEL_SIDE = 32  # pixels of the square that decides a patch's label
 _BORDER_UM = 500.0  # squares that are nearer to tumour are hard to classify
@@ -69,12 +71,12 @@ class _SlideSample:
 
 
 class SlidesSource:
-    """Up to `n` patches of the tissue of annotated slides: half of them with tumour in the central 32x32.
+    """Up to `options.n` patches of the tissue of annotated slides: half of them with tumour in the central 32x32.
 
     The centres of patches are squares of 32x32 pixels that do not overlap. Each class is shared evenly among the slides
-    that have it. `near_tumour` is the share of the patches without tumour that are drawn within half a millimetre of
-    tumour; it is lower if there are fewer such squares. The id of a patch is `SLIDE_xX_yY`: the slide, and the upper
-    left corner of the central square in level-0 pixels.
+    that have it. `options.near_tumour` is the share of the patches without tumour that are drawn within half a
+    millimetre of tumour; it is lower if there are fewer such squares. The id of a patch is `SLIDE_xX_yY`: the slide,
+    and the upper left corner of the central square in level-0 pixels.
 
     Raises:
         HistoError: a slide has no annotation and its name does not begin with `normal`, or the inputs have no slides.
@@ -88,46 +90,42 @@ class SlidesSource:
         self,
         slides: Sequence[AnnotatedSlide],
         given: GivenResolutions,
-        n: int,
-        seed: int,
         origin: str,
-        near_tumour: float,
-        on_transfer: OnTransfer = SourceContext.on_transfer,
+        options: SlidesOptions,
+        context: SourceContext,
     ) -> None:
-        self.slides, self.given, self.n, self.seed = list(slides), given, n, seed
-        self.near_tumour, self.on_transfer = near_tumour, on_transfer
+        self.slides, self.given, self.options, self.context = list(slides), given, options, context
         self.report = SourceReport(origin=origin, has_positions=True)
         self.total: int | None = None
         self._sampled: list[_SlideSample] = []
 
     @classmethod
-    def open(
-        cls,
-        locations: Sequence[str],
-        annotations: Path,
-        mpp: str | None,
-        n: int,
-        seed: int,
-        near_tumour: float,
-        on_transfer: OnTransfer = SourceContext.on_transfer,
-    ) -> "SlidesSource":
-        """Find the slides in `locations`, and the annotation of each in the folder `annotations`."""
-        given = read_resolutions(mpp)
-        for name in locations:
+    def open(cls, options: SlidesOptions, context: SourceContext) -> "SlidesSource":
+        """Find the slides and their annotations, without reading pixels."""
+        if not options.locations or options.annotations is None:
+            raise UsageError(
+                "--source slides needs --from DIR and --annotations DIR",
+                "give the folder of the slides, and the folder of their annotations",
+            )
+        if not 0 <= options.near_tumour <= 1:
+            raise UsageError(f"--near-tumour {options.near_tumour:g} is not possible", "give a share from 0 to 1")
+        given = read_resolutions(options.mpp)
+        for name in options.locations:
             if not Path(name).exists():
                 raise HistoError(f"there is no file or folder {name}", "give a folder of slides with --from")
         require_slide_packages()
-        if not annotations.is_dir():
-            raise UsageError(f"--annotations {annotations} is not a folder", "give the folder of the annotations")
-        found = find_slides(locations)
+        folder, origin = options.annotations, ", ".join(options.locations)
+        if not folder.is_dir():
+            raise UsageError(f"--annotations {folder} is not a folder", "give the folder of the annotations")
+        found = find_slides(options.locations)
         if found is None:
-            raise HistoError(f"there are no slides in {', '.join(locations)}", "histo reads .svs, .tif, .ndpi and more")
-        files = [find_annotation(file, annotations) for file in found.slides]
+            raise HistoError(f"there are no slides in {origin}", "histo reads .svs, .tif, .ndpi and more")
+        files = [find_annotation(file, folder) for file in found.slides]
         slides = [
             AnnotatedSlide(file, annotation.path if annotation else None, find_hospital(file.name))
             for file, annotation in zip(found.slides, files, strict=True)
         ]
-        source = cls(slides, given, n, seed, ", ".join(locations), near_tumour, on_transfer)
+        source = cls(slides, given, origin, options, context)
         source.report.notes += describe_found(files) + given.describe_unknown(found.slides)
         return source
 
@@ -137,14 +135,15 @@ class SlidesSource:
 
     def fetch(self) -> None:
         """Check all slides and annotations, find the tissue and the tumour of each slide, and choose the patches."""
-        rng = np.random.default_rng(self.seed)
+        n, near_tumour = self.options.n, self.options.near_tumour
+        rng = np.random.default_rng(self.options.seed)
         checked = [self._check(slide) for slide in self.slides]
-        self._sampled = list(self._find_squares(checked))
-        n_tumour = self._choose(rng, _SlideSample.find_tumour, round(self.n * _TUMOUR_SHARE))
+        self._sampled = self._find_squares(checked)
+        n_tumour = self._choose(rng, _SlideSample.find_tumour, round(n * _TUMOUR_SHARE))
         n_near = 0
-        if self.near_tumour:
-            n_near = self._choose(rng, _SlideSample.find_near, round((self.n - n_tumour) * self.near_tumour))
-        self._choose(rng, _SlideSample.find_normal, self.n - n_tumour - n_near)
+        if near_tumour:
+            n_near = self._choose(rng, _SlideSample.find_near, round((n - n_tumour) * near_tumour))
+        self._choose(rng, _SlideSample.find_normal, n - n_tumour - n_near)
         self.total = sum(int(sample.chosen.sum()) for sample in self._sampled)
         if not self.total:
             raise HistoError(
@@ -153,7 +152,7 @@ class SlidesSource:
             )
         outside = sum(int((sample.tumour & ~sample.tissue).sum()) for sample in self._sampled)
         counts = {"slides": len(self.slides), "tumour": sum(int((o.chosen & o.tumour).sum()) for o in self._sampled)}
-        if self.near_tumour:
+        if near_tumour:
             counts["normal, near tumour"] = sum(
                 int((sample.chosen & sample.find_near()).sum()) for sample in self._sampled
             )
@@ -187,16 +186,19 @@ class SlidesSource:
             areas.mask.check_fineness(grid)
         return _CheckedSlide(slide, areas, mpp)
 
-    def _find_squares(self, checked: Sequence[_CheckedSlide]) -> Iterator[_SlideSample]:
+    def _find_squares(self, checked: Sequence[_CheckedSlide]) -> list[_SlideSample]:
         """Find the tissue and the tumour of each slide, and report the bytes of the files of the finished slides."""
+        samples = []
         sizes = [slide.file.path.stat().st_size for slide, _, _ in checked]
         for number, (slide, areas, mpp) in enumerate(checked):
-            self.on_transfer("tissue of slides", sum(sizes[:number]), sum(sizes))
+            self.context.on_transfer("tissue of slides", sum(sizes[:number]), sum(sizes))
             with open_slide(slide.file.path) as opened:
                 plan = plan_slide(opened, mpp, LABEL_SIDE, None, True)
             tumour = label_squares(areas, plan.grid)
-            yield _SlideSample(slide, plan.grid, mpp, plan.needed, tumour, np.zeros(plan.grid.shape, np.bool_))
-        self.on_transfer("tissue of slides", sum(sizes), sum(sizes))
+            chosen = np.zeros(plan.grid.shape, np.bool_)
+            samples.append(_SlideSample(slide, plan.grid, mpp, plan.needed, tumour, chosen))
+        self.context.on_transfer("tissue of slides", sum(sizes), sum(sizes))
+        return samples
 
     def read_patches(self) -> Iterator[Patch]:
         """Yield the chosen patches, slide by slide and row by row."""
@@ -246,25 +248,21 @@ def _share_evenly(sizes: list[int], total: int) -> list[int]:
 class SyntheticSlidesSource(SlidesSource):
     """Patches of synthetic slides, which are drawn into the downloads with their annotations."""
 
-    def __init__(self, plans: list[SyntheticSlide], folder: Path, n: int, seed: int, context: SourceContext) -> None:
-        self.plans, self.folder, self.context = plans, folder, context
+    def __init__(self, options: SyntheticSlidesOptions, context: SourceContext) -> None:
+        seed, side = options.seed, options.slide_side
+        self.folder = context.downloads_dir / "synthetic-slides" / f"seed-{seed}-side-{side}"
+        # The first slide and every second one after it has tumour.
+        self.plans = [plan_synthetic_slide(seed, i, side, i % 2 == 0) for i in range(options.slide_count)]
         slides = [
             AnnotatedSlide(
-                SlideFile(folder / "slides" / f"{plan.name}.tif", plan.name),
+                SlideFile(self.folder / "slides" / f"{plan.name}.tif", plan.name),
                 self._annotation_path(plan),
                 plan.hospital,
             )
-            for plan in plans
+            for plan in self.plans
         ]
-        origin = f"synthetic slides: {len(plans)}, seed={seed}"
-        super().__init__(slides, GivenResolutions(), n, seed, origin, 0.0, context.on_transfer)
-
-    @classmethod
-    def plan_source(cls, count: int, side: int, n: int, seed: int, context: SourceContext) -> "SyntheticSlidesSource":
-        """Plan `count` slides; the first and every second one after it has tumour."""
-        plans = [plan_synthetic_slide(seed, number, side, number % 2 == 0) for number in range(count)]
-        folder = context.downloads_dir / "synthetic-slides" / f"seed-{seed}-side-{side}"
-        return cls(plans, folder, n, seed, context)
+        origin = f"synthetic slides: {len(self.plans)}, seed={seed}"
+        super().__init__(slides, GivenResolutions(), origin, SlidesOptions(n=options.n, seed=seed), context)
 
     def _annotation_path(self, slide: SyntheticSlide) -> Path:
         return self.folder / "annotations" / f"{slide.name}.xml"

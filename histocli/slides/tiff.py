@@ -3,7 +3,6 @@
 The levels are found here: tifffile's `series` opens other files that OME's metadata names, and parses any XML.
 """
 
-import logging
 import struct
 from contextlib import ExitStack
 from itertools import islice
@@ -18,7 +17,6 @@ from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_tile
 from histocli.slides.xml import read_elements
 from histocli.text import format_count
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it finds wrong, histo reports in its own words
 _MAX_PAGES = 256
 _LARGE_IMAGE = 16  # an image with this part of the slide's pixels is more than a label or an overview
 _RGB, _YCBCR = 2, 6  # values of TIFF's tag PhotometricInterpretation
@@ -50,7 +48,10 @@ class TiffReader(Slide):
                 first = self._pages[0]
                 self._check_single(first, pages)
                 self.flags = _describe_other_images(first, pages)
-                self.levels = [_make_level(page, first) for page in self._pages]
+                self.levels = [
+                    Level(page.imagewidth, page.imagelength, first.imagewidth / page.imagewidth, *_find_tile_size(page))
+                    for page in self._pages
+                ]
                 self.mpp, self.mpp_remark = keep_plausible_mpp(*_read_mpp(self._file, first))
             except HistoError:
                 raise
@@ -143,11 +144,6 @@ def _describe_other_images(first: Any, pages: list[Any]) -> tuple[str, ...]:
     others = [page for page in pages if page is not first and not page.is_reduced]
     count = sum(page.imagewidth * page.imagelength >= smallest for page in others)
     return (f"{format_count(count, 'other large image')} of the file left out",) if count else ()
-
-
-def _make_level(page: Any, first: Any) -> Level:
-    """Return a page as a level: its size, its downsample from the first page, and the size of its tiles or strips."""
-    return Level(page.imagewidth, page.imagelength, first.imagewidth / page.imagewidth, *_find_tile_size(page))
 
 
 def _find_tile_size(page: Any) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 
 SOURCE_NAMES = ("kaggle", "pcam", "folder", "synthetic", "slides", "synthetic-slides")
 
+OnProgress = Callable[[int, int | None], None]  # bytes so far, and bytes in all if known
 OnTransfer = Callable[[str, int, int | None], None]  # name of the file, bytes so far, and bytes in all if known
 
 

@@ -6,7 +6,7 @@ token.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import requests
 from histocli.atomic import read_json, write_json
 from histocli.errors import HistoError
 from histocli.fs import format_bytes, fsync, make_folder, make_space_hint, require_space, write_all
+from histocli.sources import OnProgress
 from histocli.sources.http import (
     RangeError,
     RefusedError,
@@ -31,8 +32,6 @@ from histocli.sources.retry import DEFAULT_POLICY, RetryableError, RetryPolicy
 
 _CHUNK = 1 << 18
 _FIRST_BYTES = 512  # enough to detect a web page
-
-OnProgress = Callable[[int, int | None], None]
 
 
 def download_file(

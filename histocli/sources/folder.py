@@ -18,7 +18,12 @@ from histocli.files.listing import list_files
 from histocli.labels.classes import find_classes, read_splits, read_splits_in_names
 from histocli.labels.find import find_labels
 from histocli.labels.patch_tables import ColumnNames, TableOptions
-from histocli.labels.slide_names import SlidePattern, suggest_pattern
+from histocli.labels.slide_names import (
+    compile_slide_pattern,
+    describe_slides,
+    find_slides_by_pattern,
+    suggest_pattern,
+)
 from histocli.labels.splits import describe_splits
 from histocli.patch import Patch
 from histocli.sources import SourceContext, SourceOptions, SourceReport, SourceType
@@ -90,7 +95,7 @@ class FolderSource:
         self.report = SourceReport(origin=", ".join(map(str, locations)))
         self._resize, self._mpp = options.resize, parse_mpp(options.mpp, options.resize)
         classes = parse_classes(options.classes)
-        pattern = SlidePattern.parse(options.slide_pattern, has_table=bool(options.slides or options.slide_column))
+        pattern = compile_slide_pattern(options.slide_pattern, has_table=bool(options.slides or options.slide_column))
         for location in locations:
             _refuse_array(location)
         found = _name_locations(locations, [list_files(location) for location in locations], classes)
@@ -109,9 +114,9 @@ class FolderSource:
         self._found = find_labels(locations, found, others, names, tables)
         self._splits = self._read_splits(names)
         if pattern:
-            slides, has_table = pattern.find_slides(names), bool(self._found.slides)
+            slides, has_table = find_slides_by_pattern(pattern, names), bool(self._found.slides)
             self._found.slides = slides
-            self._found.notes.append(pattern.describe(slides, names, has_table))
+            self._found.notes.append(describe_slides(slides, names, has_table))
         self._describe(others, names)
 
     @classmethod

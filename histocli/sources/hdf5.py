@@ -13,6 +13,7 @@ from histocli.errors import HistoError
 from histocli.files.hdf5_array import MAX_CHUNK, convert_damage_errors, find_array
 from histocli.fs import format_bytes, make_space_hint, require_space, write_all
 from histocli.patch import PATCH_SHAPE, Pixels
+from histocli.sources import OnProgress
 from histocli.temporary import make_temporary
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ _LABEL_BYTES = 1 << 26  # PCam's largest label file unpacks to 2 MB
 _OVERHEAD = MAX_CHUNK + (1 << 24)
 
 Labels = np.ndarray[tuple[int], np.dtype[np.uint8]]
-Progress = Callable[[int, int | None], None]
 
 
 def read_labels(path: Path, scratch: Path, *, is_download: bool = False) -> Labels:
@@ -75,7 +75,7 @@ def open_h5(
     rows: int | None = None,
     limit: int | None = None,
     is_download: bool = False,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> "Iterator[h5py.File]":
     """Open an `.h5`, or unpack an `.h5.gz` to a temporary file in `scratch` and open that.
 

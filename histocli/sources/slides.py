@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from histocli.errors import UsageError
 from histocli.sources import SourceContext, SourceOptions, SourceType
 from histocli.sources.options import FROM, MPP, Option
 
@@ -39,22 +38,7 @@ def open_slides(options: SlidesOptions, context: SourceContext) -> "SlidesSource
     """Find the slides and their annotations, without reading pixels."""
     from histocli.slides.source import SlidesSource
 
-    if not options.locations or options.annotations is None:
-        raise UsageError(
-            "--source slides needs --from DIR and --annotations DIR",
-            "give the folder of the slides, and the folder of their annotations",
-        )
-    if not 0 <= options.near_tumour <= 1:
-        raise UsageError(f"--near-tumour {options.near_tumour:g} is not possible", "give a share from 0 to 1")
-    return SlidesSource.open(
-        options.locations,
-        options.annotations,
-        options.mpp,
-        options.n,
-        options.seed,
-        options.near_tumour,
-        context.on_transfer,
-    )
+    return SlidesSource.open(options, context)
 
 
 SOURCE = SourceType(SlidesOptions, open_slides, has_user_files=True)

@@ -33,7 +33,7 @@ def open_synthetic_slides(options: SyntheticSlidesOptions, context: SourceContex
         raise UsageError(f"--slide-count {options.slide_count}: at least 1 is needed")
     if options.slide_side < _MIN_SIDE:
         raise UsageError(f"--slide-side {options.slide_side}: at least {_MIN_SIDE:,} pixels are needed")
-    return SyntheticSlidesSource.plan_source(options.slide_count, options.slide_side, options.n, options.seed, context)
+    return SyntheticSlidesSource(options, context)
 
 
 SOURCE = SourceType(SyntheticSlidesOptions, open_synthetic_slides)

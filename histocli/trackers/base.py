@@ -45,7 +45,7 @@ class Summary(NamedTuple):
 class StartedTracking(NamedTuple):
     """The tracker's own id of a run, and a message that says where the user finds the run.
 
-    `is_empty` says that the place where the metrics go does not have those of earlier epochs.
+    `is_empty` is true if the metrics go to a new place, which has no earlier epochs: then all epochs are sent.
     """
 
     id: str
@@ -68,9 +68,9 @@ class Tracker(ABC):
     def summarise(self, summary: Summary) -> None:
         """Send the final metrics and pictures, and the model card if the tracker shows texts."""
 
-    @abstractmethod
     def log_run_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Send metrics that belong to the run as a whole, such as those of `histo eval`."""
+        """Send metrics that belong to the run as a whole, such as those of `histo eval`: by default at step 0."""
+        self.log(metrics, 0)
 
     @abstractmethod
     def close(self, status: Status) -> None:

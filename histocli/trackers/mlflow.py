@@ -69,10 +69,6 @@ class MLflowTracker(Tracker):
         for path in summary.pictures.values():
             self.client.log_artifact(self.id, str(path), artifact_path="best")
 
-    def log_run_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Send metrics."""
-        self.log(metrics, 0)
-
     def close(self, status: Status) -> None:
         """Set the final state of the run."""
         self.client.set_terminated(self.id, _STATUS[status])

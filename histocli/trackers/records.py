@@ -13,7 +13,7 @@ from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
 from histocli.reports.run import read_run
 from histocli.schema import Count, from_json, to_json
-from histocli.trackers.base import TrackedRun, Value
+from histocli.trackers.base import TrackedRun
 from histocli.training.progress import Epoch
 from histocli.training.repeats import find_repeats_name
 from histocli.workspace import Workspace
@@ -46,8 +46,12 @@ def write_state(folder: Path, kind: Track, id: str, epochs: int | None) -> None:
     write_json(folder / _STATE, {tracker.value: to_json(state) for tracker, state in states.items()})
 
 
-def read_run_config(folder: Path) -> dict[str, Value]:
-    """Return the options of a run, and what else its `config.json` says, without the options that are not set."""
+def make_tracked_run(workspace: Workspace, folder: Path, id: str) -> TrackedRun:
+    """Return the run in a folder as trackers see it; `id` is the tracker's own id of it, or "".
+
+    Its configuration has what `config.json` says, without the options that are not set. Its tags are the values by
+    which a user finds runs: the network, its first weights, the subset and its data set.
+    """
     record = read_run(folder)
     values = {
         **record.options,
@@ -61,21 +65,11 @@ def read_run_config(folder: Path) -> dict[str, Value]:
         "git_commit": record.git_commit,
         **{f"version_{name}": version for name, version in record.versions.items()},
     }
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def make_run_tags(folder: Path) -> dict[str, str]:
-    """Return the values by which a user finds runs: the network, its first weights, the subset and its data set."""
-    config = read_run_config(folder)
-    tags = {"arch": "arch", "weights": "weights", "subset": "data", "data": "packed_data"}
-    return {"tool": f"histo {config['version_histo']}"} | {tag: str(config[name]) for tag, name in tags.items()}
-
-
-def make_tracked_run(workspace: Workspace, folder: Path, id: str) -> TrackedRun:
-    """Return the run in a folder as trackers see it; `id` is the tracker's own id of it, or ""."""
-    config = read_run_config(folder)
-    group = find_repeats_name(folder.name) if read_run(folder).is_repeat else ""
-    return TrackedRun(folder.name, group, folder, workspace.root, config, make_run_tags(folder), id)
+    config = {name: value for name, value in values.items() if value is not None}
+    names = {"arch": "arch", "weights": "weights", "subset": "data", "data": "packed_data"}
+    tags = {"tool": f"histo {config['version_histo']}"} | {tag: str(config[name]) for tag, name in names.items()}
+    group = find_repeats_name(folder.name) if record.is_repeat else ""
+    return TrackedRun(folder.name, group, folder, workspace.root, config, tags, id)
 
 
 def make_epoch_metrics(epoch: Epoch) -> dict[str, float]:

@@ -41,10 +41,6 @@ class TensorBoardTracker(Tracker):
         self.writer.add_hparams(self.run.config, dict(summary.metrics), run_name=".")  # "." is the same folder
         self.writer.flush()
 
-    def log_run_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Write scalars at step 0."""
-        self.log(metrics, 0)
-
     def close(self, status: Status) -> None:
         """Close the event file."""
         self.writer.close()

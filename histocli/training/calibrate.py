@@ -12,10 +12,11 @@ from histocli.metrics.thresholds import choose_threshold, parse_threshold
 
 _MARGIN = 1e-7  # the smallest distance of a probability from 0 and from 1, as exact as single precision is
 
-# The lowest temperature that is fitted on the slides of the training patches. A network with label smoothing is not
-# confident enough there, and so a lower one fits; but on other slides it makes the network too confident. In six runs
-# it raised the ECE on other slides by 0.006 to 0.009 (benchmarks/accuracy.md).
-_LOWEST_ON_SAME_SLIDES = 1.0
+# The lowest temperature that is fitted on the slides of the training patches, or on few slides. A network with label
+# smoothing is not confident enough on the slides of the training patches, and so a lower one fits; but on other slides
+# it makes the network too confident. In six runs it raised the ECE on other slides by 0.006 to 0.009
+# (benchmarks/accuracy.md). A temperature that is fitted on few slides fits only these slides.
+_LOWEST_IF_WEAK = 1.0
 
 
 class Calibration(NamedTuple):
@@ -42,18 +43,18 @@ def check_rule(rule: str, labels: Ints) -> None:
         )
 
 
-def calibrate(labels: Ints, probs: Floats, rule: str, *, on_other_slides: bool) -> Calibration:
+def calibrate(labels: Ints, probs: Floats, rule: str, *, is_weak: bool) -> Calibration:
     """Fit the temperature, and choose the threshold on calibrated probabilities.
 
     Args:
         labels: (N,) the labels of the validation patches, 0 or 1.
         probs: (N,) their uncalibrated probabilities.
         rule: the threshold, or the rule that chooses one.
-        on_other_slides: whether no slide is in both train and validation. If one may be, the temperature is at least 1.
+        is_weak: whether `explain_weak_validation` gives a reason. If so, the temperature is at least 1.
     """
     clipped = np.clip(probs, _MARGIN, 1 - _MARGIN)
     log_odds = np.log(clipped) - np.log1p(-clipped)
-    temperature = max(fit_temperature(labels, log_odds), LOWEST if on_other_slides else _LOWEST_ON_SAME_SLIDES)
+    temperature = max(fit_temperature(labels, log_odds), _LOWEST_IF_WEAK if is_weak else LOWEST)
     return Calibration(
         temperature=temperature,
         threshold=choose_threshold(rule, labels, compute_probabilities(log_odds, temperature)),

@@ -1,5 +1,7 @@
 """Flat buffers: tensors one after another in one vector, so that one operation updates all of them."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,25 @@ def flatten_in_memory_order(tensor: Tensor, *, like: Tensor) -> Tensor:
     if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1).reshape(-1)
     return tensor.reshape(-1)
+
+
+@torch.no_grad()
+def sort_channels_last(flat: Tensor, params: Iterable[Tensor], *, undo: bool = False) -> None:
+    """Put a flat buffer of `params` into the order that it has where they are channels last in memory; or undo this.
+
+    Where they are, it has this order already. It is the order in files, because only MPS needs another one.
+    """
+    start = 0
+    for param in params:
+        if param.ndim == 4 and not param.is_contiguous(memory_format=torch.channels_last):
+            part = flat[start : start + param.numel()]
+            count, channels, height, width = param.shape
+            if undo:
+                ordered = part.view(count, height, width, channels).permute(0, 3, 1, 2)
+            else:
+                ordered = part.view(param.shape).permute(0, 2, 3, 1)
+            part.copy_(ordered.reshape(-1))
+        start += compute_padded_size(param.numel())
 
 
 @torch.no_grad()

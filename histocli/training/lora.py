@@ -19,8 +19,8 @@ def require_peft() -> None:
     require_packages("--lora", "peft", extra="lora")
 
 
-def add_lora(model: Classifier, rank: int) -> int:
-    """Put an adapter beside every linear layer of the backbone, freeze its other weights, and return their number.
+def add_lora(model: Classifier, rank: int) -> None:
+    """Put an adapter beside every linear layer of the backbone, and freeze its other weights.
 
     The matrices B begin as zeros, so that the network computes the same as before.
 
@@ -38,7 +38,6 @@ def add_lora(model: Classifier, rank: int) -> int:
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers), backbone)
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_("lora_" in name)
-    return len(layers)
 
 
 @torch.no_grad()

@@ -8,8 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from histocli.enums import Precision
 from histocli.models.backbone import BACKBONE
-from histocli.training.flat import compute_padded_size, flatten, flatten_in_memory_order, share_counters
+from histocli.training.flat import (
+    compute_padded_size,
+    flatten,
+    flatten_in_memory_order,
+    share_counters,
+    sort_channels_last,
+)
 from histocli.training.muon import stack_matrices
 from histocli.training.schedule import BETA2, OptimConfig, compute_one_cycle, make_step_table
 
@@ -35,43 +42,36 @@ class FlatOptimizer:
     from a table on the device, with a step counter on the device. So `step` needs no value from the host, and can be
     part of a CUDA graph.
 
-    With `has_loss_scale` (for float16), the loss is multiplied by a scale that is halved whenever a gradient overflows;
-    such a step changes no weight.
+    `precision` is that of the forward pass. In bf16, Muon multiplies matrices in bf16 too. In fp16 (`has_loss_scale`),
+    the loss is multiplied by a scale that is halved whenever a gradient overflows; such a step changes no weight.
     """
 
-    def __init__(self, model: nn.Module, ema_model: nn.Module, config: OptimConfig) -> None:
-        self.config = config
+    def __init__(
+        self, model: nn.Module, ema_model: nn.Module, config: OptimConfig, precision: Precision = Precision.FP32
+    ) -> None:
+        self.config, self.has_loss_scale = config, precision is Precision.FP16
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.muon_params = [p for p in named.values() if config.muon and _is_mixing_channels(p)]
-        muon = {id(p) for p in self.muon_params}
-        rest = {name: p for name, p in named.items() if id(p) not in muon}
-        groups = [
-            _Group(
-                params=[p for name, p in rest.items() if name.startswith(BACKBONE) is slow and (p.ndim > 1) is decays],
-                lr_factor=config.backbone_lr if slow else 1.0,
-                weight_decay=config.weight_decay if decays else 0.0,
-            )
-            for slow in (False, True)
-            for decays in (True, False)
-        ]
-        self.params = [*self.muon_params, *(p for group in groups for p in group.params)]
+        muon = {name: p for name, p in named.items() if config.muon and _is_mixing_channels(p)}
+        others, self._segments = _make_segments({name: p for name, p in named.items() if name not in muon}, config)
+        self.muon_params = list(muon.values())
+        self.params = [*self.muon_params, *(named[name] for name in others)]
         device = self.params[0].device
-        names = [*_find_param_names(named, self.params), *_find_statistics(model)]
+        names = [*muon, *others, *_find_statistics(model)]
         layout = [compute_padded_size(model.state_dict()[name].numel()) for name in names]
         self.weights = flatten(model, names, layout)
         self.ema = flatten(ema_model, names, layout)
         share_counters(model, ema_model)
         self.size = sum(layout[: len(self.params)])
         self.muon_size = sum(layout[: len(self.muon_params)])
-        self._segments = _make_segments(groups)
         self._padding = [torch.zeros(compute_padded_size(p.numel()) - p.numel(), device=device) for p in self.params]
         self.momentum = torch.zeros(self.muon_size, device=device)
         self.mean = torch.zeros(self.size - self.muon_size, device=device)
         self.square = torch.zeros(self.size - self.muon_size, device=device)
-        self._stacks = stack_matrices(self.muon_params, config.muon_dtype, device)
+        muon_dtype = torch.bfloat16 if precision is Precision.BF16 else torch.float32
+        self._stacks = stack_matrices(self.muon_params, muon_dtype, device)
         self._table = torch.from_numpy(make_step_table(config)).to(device)
         self.steps = torch.zeros(1, dtype=torch.int64, device=device)  # taken so far
-        self.loss_scale = torch.full((), LOSS_SCALE if config.has_loss_scale else 1.0, device=device)
+        self.loss_scale = torch.full((), LOSS_SCALE if self.has_loss_scale else 1.0, device=device)
         self.good_steps = torch.zeros((), dtype=torch.int64, device=device)  # since the loss scale last changed
 
     def compute_learning_rate(self, step: int) -> float:
@@ -86,7 +86,7 @@ class FlatOptimizer:
         gradients = self._gather_gradients()
         mask: Tensor | float = 1.0  # 0 where a gradient overflowed: then nothing changes
         norm = torch.linalg.vector_norm(gradients)
-        if self.config.has_loss_scale:
+        if self.has_loss_scale:
             norm = norm / self.loss_scale
             finite = norm.isfinite().float()
             gradients.div_(self.loss_scale).nan_to_num_(0, 0, 0)
@@ -102,7 +102,10 @@ class FlatOptimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all state but the weights."""
-        return {name: getattr(self, name).to("cpu", copy=True) for name in _STATE}
+        state = {name: getattr(self, name).to("cpu", copy=True) for name in _STATE}
+        for name in _MOMENTS:
+            sort_channels_last(state[name], self._find_moment_params(name))
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned, or from that of an earlier version, which used torch.optim."""
@@ -117,14 +120,20 @@ class FlatOptimizer:
             if not saved.isfinite().all() or (name not in _SIGNED and (saved < 0).any()):
                 raise ValueError(f"the optimiser's {name} has an impossible value")
             own.copy_(saved)
-        if self.config.has_loss_scale and self.loss_scale == 1:  # saved in another precision
+        for name in _MOMENTS:
+            sort_channels_last(getattr(self, name), self._find_moment_params(name), undo=True)
+        if self.has_loss_scale and self.loss_scale == 1:  # saved in another precision
             self.loss_scale.fill_(LOSS_SCALE)
+
+    def _find_moment_params(self, name: str) -> list[nn.Parameter]:
+        """Return the parameters of which a flat buffer has the moments: those of Muon or those of AdamW."""
+        return self.muon_params if name == "momentum" else self.params[len(self.muon_params) :]
 
     def _load_separate(self, state: dict[str, Any]) -> None:
         """Load the states of torch.optim.AdamW and of a Muon with one tensor per weight."""
         adamw, *others = state["optimizers"]
-        self._load_moments(self.params[len(self.muon_params) :], adamw["state"], "exp_avg", self.mean)
-        self._load_moments(self.params[len(self.muon_params) :], adamw["state"], "exp_avg_sq", self.square)
+        self._load_moments(self._find_moment_params("mean"), adamw["state"], "exp_avg", self.mean)
+        self._load_moments(self._find_moment_params("square"), adamw["state"], "exp_avg_sq", self.square)
         for muon in others:
             self._load_moments(self.muon_params, muon["state"], "momentum", self.momentum)
         self.steps.fill_(state["schedules"][0]["last_epoch"])
@@ -182,16 +191,8 @@ class FlatOptimizer:
 
 
 _STATE = ("momentum", "mean", "square", "steps", "loss_scale", "good_steps")
+_MOMENTS = ("momentum", "mean", "square")
 _SIGNED = ("momentum", "mean")
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Parameters with the same factor of the learning rate and the same weight decay."""
-
-    params: list[nn.Parameter]
-    lr_factor: float
-    weight_decay: float
 
 
 @dataclass(frozen=True)
@@ -209,23 +210,26 @@ def _is_mixing_channels(param: nn.Parameter) -> bool:
     return param.ndim > 2 and param.shape[1] > 1
 
 
-def _find_param_names(named: dict[str, nn.Parameter], params: list[nn.Parameter]) -> list[str]:
-    names = {id(param): name for name, param in named.items()}
-    return [names[id(param)] for param in params]
-
-
 def _find_statistics(model: nn.Module) -> list[str]:
     """Return the names of what a model saves in addition to its parameters, such as batch norm's running mean."""
     saved = model.state_dict()
     return [name for name, buffer in model.named_buffers() if name in saved and buffer.is_floating_point()]
 
 
-def _make_segments(groups: list[_Group]) -> list[_Segment]:
-    """Return the ranges of the groups that have parameters, counted from the end of Muon's part."""
-    segments, start = [], 0
-    for group in groups:
-        stop = start + sum(compute_padded_size(p.numel()) for p in group.params)
-        if stop > start:
-            segments.append(_Segment(start, stop, group.lr_factor, group.weight_decay))
-        start = stop
-    return segments
+def _make_segments(named: dict[str, nn.Parameter], config: OptimConfig) -> tuple[list[str], list[_Segment]]:
+    """Return the names of AdamW's parameters in the order of the flat buffer, and the segments that they make up.
+
+    The weights of a pretrained backbone are last; of these and of the others, those without weight decay are last.
+    """
+    names: list[str] = []
+    segments: list[_Segment] = []
+    start = 0
+    for is_backbone, lr_factor in ((False, 1.0), (True, config.backbone_lr)):
+        for decays, weight_decay in ((True, config.weight_decay), (False, 0.0)):
+            group = [n for n, p in named.items() if n.startswith(BACKBONE) is is_backbone and (p.ndim > 1) is decays]
+            stop = start + sum(compute_padded_size(named[name].numel()) for name in group)
+            if stop > start:
+                segments.append(_Segment(start, stop, lr_factor, weight_decay))
+            names += group
+            start = stop
+    return names, segments

@@ -1,14 +1,14 @@
 """The out-of-fold evaluation of a cross-validation: each patch is scored by the run that did not train on it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histocli.data.dataset import find_source_name
 from histocli.data.manifest import hash_file, read_manifest
 from histocli.inference.checkpoints import TORCH, LoadedCheckpoint
-from histocli.inference.leakage import ManifestCache, read_pixel_digests
+from histocli.inference.run_patches import ManifestCache, read_pixel_digests
 from histocli.inference.score_table import make_validation_table, measure_groups, measure_scores, write_scores
 from histocli.models.checkpoint import Checkpoint
 from histocli.reports.evaluation import OUT_OF_FOLD, EvaluatedCheckpoint, EvaluationReport, write_evaluation
@@ -22,7 +22,7 @@ SPLIT = OUT_OF_FOLD
 
 def write_out_of_fold(
     workspace: Workspace, name: str, best: Sequence[Checkpoint], chosen: Sequence[tuple[float, float]]
-) -> Path:
+) -> None:
     """Write `metrics/<name>-<data>-out-of-fold.json` and its scores, as `histo eval` writes an evaluation.
 
     Args:
@@ -33,10 +33,12 @@ def write_out_of_fold(
     """
     import pandas as pd
 
-    tables = [
+    folds = [
         _read_fold_scores(workspace, checkpoint, temperature)
         for checkpoint, (temperature, _) in zip(best, chosen, strict=True)
     ]
+    tables = [table for table, _ in folds]
+    of_training_slides = [count for _, count in folds if count is not None]
     table = pd.concat(tables, ignore_index=True)
     threshold = float(np.mean([threshold for _, threshold in chosen]))
     measured, before, uncertainty = measure_scores(table, threshold)
@@ -46,12 +48,14 @@ def write_out_of_fold(
         run=name,
         data=data,
         split=SPLIT,
-        checkpoints=tuple(_describe(workspace, checkpoint) for checkpoint in best),
+        checkpoints=tuple(_make_report_entry(workspace, checkpoint) for checkpoint in best),
         tta=False,
         is_calibrated=True,
         packed=data,
+        data_source=find_source_name(workspace, data),
         n_in_training=0,
         n_in_validation=len(table),
+        n_of_training_slides=sum(of_training_slides) if of_training_slides else None,
         scores=path.with_suffix(".csv").name,
         measured=measured,
         before_calibration=before,
@@ -61,20 +65,23 @@ def write_out_of_fold(
     )
     write_scores(path.with_suffix(".csv"), table.drop(columns="raw"))
     write_evaluation(path, report)
-    return path
 
 
-def _read_fold_scores(workspace: Workspace, best: Checkpoint, temperature: float) -> "pd.DataFrame":
-    """Return the validation patches of a fold with their scores, as an evaluation has them."""
+def _read_fold_scores(workspace: Workspace, best: Checkpoint, temperature: float) -> tuple["pd.DataFrame", int | None]:
+    """Return the validation patches of a fold with their scores, and how many are of its training slides.
+
+    The number is None if no slides are known.
+    """
     manifest = read_manifest(workspace.run_dir(best.run) / "manifest.csv", ("id", "label", "split", "data", "index"))
     table = make_validation_table(best, manifest, temperature)
     digests = read_pixel_digests(workspace, str(table["data"].iloc[0]), table, ManifestCache())
     table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
     table["fold"] = best.run
-    return table
+    slides = set(manifest.loc[manifest["split"] == "train", "slide"]) - {""} if "slide" in manifest else set()
+    return table, int(table["slide"].isin(slides).sum()) if slides else None
 
 
-def _describe(workspace: Workspace, checkpoint: Checkpoint) -> EvaluatedCheckpoint:
+def _make_report_entry(workspace: Workspace, checkpoint: Checkpoint) -> EvaluatedCheckpoint:
     """Return the facts about the best.pt of a fold that an evaluation has."""
     path = workspace.run_dir(checkpoint.run) / "best.pt"
-    return LoadedCheckpoint(path, hash_file(path), checkpoint, TORCH).describe()
+    return LoadedCheckpoint(path, hash_file(path), checkpoint, TORCH).to_report()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from histocli.compute.device import Compute
+from histocli.compute.device import Compute, move_model
 from histocli.data.feature_cache import FeatureCache, FeatureSource
 from histocli.data.features import FeatureLoader, compute_features
 from histocli.data.loaders import PatchLoader
@@ -54,28 +54,22 @@ def extract_features(
     train: PatchLoader,
     val: PatchLoader,
     cache: FeatureCache,
-    on_patches: Callable[[int], None] = lambda done: None,
+    on_patches: Callable[[int], None] = lambda count: None,
 ) -> Features:
     """Read the features of patches from the cache; compute and save those that are not there yet.
 
     The trainer's heads then standardise, or remember, those of the training patches. The patches are not augmented.
-    `on_patches` receives the number of patches that are done.
+    `on_patches` receives the number of patches that were done since its last call.
     """
     compute = trainer.compute
-    model.to(compute.device).eval()
-    done = 0
-
-    def count(patches: int) -> None:
-        nonlocal done
-        done += patches
-        on_patches(done)
+    move_model(model, compute.device).eval()
 
     def backbone(images: Tensor) -> Tensor:
         pixels = images.float().div_(255).contiguous(memory_format=torch.channels_last)
         with compute.autocast():
             return model.compute_features(pixels)
 
-    parts = [compute_features(patches, backbone, cache, count) for patches in (train, val)]
+    parts = [compute_features(patches, backbone, cache, on_patches) for patches in (train, val)]
     _fit_heads(trainer, parts[0].loader)
     cached, damaged = sum(part.cached for part in parts), sum(part.damaged for part in parts)
     return Features(parts[0].loader, parts[1].loader, cached, damaged, cache.folder)

@@ -1,12 +1,8 @@
-"""The progress of a training run: steps, epochs, and the metrics of its validation patches."""
+"""The progress of a training run: steps, and epochs with their metrics."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
-from histocli.metrics import compute_auc
-from histocli.metrics.curves import Floats, Ints
 from histocli.schema import Count, Fraction
 
 
@@ -33,7 +29,10 @@ class EpochStats:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The metrics of an epoch: a row of `history.jsonl`."""
+    """The metrics of an epoch: a row of `history.jsonl`.
+
+    Those of the validation patches are of uncalibrated probabilities; the accuracy is at the threshold 0.5.
+    """
 
     epoch: Count
     step: Count
@@ -46,24 +45,6 @@ class Epoch:
     val_accuracy: Fraction
 
 
-class ValidationMetrics(NamedTuple):
-    """The metrics of the validation patches, from uncalibrated probabilities; the accuracy is at the threshold 0.5."""
-
-    val_loss: float
-    val_auc: float | None
-    val_accuracy: float
-
-
 def make_epoch_key(epoch: Epoch) -> tuple[float, float]:
     """Return the key that orders epochs: the validation AUC, then the loss; only the loss if there is no AUC."""
     return (-1.0 if epoch.val_auc is None else epoch.val_auc, -epoch.val_loss)
-
-
-def measure_validation(labels: Ints, probs: Floats) -> ValidationMetrics:
-    """Return the metrics of validation patches, from labels (N,) and probabilities (N,)."""
-    label_probs = np.clip(np.where(labels == 1, probs, 1 - probs), 1e-7, 1)
-    return ValidationMetrics(
-        val_loss=float(-np.log(label_probs).mean()),
-        val_auc=compute_auc(labels, probs),
-        val_accuracy=float(((probs >= 0.5) == labels).mean()),
-    )

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from histocli.config import MAX_SEED, RunConfig, is_seed
 from histocli.data.dataset import open_balanced
 from histocli.data.folds import make_folds
-from histocli.data.groups import OVERLAP, find_held_out_hospitals, find_split_unit, is_validated_on_other_slides
+from histocli.data.groups import OVERLAP, explain_weak_validation, find_held_out_hospitals, find_split_unit
 from histocli.data.manifest import hash_file, read_manifest, write_manifest
 from histocli.data.overlap_cache import find_overlap_groups
 from histocli.enums import Group
@@ -30,6 +30,9 @@ from histocli.training.out_of_fold import write_out_of_fold
 from histocli.training.provenance import make_name_stem
 from histocli.training.resume import count_epochs
 from histocli.workspace import Workspace, check_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class PlannedRun(NamedTuple):
@@ -49,7 +52,10 @@ class Repeats(NamedTuple):
 
     @property
     def resume_command(self) -> str:
-        """The command that trains those that are not finished; it names the first seed, whose run may be removed."""
+        """The command that trains the runs that are not finished.
+
+        It contains the first seed, because the run of that seed may have been removed.
+        """
         first = f" --seed {self.members[0].number}" if self.kind == "seeds" else ""
         return f"histo train --{self.kind} {len(self.members)}{first} --name {self.name} --resume"
 
@@ -90,7 +96,7 @@ def is_complete(workspace: Workspace, member: PlannedRun) -> bool:
 
 @contextmanager
 def explain_damaged_member(workspace: Workspace, repeats: Repeats, member: PlannedRun) -> Iterator[None]:
-    """Give the error of a missing or damaged file of a fold or seed, read in this block, a hint.
+    """In this block, add a hint to the error of a missing or damaged file of a fold or seed.
 
     The hint is how to train the run again. If a run is complete and its best.pt can be read, its last.pt is needed only
     to extend it: then the hint is to leave out --epochs. Other errors, such as missing permissions, pass unchanged.
@@ -212,8 +218,7 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     divided = repeats.members if repeats.kind == "folds" else repeats.members[:1]  # seeds share one manifest
     manifests = [read_manifest(workspace.run_dir(member.name) / "manifest.csv") for member in divided]
     if repeats.kind == "folds":
-        on_other_slides = all(map(is_validated_on_other_slides, manifests))
-        calibrations = _calibrate_on_other_folds(best, on_other_slides=on_other_slides)
+        calibrations = _calibrate_on_other_folds(best, manifests)
         write_out_of_fold(workspace, repeats.name, best, calibrations)
     else:
         calibrations = [(checkpoint.temperature, checkpoint.threshold) for checkpoint in best]
@@ -243,7 +248,7 @@ def _load_best(workspace: Workspace, repeats: Repeats, member: PlannedRun) -> Ch
         return load_checkpoint(workspace.run_dir(member.name) / "best.pt")
 
 
-def _calibrate_on_other_folds(best: list[Checkpoint], *, on_other_slides: bool) -> list[tuple[float, float]]:
+def _calibrate_on_other_folds(best: list[Checkpoint], manifests: "list[pd.DataFrame]") -> list[tuple[float, float]]:
     """Return the temperature and threshold of each fold, chosen on the validation scores of the other folds."""
     scores = [checkpoint.get_validation_scores() for checkpoint in best]
     calibrations = []
@@ -251,7 +256,8 @@ def _calibrate_on_other_folds(best: list[Checkpoint], *, on_other_slides: bool) 
         others = zip(*scores[:i], *scores[i + 1 :], strict=True)
         labels, log_odds = (np.concatenate(arrays) for arrays in others)
         rule = str(checkpoint.config.get("threshold", "0.5"))
-        calibration = calibrate(labels, compute_probabilities(log_odds), rule, on_other_slides=on_other_slides)
+        is_weak = bool(explain_weak_validation(manifests[:i] + manifests[i + 1 :]))
+        calibration = calibrate(labels, compute_probabilities(log_odds), rule, is_weak=is_weak)
         calibrations.append((calibration.temperature, calibration.threshold))
     return calibrations
 

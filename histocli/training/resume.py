@@ -10,8 +10,9 @@ from histocli.errors import DamagedError, HistoError, UsageError
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.run import read_history, read_run
 from histocli.schema import from_json
-from histocli.training.run_folder import NEW_RUN_HINT
 from histocli.workspace import Workspace
+
+NEW_RUN_HINT = "start a new run with another --name"
 
 
 class StoredRun(NamedTuple):

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from histocli.atomic import create_folder_atomically
@@ -12,11 +13,12 @@ from histocli.compute.device import choose_compute
 from histocli.config import RunConfig
 from histocli.data.dataset import open_balanced
 from histocli.data.folds import is_fold
-from histocli.data.groups import is_validated_on_other_slides
+from histocli.data.groups import explain_weak_validation
 from histocli.data.leakage import audit
 from histocli.data.manifest import hash_file
 from histocli.data.readahead import read_ahead
 from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
+from histocli.metrics import compute_auc
 from histocli.models.checkpoint import hash_backbone
 from histocli.signals import Stopped, StopRequest
 from histocli.training import run_folder
@@ -26,7 +28,7 @@ from histocli.training.cuda_graph import WARM_UP
 from histocli.training.listeners import Listener
 from histocli.training.lora import add_lora
 from histocli.training.probe import extract_features, open_cache
-from histocli.training.progress import Epoch, EpochStats, Progress, make_epoch_key, measure_validation
+from histocli.training.progress import Epoch, EpochStats, Progress, make_epoch_key
 from histocli.training.provenance import write_job
 from histocli.training.run_state import collect_training_state, load_training_state, write_checkpoints
 from histocli.training.setup import make_loaders, make_model, make_trainer
@@ -77,7 +79,7 @@ class Run:
         self.audit = None if resumed else audit(workspace, subset.frame, subset.packed, is_fold=is_fold(config.data))
         if self.audit and not config.allow_leak:
             self.audit.refuse_leaks()
-        self.is_validated_on_other_slides = is_validated_on_other_slides(subset.frame)
+        self.is_weakly_validated = bool(explain_weak_validation([subset.frame]))
         self.data = subset.data
         self.manifest_sha256 = hash_file(self.manifest)
         torch.manual_seed(config.seed)
@@ -126,7 +128,7 @@ class Run:
                 self.best = epoch
             self._save(is_best=is_best)
             listener.on_epoch_end(epoch, is_best)
-            if not self.is_finished and any(self.ranks.all_max(stop.signal or 0)):
+            if not self.is_finished and self.ranks.all_max(stop.signal or 0):
                 raise self._make_stopped_error(stop)
 
     def _train_epoch(self, listener: Listener, stop: StopRequest) -> EpochStats | None:
@@ -158,9 +160,8 @@ class Run:
         """Score the validation patches with the EMA of the weights, and calibrate on them."""
         predictor = BatchPredictor([CalibratedNetwork(self.trainer.ema_model)], self.compute, can_halve_batch=True)
         probs = predictor.predict_packed(self.val_loader, lambda done: self._stop_single_process(stop)).probs
-        self.calibration = calibrate(
-            self.labels, probs, self.config.threshold, on_other_slides=self.is_validated_on_other_slides
-        )
+        self.calibration = calibrate(self.labels, probs, self.config.threshold, is_weak=self.is_weakly_validated)
+        label_probs = np.where(self.labels == 1, probs, 1 - probs)
         return Epoch(
             epoch=len(self.history) + 1,
             step=self.trainer.step,
@@ -168,14 +169,18 @@ class Run:
             lr=self.trainer.learning_rate,
             patches_per_second=stats.rate,
             seconds=stats.seconds,
-            **measure_validation(self.labels, probs)._asdict(),
+            val_loss=float(-np.log(np.clip(label_probs, 1e-7, 1)).mean()),
+            val_auc=compute_auc(self.labels, probs),
+            val_accuracy=float(((probs >= 0.5) == self.labels).mean()),
         )
 
     def _extract_features(self, listener: Listener, stop: StopRequest) -> None:
         """Replace the patches of both loaders by the features that the frozen backbone computes from them."""
-        total = len(self.train_loader) + len(self.val_loader)
+        done, total = 0, len(self.train_loader) + len(self.val_loader)
 
-        def on_patches(done: int) -> None:
+        def on_patches(count: int) -> None:
+            nonlocal done
+            done += count
             listener.on_features(done, total)
             self._stop_single_process(stop)
 
@@ -184,7 +189,7 @@ class Run:
         features = extract_features(self.model, self.trainer, self.train_loader, self.val_loader, cache, on_patches)
         self.train_loader, self.val_loader = features.train, features.val
         listener.on_features_end(features)
-        if any(self.ranks.all_max(stop.signal or 0)):
+        if self.ranks.all_max(stop.signal or 0):
             raise self._make_stopped_error(stop)
 
     def create(self, name: str, *, is_repeat: bool) -> None:
@@ -211,7 +216,7 @@ class Run:
 
     def resume(self) -> None:
         """Continue from `last.pt`."""
-        self.ranks.on_all_ranks(self._load)
+        self.ranks.on_all_ranks(lambda: load_training_state(self))
         self.ranks.check_equal((self.manifest_sha256, self.trainer.step), "manifests or checkpoints")
         self._check_same_device()
         agents = gather_torchrun_agents(self.ranks)
@@ -230,12 +235,6 @@ class Run:
         kind = self.compute.device.type, self.compute.precision
         hint = "nvidia-smi shows whether another program uses a GPU; --device and --precision name one for all"
         self.ranks.check_equal(kind, "devices or precisions", hint)
-
-    def _load(self) -> None:
-        """Load `last.pt` into the trainer and this object."""
-        checkpoint = run_folder.load_last(self.dir, self.manifest_sha256)
-        with run_folder.explain_state_errors(self.dir / "last.pt"):
-            load_training_state(self, checkpoint)
 
     def _save(self, *, is_best: bool = False) -> None:
         """Write last.pt and the history, and with `is_best` also best.pt."""

@@ -1,4 +1,4 @@
-"""The files of a run's folder: write manifest.csv, config.json and history.jsonl; read last.pt."""
+"""The files of a run's folder, except its checkpoints: write manifest.csv, config.json and history.jsonl."""
 
 import json
 import shutil
@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histocli.atomic import read_json, write_atomically, write_json, write_text
-from histocli.compute.memory import is_out_of_memory
 from histocli.config import RunConfig
-from histocli.errors import HistoError, read_first_line
-from histocli.models.checkpoint import Checkpoint, load_checkpoint
+from histocli.errors import HistoError
 from histocli.reports.run import RunRecord, read_run
 from histocli.schema import to_json
 from histocli.training.progress import Epoch
@@ -20,8 +18,6 @@ from histocli.training.provenance import find_git_commit, find_versions
 
 if TYPE_CHECKING:
     from histocli.training.run import Run
-
-NEW_RUN_HINT = "start a new run with another --name"
 
 
 def write_run_record(run: "Run", folder: Path, *, is_repeat: bool) -> None:
@@ -57,31 +53,6 @@ def write_history(folder: Path, history: Sequence[Epoch]) -> None:
     """Write history.jsonl: one line for each epoch."""
     lines = [json.dumps(asdict(epoch), allow_nan=False) + "\n" for epoch in history]
     write_text(folder / "history.jsonl", "".join(lines))
-
-
-def load_last(folder: Path, manifest_sha256: str) -> Checkpoint:
-    """Return the checkpoint last.pt of a run, to resume from.
-
-    Raises:
-        HistoError: it cannot be read or has no training state, or the run's manifest has changed.
-    """
-    checkpoint = load_checkpoint(folder / "last.pt")
-    if not checkpoint.training:
-        raise HistoError(f"{folder / 'last.pt'} has no training state to resume from", NEW_RUN_HINT)
-    if checkpoint.manifest_sha256 != manifest_sha256:
-        raise HistoError(f"{folder / 'manifest.csv'} has changed since the run was started", NEW_RUN_HINT)
-    return checkpoint
-
-
-@contextmanager
-def explain_state_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of a damaged training state into a `HistoError` that names its file."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise HistoError(f"{path}: its training state is damaged: {read_first_line(error)}", NEW_RUN_HINT) from error
 
 
 @contextmanager

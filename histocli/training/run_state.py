@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import torch
 
-from histocli.models.checkpoint import Checkpoint, save_checkpoint
+from histocli.compute.memory import is_out_of_memory
+from histocli.errors import HistoError, read_first_line
+from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.schema import Range, from_json, to_json
 from histocli.training.calibrate import Calibration, make_default_calibration
 from histocli.training.lora import copy_adapters, merge_adapters, restore_ema_state
 from histocli.training.probe import copy_head_weights, join_state, select_head_state
 from histocli.training.progress import Epoch, EpochStats
-from histocli.training.run_folder import NEW_RUN_HINT, write_history
+from histocli.training.resume import NEW_RUN_HINT
+from histocli.training.run_folder import write_history
 from histocli.training.trainer import TrainerState
 
 if TYPE_CHECKING:
@@ -46,8 +49,28 @@ def collect_training_state(run: "Run") -> TrainingState:
     )
 
 
-def load_training_state(run: "Run", checkpoint: Checkpoint) -> None:
-    """Put the state of a checkpoint into a run; a state that does not fit raises `HistoError`, or an error of torch."""
+def load_training_state(run: "Run") -> None:
+    """Put the state of a run's last.pt into the run, which then continues from there.
+
+    Raises:
+        HistoError: last.pt cannot be read, its training state is missing or damaged, or the run's manifest has changed.
+    """
+    path = run.dir / "last.pt"
+    checkpoint = load_checkpoint(path)
+    if not checkpoint.training:
+        raise HistoError(f"{path} has no training state to resume from", NEW_RUN_HINT)
+    if checkpoint.manifest_sha256 != run.manifest_sha256:
+        raise HistoError(f"{run.dir / 'manifest.csv'} has changed since the run was started", NEW_RUN_HINT)
+    try:
+        _apply_checkpoint(run, checkpoint)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise HistoError(f"{path}: its training state is damaged: {read_first_line(error)}", NEW_RUN_HINT) from error
+
+
+def _apply_checkpoint(run: "Run", checkpoint: Checkpoint) -> None:
+    """Put a checkpoint into a run; a training state that does not fit raises `HistoError`, or an error of torch."""
     stats = checkpoint.training.get("epoch_stats") or checkpoint.training.get("trained")  # the name in earlier versions
     content = checkpoint.training | {"epoch_stats": stats or None}
     state = from_json(TrainingState, content, f"{checkpoint.origin}, training", NEW_RUN_HINT)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 BETA2 = 0.999  # of AdamW
 BETA1_RANGE = (0.85, 0.95)  # AdamW's beta1 falls while the learning rate rises, as in PyTorch's OneCycleLR
@@ -12,7 +11,7 @@ DIV_FACTOR, FINAL_DIV_FACTOR = 10, 100  # the peak learning rate divided by the 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The settings of the optimiser; `muon_dtype` is the number format in which Muon multiplies matrices."""
+    """The settings of the optimiser."""
 
     lr: float
     total_steps: int
@@ -21,9 +20,7 @@ class OptimConfig:
     weight_decay: float = 0.05
     ema_span: float = 0.02  # time constant of the moving average of the weights, as a fraction of all steps
     muon: bool = True
-    muon_dtype: torch.dtype = torch.float32
     backbone_lr: float = 1.0  # learning rate of a pretrained backbone, as a fraction of `lr`
-    has_loss_scale: bool = False
 
 
 def compute_one_cycle(config: OptimConfig) -> tuple[np.ndarray, np.ndarray]:

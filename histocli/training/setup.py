@@ -1,7 +1,6 @@
 """The parts of a training run that follow from its options: loaders, network, recipe and trainer."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -26,16 +25,10 @@ _GPU_VAL_BATCH = 1024  # the smallest validation batch of histo's networks on a 
 _MIN_NORM_BATCH = 32  # the fewest patches for batch norm's statistics: Wu and He, "Group normalization", 2018
 
 
-class Loaders(NamedTuple):
-    """The training and the validation patches; `shots` says which were drawn for training, if not all are used."""
-
-    train: PatchLoader
-    val: PatchLoader
-    shots: Shots | None
-
-
-def make_loaders(subset: Subset, config: RunConfig, device: torch.device, ranks: Ranks) -> Loaders:
-    """Return the loaders of a subset's training and validation patches.
+def make_loaders(
+    subset: Subset, config: RunConfig, device: torch.device, ranks: Ranks
+) -> tuple[PatchLoader, PatchLoader, Shots | None]:
+    """Return the loaders of a subset's training and validation patches, and with `--shots` which ones were drawn.
 
     Raises:
         HistoError: the training patches have one class only, or fewer of a class than `--shots`.
@@ -51,7 +44,7 @@ def make_loaders(subset: Subset, config: RunConfig, device: torch.device, ranks:
     if ranks.size > 1 and min(size, len(train.rows)) < fewest:
         raise UsageError(f"--batch-size {size}: {ranks.size} processes need at least {fewest} patches per step")
     val_size = choose_validation_batch(config.arch, device.type, size)
-    return Loaders(
+    return (
         PatchLoader(train.store, train.rows, train.labels, size, device, ranks=ranks),
         PatchLoader(val.store, val.rows, val.labels, val_size, device, ranks=ranks),
         shots,
@@ -59,9 +52,9 @@ def make_loaders(subset: Subset, config: RunConfig, device: torch.device, ranks:
 
 
 def choose_validation_batch(arch: str, device: str, batch_size: int) -> int:
-    """Return the patches that a network validates at a time on a kind of device, for the size of its training batch.
+    """Return the batch size of validation: twice that of training, and at least 1,024 for histo's networks on a GPU.
 
-    A network that is not histo's may be so large that the memory of a GPU is full with many patches.
+    Other networks may be so large that 1,024 patches do not fit the memory.
     """
     is_small = arch in ARCHITECTURES
     return max(2 * batch_size, _GPU_VAL_BATCH) if device == "cuda" and is_small else 2 * batch_size

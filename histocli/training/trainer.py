@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from histocli.architectures import ENCODERS
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
-from histocli.compute.device import Compute, seed_device
+from histocli.compute.device import Compute, move_model, seed_device
 from histocli.data.features import is_features
 from histocli.data.loaders import Batch, PatchLoader
 from histocli.data.transforms import augment
-from histocli.enums import Augment, Precision, Rotate
+from histocli.enums import Augment, Rotate
 from histocli.errors import HistoError
 from histocli.inference.forward import run_network
 from histocli.models import Classifier
@@ -30,10 +30,11 @@ from histocli.training.schedule import OptimConfig
 _NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, GroupBatchNorm
 _RANK_STRIDE = 0x9E3779B1  # between the seeds of two processes: the CPU generator uses only the lower 32 bits
 _CHECK_INTERVAL = 50  # steps between checks of the losses: each check waits for the GPU
+_MIN_LOSS_SCALE = 2.0**-14  # at first it is 2**16, so 30 steps or more had infinite or NaN gradients
 
 
 class NotFiniteError(HistoError):
-    """The loss is infinite or NaN: with these options the training diverges."""
+    """The loss or its gradients are infinite or NaN: with these options the training diverges."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,7 @@ class TrainerState:
 
 @dataclass(frozen=True)
 class Recipe(OptimConfig):
-    """The settings of training that do not depend on the data: for the optimiser, the loss and the augmentation.
-
-    The trainer sets `muon_dtype` and `has_loss_scale` itself, for its number format.
-    """
+    """The settings of training that do not depend on the data: for the optimiser, the loss and the augmentation."""
 
     seed: int = field(kw_only=True)
     label_smoothing: float = 0.05
@@ -95,17 +93,9 @@ class Trainer:
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, compute: Compute, ranks: Ranks = SINGLE_PROCESS) -> None:
-        self.model = model.to(compute.device)
+        self.model = move_model(model, compute.device)
         self.ema_model = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = FlatOptimizer(
-            self.model,
-            self.ema_model,
-            replace(
-                recipe,
-                muon_dtype=torch.bfloat16 if compute.precision is Precision.BF16 else torch.float32,
-                has_loss_scale=compute.precision is Precision.FP16,
-            ),
-        )
+        self.optimizer = FlatOptimizer(self.model, self.ema_model, recipe, compute.precision)
         self.ranks = ranks
         self.recipe = recipe
         self.compute = compute
@@ -119,6 +109,7 @@ class Trainer:
         return (
             self.recipe.cuda_graph
             and self.compute.device.type == "cuda"
+            and torch.version.hip is None  # on AMD's GPUs; MIOpen's convolutions cannot all be captured
             and self.ranks.size == 1  # a graph cannot hold the exchange of gradients
             and not self.recipe.compile
             and not torch.are_deterministic_algorithms_enabled()
@@ -152,7 +143,7 @@ class Trainer:
         """Train to the end of the current epoch; return the mean loss, or None if `on_step` returned True before.
 
         Raises:
-            NotFiniteError: a loss is not finite.
+            NotFiniteError: a loss is not finite, or in fp16 the gradients have not been finite for many steps.
         """
         epoch, first = divmod(self.step, batches.steps)
         self.model.train()
@@ -189,7 +180,7 @@ class Trainer:
         loss = torch.stack([self._compute_loss(member, images, labels) for member in self.members]).mean()
         if loss_weight != 1:
             loss = loss * loss_weight
-        (loss * self.optimizer.loss_scale if self.optimizer.config.has_loss_scale else loss).backward()
+        (loss * self.optimizer.loss_scale if self.optimizer.has_loss_scale else loss).backward()
         self.optimizer.step()
         return loss.detach()
 
@@ -219,26 +210,26 @@ class Trainer:
         """Return the losses of this epoch so far, each over a whole batch.
 
         Raises:
-            NotFiniteError: a loss is not finite.
+            NotFiniteError: a loss is not finite, or in fp16 the gradients have not been finite for many steps.
         """
         if not self.losses:
             return torch.empty(0)
+        hint = f"lower --lr (it is {self.recipe.lr:g}), or use --precision fp32"
         losses = self.ranks.all_mean(torch.stack(self.losses))
         self.recent_loss = float(losses[-_CHECK_INTERVAL:].mean())
         finite = losses.isfinite()
         if not finite.all():
             step = self.step - len(self.losses) + int((~finite).int().argmax()) + 1
-            raise NotFiniteError(
-                f"the loss of step {step} is not finite",
-                f"lower --lr (it is {self.recipe.lr:g}), or use --precision fp32",
-            )
+            raise NotFiniteError(f"the loss of step {step} is not finite", hint)
+        if self.optimizer.has_loss_scale and float(self.optimizer.loss_scale) < _MIN_LOSS_SCALE:
+            raise NotFiniteError(f"by step {self.step}, the gradients of too many steps were not finite in fp16", hint)
         return losses
 
     def collect_state(self) -> TrainerState:
         """Return everything needed to continue from this step.
 
         Raises:
-            NotFiniteError: a loss is not finite.
+            NotFiniteError: a loss is not finite, or in fp16 the gradients have not been finite for many steps.
         """
         losses = self._check_losses()
         self._average_statistics()

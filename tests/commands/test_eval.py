@@ -18,9 +18,10 @@ import torch
 from scipy.special import logit
 from sklearn.metrics import accuracy_score, roc_auc_score
 
+from histocli.compute import device
 from histocli.data import manifest
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
-from tests.cli import REPOSITORY, TRAIN, Histo, rename_slides, write_images
+from tests.cli import REPOSITORY, TRAIN, Histo, rename_slides, table, write_images
 from tests.data.tissue import crop, texture, write_patches
 
 EVAL = ["eval", "--device", "cpu"]
@@ -70,6 +71,8 @@ def test_the_default_is_the_validation_split_of_the_run(histo):
     assert evaluation["n"] == len(val)
     assert evaluation["manifest_sha256"] == digest(histo.root / "manifests" / "balanced.csv")
     assert evaluation["checkpoint_sha256"] == digest(histo.root / "checkpoints" / "best.pt")
+    assert (evaluation["n_of_training_slides"], evaluation["n_of_validation_slides"]) == (0, 0)
+    assert "of slides that" not in result.stderr
     order = list(evaluation["metrics"])
     assert order[:2] == ["auc", "accuracy"]
     table = result.stderr
@@ -208,6 +211,18 @@ def test_unreadable_files_are_named_and_counted(histo, folder):
     assert json.loads(result.stdout)["skipped"] == {"unreadable": 1}
     assert "warning: tumor/broken.png" in result.stderr
     assert "warning: 1 patch skipped: unreadable" in result.stderr
+
+
+def test_a_gpu_that_cannot_be_used_is_a_warning_also_with_quiet(histo, folder, tmp_path, monkeypatch):
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(device, "DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setenv("HISTO_DEVICE", "auto")
+    for line in (["eval", "--data", folder], ["predict", folder, "--out", tmp_path / "out.csv"]):
+        warnings = [row for row in histo("-q", *line).stderr.splitlines() if "this build of PyTorch has no CUDA" in row]
+        assert len(warnings) == 1, line
+        assert warnings[0].startswith("warning: the GPU cannot be used: ")
 
 
 def test_tta_writes_another_metrics_file(histo):
@@ -550,11 +565,23 @@ def test_two_checkpoints_are_compared_on_the_same_patches(two_runs):
     )
 
 
-def test_a_comparison_reports_patches_used_in_training(two_runs):
+def test_a_comparison_reports_patches_and_slides_used_in_training(two_runs):
     result = two_runs(*EVAL, "--compare", "first", "second", "--data", "synthetic", "--json")
-    trained = report(two_runs, "--data", "synthetic")["n_in_training"]
+    evaluation = json.loads((two_runs.root / "metrics" / "first-synthetic-all.json").read_text())
+    trained, others = evaluation["n_in_training"], evaluation["n_of_training_slides"]
     assert json.loads(result.stdout)["a"]["n_in_training"] == trained > 0
-    assert f"first was trained on {trained} of the patches that it scored" in result.stderr
+    shown = " ".join(result.stderr.split())
+    assert f"warning: first and second: the network was trained on {trained} of these patches" in shown
+    assert f"first and second: {others} more patches are of slides that the network was trained on" in shown
+    used, packed = (
+        table((two_runs.root / "manifests" / name).read_text()) for name in ("balanced.csv", "synthetic.csv")
+    )
+    slides = {row["slide"] for row in used if row["split"] == "train"}
+    pixels = {row["sha1"] for row in used if row["split"] == "train"}
+    assert others == sum(row["slide"] in slides and row["sha1"] not in pixels for row in packed) > 0
+    card = (two_runs.root / "runs" / "first" / "model_card.md").read_text()
+    assert f"| {trained} | {others} |" in card
+    assert f"- synthetic, all: {others} more patches are of slides" in card
 
 
 def test_the_same_evaluation_under_two_names_is_refused(histo):
@@ -592,6 +619,15 @@ def test_patches_used_in_training_are_recognised_by_their_pixels(histo, tmp_path
     assert (evaluation["n_in_training"], evaluation["n_in_validation"]) == (9, 3)
     assert "the network was trained on 9 of these patches" in result.stderr
     assert "3 of these patches were used to choose epoch, temperature and threshold" in result.stderr
+    elsewhere = tmp_path / "elsewhere.pt"
+    checkpoint = load_checkpoint(histo.root / "runs" / "first" / "best.pt")
+    save_checkpoint(replace(checkpoint, manifest_sha256="0" * 64), elsewhere)
+    result = histo(*EVAL, "--data", tmp_path / "again", "--json", "--ckpt", "first", "--ckpt", elsewhere)
+    evaluation = json.loads(result.stdout)
+    assert (evaluation["n_in_training"], evaluation["n_unknown_checkpoints"]) == (9, 1)
+    shown = " ".join(result.stderr.split())
+    assert "warning: the networks were trained on at least 9 of these patches: the metrics are too good" in shown
+    assert "it is not known for 1 of the 2 checkpoints" in shown
     histo("download", "--source", "folder", "--from", tmp_path / "again", "--name", "again")
     assert report(histo, "--data", "again")["n_in_training"] == 9
     (histo.root / "runs" / "first" / "manifest.csv").write_text("id,label,split\n")
@@ -721,12 +757,20 @@ def test_a_folder_with_the_name_of_packed_data_is_named(histo, folder, monkeypat
 
 
 def test_prevalence_is_written_to_a_report_of_its_own(histo):
-    usual, rare = report(histo), report(histo, "--prevalence", 0.1)
+    usual, result = report(histo), histo(*EVAL, "--json", "--prevalence", 0.1)
+    rare = json.loads(result.stdout)
     assert (usual["assumed_prevalence"], rare["assumed_prevalence"]) == (None, 0.1)
     assert rare["scores"] == usual["scores"].replace(".csv", "-prevalence-0.1.csv")
     assert rare["metrics"]["auc"] == usual["metrics"]["auc"]
     assert rare["metrics"]["accuracy"] == usual["metrics"]["accuracy"]
     assert rare["metrics"]["ece"] != usual["metrics"]["ece"]
+    sensitivity, specificity = (rare["metrics"][name] for name in ("sensitivity", "specificity"))
+    expected = sensitivity * 0.1 / (sensitivity * 0.1 + (1 - specificity) * 0.9)
+    assert rare["predictive_values"]["ppv"] == pytest.approx(expected)
+    assert usual["predictive_values"] == {}
+    shown = " ".join(result.stderr.split())
+    assert re.search(rf"PPV at prevalence 0\.1 +.? ?{expected:.4f}", shown)
+    assert "warning: the probabilities are for data of which 10% is tumour (--prevalence), but of these" in shown
 
 
 def test_a_folder_is_compared_with_the_appearance_of_the_training_patches(histo, tmp_path):

@@ -17,17 +17,17 @@ from histocli.atomic import write_json, write_text
 from histocli.commands.plot import plot
 from histocli.commands.runs import remove_runs
 from histocli.config import PlotConfig
+from histocli.enums import PlotFormat, PlotKind
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
-from histocli.plots import Format, Kind
 from histocli.schema import to_json
 from histocli.workspace import Workspace
 from tests.data.tissue import write_patches
 
-OF_EVALUATION = [Kind.ROC, Kind.PR, Kind.CONFUSION, Kind.CALIBRATION, Kind.SCORES, Kind.ERRORS]
+OF_EVALUATION = [PlotKind.ROC, PlotKind.PR, PlotKind.CONFUSION, PlotKind.CALIBRATION, PlotKind.SCORES, PlotKind.ERRORS]
 
 
-def draw(workspace, run, kinds, format=Format.PNG, **options):
+def draw(workspace, run, kinds, format=PlotFormat.PNG, **options):
     runs = () if run is None else (run,) if isinstance(run, str) else tuple(run)
     return plot(workspace, PlotConfig(run=runs, kind=tuple(kinds), format=format, **options))
 
@@ -90,13 +90,13 @@ def names(paths):
     return {path.name for path in paths}
 
 
-@pytest.mark.parametrize("format", Format)
+@pytest.mark.parametrize("format", PlotFormat)
 def test_all_draws_every_kind_in_every_format(workspace, format):
-    paths = plot(workspace, PlotConfig(kind=(Kind.ALL,), format=format))
+    paths = plot(workspace, PlotConfig(kind=(PlotKind.ALL,), format=format))
     expected = {"net-1-curves", "pcam-balance", "pcam-samples"} | {f"net-1-pcam-val-{kind}" for kind in OF_EVALUATION}
     assert names(paths) == {f"{stem}.{format}" for stem in expected} == names(workspace.plots_dir.iterdir())
     for path in paths:
-        check = {Format.PNG: check_png, Format.SVG: check_svg, Format.PDF: check_pdf}[format]
+        check = {PlotFormat.PNG: check_png, PlotFormat.SVG: check_svg, PlotFormat.PDF: check_pdf}[format]
         check(path)
 
 
@@ -118,22 +118,22 @@ def check_pdf(path):
 
 
 def test_drawing_plots_twice_gives_the_same_files(workspace):
-    kinds = [Kind.CURVES, Kind.ERRORS]
+    kinds = [PlotKind.CURVES, PlotKind.ERRORS]
     first = {path: path.read_bytes() for path in plot(workspace, PlotConfig(kind=kinds))}
     assert {path: path.read_bytes() for path in plot(workspace, PlotConfig(kind=kinds))} == first
 
 
 def test_the_requested_kinds_are_drawn_for_every_evaluation(workspace):
     add_evaluation(workspace, "net-1", "unseen", "all", [0, 1, 1], [0.1, 0.9, 0.2])
-    paths = plot(workspace, PlotConfig(("net-1",), (Kind.ROC, Kind.BALANCE)))
+    paths = plot(workspace, PlotConfig(("net-1",), (PlotKind.ROC, PlotKind.BALANCE)))
     assert names(paths) == {"net-1-pcam-val-roc.png", "net-1-unseen-all-roc.png", "pcam-balance.png"}
 
 
 def test_the_newest_run_is_the_default(workspace):
     add_run(workspace, "old", age=1000)
     add_run(workspace, "a-newer", age=-1000)
-    assert names(plot(workspace, PlotConfig(kind=(Kind.CURVES,)))) == {"a-newer-curves.png"}
-    assert names(plot(workspace, PlotConfig(("old",), (Kind.CURVES,)))) == {"old-curves.png"}
+    assert names(plot(workspace, PlotConfig(kind=(PlotKind.CURVES,)))) == {"a-newer-curves.png"}
+    assert names(plot(workspace, PlotConfig(("old",), (PlotKind.CURVES,)))) == {"old-curves.png"}
 
 
 def test_the_newest_evaluation_counts_if_its_network_has_no_run(workspace):
@@ -146,32 +146,32 @@ def test_the_newest_evaluation_counts_if_its_network_has_no_run(workspace):
     now = time.time()
     add_evaluation(workspace, "histonet-pcam", "pcam", "all", [0, 1], [0.2, 0.9])
     set_time(workspace.metrics_dir / "histonet-pcam-pcam-all.json", now + 10)
-    assert drawn(Kind.ROC) == {"histonet-pcam-pcam-all-roc.png"}
-    assert drawn(Kind.CURVES) == {"net-1-curves.png"}
+    assert drawn(PlotKind.ROC) == {"histonet-pcam-pcam-all-roc.png"}
+    assert drawn(PlotKind.CURVES) == {"net-1-curves.png"}
     set_time(workspace.metrics_dir / "net-1-pcam-val.json", now + 20)
-    assert drawn(Kind.ROC) == {"net-1-pcam-val-roc.png"}
+    assert drawn(PlotKind.ROC) == {"net-1-pcam-val-roc.png"}
     (workspace.metrics_dir / "damaged.json").write_text("{")
     set_time(workspace.metrics_dir / "damaged.json", now + 30)
-    assert drawn(Kind.ROC) == {"net-1-pcam-val-roc.png"}
+    assert drawn(PlotKind.ROC) == {"net-1-pcam-val-roc.png"}
     add_evaluation(workspace, "cv", "pcam", "out-of-fold", [0, 1], [0.2, 0.9])
     set_time(workspace.metrics_dir / "cv-pcam-out-of-fold.json", now + 40)
-    assert drawn(Kind.ROC) == {"net-1-pcam-val-roc.png"}
+    assert drawn(PlotKind.ROC) == {"net-1-pcam-val-roc.png"}
 
 
 def test_a_run_with_a_similar_name_has_its_own_plots(workspace):
     add_run(workspace, "net-1-long")
     add_evaluation(workspace, "net-1-long", "pcam", "val", [0, 1], [0.2, 0.9])
-    assert names(plot(workspace, PlotConfig(("net-1",), (Kind.ROC,)))) == {"net-1-pcam-val-roc.png"}
+    assert names(plot(workspace, PlotConfig(("net-1",), (PlotKind.ROC,)))) == {"net-1-pcam-val-roc.png"}
 
 
 @pytest.mark.parametrize(
     ("kind", "hint"),
     [
-        (Kind.CURVES, "histo train"),
-        (Kind.ROC, "histo train"),
-        (Kind.BALANCE, "histo balance"),
-        (Kind.SAMPLES, "histo download"),
-        (Kind.ALL, "histo train"),
+        (PlotKind.CURVES, "histo train"),
+        (PlotKind.ROC, "histo train"),
+        (PlotKind.BALANCE, "histo balance"),
+        (PlotKind.SAMPLES, "histo download"),
+        (PlotKind.ALL, "histo train"),
     ],
 )
 def test_in_an_empty_workspace_the_hint_is_the_command_to_run(tmp_path, kind, hint):
@@ -195,7 +195,7 @@ def test_for_a_run_without_evaluation_the_hint_is_histo_eval(tmp_path, kind):
 def test_nothing_is_drawn_if_one_of_several_kinds_has_no_input(workspace):
     (workspace.metrics_dir / "balance.json").unlink()
     with pytest.raises(HistoError) as caught:
-        plot(workspace, PlotConfig(kind=(Kind.ROC, Kind.BALANCE)))
+        plot(workspace, PlotConfig(kind=(PlotKind.ROC, PlotKind.BALANCE)))
     assert "histo balance" in caught.value.hint
     assert not workspace.plots_dir.exists()
 
@@ -204,7 +204,7 @@ def test_all_skips_kinds_without_input(tmp_path):
     workspace = Workspace(tmp_path)
     add_run(workspace, "only")
     notes = []
-    assert names(plot(workspace, PlotConfig(kind=(Kind.ALL,)), on_note=notes.append)) == {"only-curves.png"}
+    assert names(plot(workspace, PlotConfig(kind=(PlotKind.ALL,)), on_note=notes.append)) == {"only-curves.png"}
     assert notes == [
         "no ROC curve, calibration or other plot of scores: the run 'only' has not been evaluated; "
         "histo eval --ckpt only"
@@ -213,17 +213,17 @@ def test_all_skips_kinds_without_input(tmp_path):
 
 def test_an_unknown_run_is_refused_with_the_known_ones(workspace):
     with pytest.raises(HistoError, match="no run 'other'") as caught:
-        plot(workspace, PlotConfig(("other",), (Kind.ALL,)))
+        plot(workspace, PlotConfig(("other",), (PlotKind.ALL,)))
     assert "net-1" in caught.value.hint
     with pytest.raises(UsageError):
-        plot(workspace, PlotConfig(("../net-1",), (Kind.ALL,)))
+        plot(workspace, PlotConfig(("../net-1",), (PlotKind.ALL,)))
 
 
 def test_the_common_name_of_seeds_is_refused_with_the_names_of_the_runs(workspace):
     for number in (9, 10):
         add_run(workspace, f"net-seed{number}", is_repeat=True)
     with pytest.raises(HistoError, match="'net' is the common name of 2 runs, and has no evaluation") as caught:
-        plot(workspace, PlotConfig(("net",), (Kind.ALL,)))
+        plot(workspace, PlotConfig(("net",), (PlotKind.ALL,)))
     assert caught.value.hint == "for the curves of the runs: --run net-seed9 --run net-seed10"
     with pytest.raises(HistoError, match="'net' is the common name of 2 runs") as caught:
         remove_runs(workspace, ["net"])
@@ -232,17 +232,17 @@ def test_the_common_name_of_seeds_is_refused_with_the_names_of_the_runs(workspac
 
 def test_an_evaluation_of_a_copied_checkpoint_needs_no_run_folder(workspace):
     add_evaluation(workspace, "borrowed", "pcam", "all", [0, 1], [0.2, 0.9])
-    assert names(plot(workspace, PlotConfig(("borrowed",), (Kind.ROC,)))) == {"borrowed-pcam-all-roc.png"}
+    assert names(plot(workspace, PlotConfig(("borrowed",), (PlotKind.ROC,)))) == {"borrowed-pcam-all-roc.png"}
 
 
 def test_a_run_without_an_epoch_has_no_curves(tmp_path):
     workspace = Workspace(tmp_path)
     add_run(workspace, "young", epochs=0)
     with pytest.raises(HistoError, match="not finished an epoch"):
-        plot(workspace, PlotConfig(kind=(Kind.CURVES,)))
+        plot(workspace, PlotConfig(kind=(PlotKind.CURVES,)))
 
 
-@pytest.mark.parametrize("kinds", [[Kind.ALL], [Kind.CURVES]])
+@pytest.mark.parametrize("kinds", [[PlotKind.ALL], [PlotKind.CURVES]])
 def test_a_damaged_history_is_an_error_even_with_all(workspace, kinds):
     write_text(workspace.run_dir("net-1") / "history.jsonl", "{not json")
     with pytest.raises(HistoError, match=r"history\.jsonl"):
@@ -263,7 +263,7 @@ def test_the_errors_sheet_shows_the_most_confident_errors(tmp_path):
     add_data(workspace, "pcam", labels, pixels)
     add_run(workspace, "net")
     add_evaluation(workspace, "net", "pcam", "val", labels, probs)
-    (path,) = plot(workspace, PlotConfig(("net",), (Kind.ERRORS,)))
+    (path,) = plot(workspace, PlotConfig(("net",), (PlotKind.ERRORS,)))
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB).astype(int)
     assert not (np.abs(image - hidden) < 8).all(axis=2).any()
     mask = (np.abs(image - shown) < 8).all(axis=2).astype(np.uint8)
@@ -276,7 +276,7 @@ def test_patches_of_several_data_sets_are_read_from_the_right_one(workspace):
     path = workspace.metrics_dir / "net-1-pcam-val.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], "a,0,0.9,pcam,39", "b,1,0.1,unseen,2"]))
-    (sheet,) = plot(workspace, PlotConfig(kind=(Kind.ERRORS,)))
+    (sheet,) = plot(workspace, PlotConfig(kind=(PlotKind.ERRORS,)))
     image = cv2.cvtColor(cv2.imread(str(sheet)), cv2.COLOR_BGR2RGB)
     grey, red = ((image == colour).all(axis=2).sum() for colour in ((128, 128, 128), (200, 30, 90)))
     assert grey == pytest.approx(red, rel=0.05)
@@ -300,21 +300,21 @@ def test_errors_in_a_folder_or_zip_are_shown_while_it_is_there(tmp_path, packing
     digests = [sha1(patch.tobytes()).hexdigest() for patch in pixels]
     rows = [f"patch-{i},{i},{prob},,,{digest}" for i, prob, digest in zip((0, 1), (0.9, 0.1), digests, strict=True)]
     table.write_text("\n".join(["id,label,prob,data,index,sha1", *rows]))
-    (sheet,) = draw(workspace, None, [Kind.ERRORS])
+    (sheet,) = draw(workspace, None, [PlotKind.ERRORS])
     image = cv2.cvtColor(cv2.imread(str(sheet)), cv2.COLOR_BGR2RGB)
     grey, red = ((image == colour).all(axis=2).sum() for colour in ((128, 128, 128), (200, 30, 90)))
     assert grey == pytest.approx(red, rel=0.05)
     assert grey > 10_000
     table.write_text(table.read_text().replace(digests[0], "0" * 40))
     with pytest.raises(HistoError, match="'patch-0' was scored with other pixels"):
-        draw(workspace, None, [Kind.ERRORS])
+        draw(workspace, None, [PlotKind.ERRORS])
     table.write_text(table.read_text().replace("patch-0", "gone"))
     with pytest.raises(HistoError, match="has no patch 'gone' any more"):
-        draw(workspace, None, [Kind.ERRORS])
+        draw(workspace, None, [PlotKind.ERRORS])
     shutil.move(folder, tmp_path / "elsewhere")
-    assert "net-loose-all-roc.png" in names(draw(workspace, None, [Kind.ALL]))
+    assert "net-loose-all-roc.png" in names(draw(workspace, None, [PlotKind.ALL]))
     with pytest.raises(HistoError, match="their folder is not there any more") as caught:
-        draw(workspace, None, [Kind.ERRORS])
+        draw(workspace, None, [PlotKind.ERRORS])
     assert "histo download" in caught.value.hint
 
 
@@ -323,13 +323,13 @@ def test_only_the_runs_own_data_is_drawn_unless_another_is_named(workspace):
     report = json.loads((workspace.metrics_dir / "balance.json").read_text())
     write_json(workspace.metrics_dir / "other-balance.json", report | {"data": "unseen", "name": "other"})
     add_evaluation(workspace, "net-1", "unseen", "all", [0, 1, 1], [0.1, 0.9, 0.2])
-    everything = names(draw(workspace, None, [Kind.ALL]))
+    everything = names(draw(workspace, None, [PlotKind.ALL]))
     assert {"pcam-samples.png", "pcam-balance.png", "net-1-unseen-all-roc.png", "net-1-pcam-val-roc.png"} <= everything
     assert {"unseen-samples.png", "other-balance.png"}.isdisjoint(everything)
-    named = names(draw(workspace, None, [Kind.SAMPLES, Kind.BALANCE, Kind.ROC], data=("unseen",)))
+    named = names(draw(workspace, None, [PlotKind.SAMPLES, PlotKind.BALANCE, PlotKind.ROC], data=("unseen",)))
     assert named == {"unseen-samples.png", "other-balance.png", "net-1-unseen-all-roc.png"}
     with pytest.raises(HistoError, match="no data set 'nowhere'") as caught:
-        draw(workspace, None, [Kind.ALL], data=("nowhere",))
+        draw(workspace, None, [PlotKind.ALL], data=("nowhere",))
     assert "pcam, unseen" in caught.value.hint
 
 
@@ -338,9 +338,9 @@ def test_a_subset_that_was_drawn_again_is_not_that_of_the_run(workspace):
     write_json(config, json.loads(config.read_text()) | {"manifest_sha256": "a" * 64})
     for digest, is_drawn in (("a", True), ("b", False)):
         write_json(balance, json.loads(balance.read_text()) | {"manifest_sha256": digest * 64})
-        assert ("pcam-balance.png" in names(draw(workspace, None, [Kind.ALL]))) == is_drawn
+        assert ("pcam-balance.png" in names(draw(workspace, None, [PlotKind.ALL]))) == is_drawn
     with pytest.raises(HistoError, match="no balanced subset that net-1 was trained on"):
-        draw(workspace, None, [Kind.BALANCE])
+        draw(workspace, None, [PlotKind.BALANCE])
 
 
 def test_several_runs_share_a_plot_for_each_data_set_that_all_of_them_scored(workspace):
@@ -348,7 +348,7 @@ def test_several_runs_share_a_plot_for_each_data_set_that_all_of_them_scored(wor
     add_evaluation(workspace, "net-2", "pcam", "val", [0, 1, 1], [0.2, 0.9, 0.4])
     add_evaluation(workspace, "net-2", "unseen", "all", [0, 1, 1], [0.1, 0.9, 0.2])
     both = ["net-1", "net-2"]
-    drawn = names(draw(workspace, both, [Kind.ALL], Format.SVG))
+    drawn = names(draw(workspace, both, [PlotKind.ALL], PlotFormat.SVG))
     kinds = ("pcam-val-roc", "pcam-val-pr", "pcam-val-calibration", "curves")
     assert drawn == {f"net-1-vs-net-2-{kind}.svg" for kind in kinds}
     written = (workspace.plots_dir / "net-1-vs-net-2-pcam-val-roc.svg").read_text()
@@ -356,13 +356,13 @@ def test_several_runs_share_a_plot_for_each_data_set_that_all_of_them_scored(wor
         assert f"<!-- {run} -->" in written or run in written
     assert "the runs scored different patches" in written
     with pytest.raises(UsageError, match="--kind confusion shows one run"):
-        draw(workspace, both, [Kind.CONFUSION])
+        draw(workspace, both, [PlotKind.CONFUSION])
     with pytest.raises(HistoError, match="has not been evaluated on unseen"):
-        draw(workspace, both, [Kind.ROC], data=("unseen",))
+        draw(workspace, both, [PlotKind.ROC], data=("unseen",))
     add_run(workspace, "net-3")
     add_evaluation(workspace, "net-3", "pcam", "val", [0, 1, 1], [0.2, 0.9, 0.4], tta=True)
     with pytest.raises(HistoError, match="no evaluation on the same data and with the same options in common"):
-        draw(workspace, ["net-2", "net-3"], [Kind.ROC])
+        draw(workspace, ["net-2", "net-3"], [PlotKind.ROC])
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_several_runs_have_a_plot_for_each_folder_and_way_to_read_it(workspace, 
         for i, value in enumerate(values):
             fields = {"folder": "/one/mine", field: value}
             add_evaluation(workspace, run, "mine", "all", [0, 1, 1], [0.2, 0.9, 0.4], False, end=f"-{i}", **fields)
-    paths = draw(workspace, ["net-1", "net-2"], [Kind.ROC], data=("mine",))
+    paths = draw(workspace, ["net-1", "net-2"], [PlotKind.ROC], data=("mine",))
     assert len(set(paths)) == len(values)
     assert names(paths) <= names(workspace.plots_dir.iterdir())
 
@@ -386,27 +386,27 @@ def test_a_curve_of_several_runs_is_that_at_the_stored_threshold(workspace):
     for run in ("net-1", "net-2"):
         add_evaluation(workspace, run, "pcam", "test", [0, 1, 1], [0.2, 0.9, 0.4])
     add_evaluation(workspace, "net-1", "pcam", "test", [0, 1], [0.2, 0.9], end="-at-0.3", threshold_rule="0.3")
-    (path,) = draw(workspace, ["net-1", "net-2"], [Kind.CALIBRATION], Format.SVG, data=("pcam",))
+    (path,) = draw(workspace, ["net-1", "net-2"], [PlotKind.CALIBRATION], PlotFormat.SVG, data=("pcam",))
     assert "the runs scored different patches" not in path.read_text()
 
 
 def test_size_resolution_and_title_are_chosen(workspace):
     def size(**options):
-        (path,) = draw(workspace, None, [Kind.ROC], Format.PNG, **options)
+        (path,) = draw(workspace, None, [PlotKind.ROC], PlotFormat.PNG, **options)
         return cv2.imread(str(path)).shape[:2]
 
     assert size() == (760, 700)
     assert size(dpi=100) == (380, 350)
     assert size(width=7.0) == (1520, 1400)
-    draw(workspace, None, [Kind.ROC], Format.SVG)
+    draw(workspace, None, [PlotKind.ROC], PlotFormat.SVG)
     path = workspace.plots_dir / "net-1-pcam-val-roc.svg"
     assert "ROC: net-1" in path.read_text()
-    draw(workspace, None, [Kind.ROC], Format.SVG, title=False)
+    draw(workspace, None, [PlotKind.ROC], PlotFormat.SVG, title=False)
     assert "ROC: net-1" not in path.read_text()
     for wrong in ({"dpi": 0}, {"width": 0.5}, {"width": 40, "dpi": 600}):
         with pytest.raises(UsageError):
-            draw(workspace, None, [Kind.ROC], **wrong)
-    assert draw(workspace, None, [Kind.ROC], Format.PDF, width=40, dpi=600)
+            draw(workspace, None, [PlotKind.ROC], **wrong)
+    assert draw(workspace, None, [PlotKind.ROC], PlotFormat.PDF, width=40, dpi=600)
 
 
 @pytest.mark.parametrize(("slides", "has_band"), [(9, False), (20, True)])
@@ -414,7 +414,7 @@ def test_the_roc_has_a_band_where_the_bootstrap_has_enough_slides(workspace, sli
     table = workspace.metrics_dir / "net-1-pcam-val.csv"
     head, *rows = table.read_text().splitlines()
     table.write_text("\n".join([f"{head},slide", *(f"{row},s{i // 2 % slides}" for i, row in enumerate(rows))]))
-    (path,) = draw(workspace, None, [Kind.ROC], Format.SVG)
+    (path,) = draw(workspace, None, [PlotKind.ROC], PlotFormat.SVG)
     assert ("95% band by slide" in path.read_text()) == has_band
 
 
@@ -432,7 +432,7 @@ def test_scores_that_do_not_match_the_data_are_refused(workspace, text, message)
     path = workspace.metrics_dir / "net-1-pcam-val.csv"
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(HistoError, match=message) as caught:
-        plot(workspace, PlotConfig(kind=(Kind.ERRORS,)))
+        plot(workspace, PlotConfig(kind=(PlotKind.ERRORS,)))
     assert caught.value.hint
 
 
@@ -440,20 +440,20 @@ def test_changed_pixels_are_not_drawn_as_errors(workspace):
     path = workspace.metrics_dir / "net-1-pcam-val.csv"
     path.write_text(f"id,label,prob,data,index,sha1\nx,0,0.9,pcam,0,{'0' * 40}\n")
     with pytest.raises(HistoError, match="'x' was scored with other pixels"):
-        plot(workspace, PlotConfig(kind=(Kind.ERRORS,)))
+        plot(workspace, PlotConfig(kind=(PlotKind.ERRORS,)))
 
 
 def test_a_missing_table_does_not_prevent_the_other_sheets(workspace):
-    before = names(plot(workspace, PlotConfig(kind=(Kind.ERRORS,))))
+    before = names(plot(workspace, PlotConfig(kind=(PlotKind.ERRORS,))))
     add_evaluation(workspace, "net-1", "pcam", "test", [0, 1], [0.9, 0.8])
     (workspace.metrics_dir / "net-1-pcam-test.csv").unlink()
-    assert names(plot(workspace, PlotConfig(kind=(Kind.ERRORS,)))) == before
+    assert names(plot(workspace, PlotConfig(kind=(PlotKind.ERRORS,)))) == before
 
 
 def test_samples_without_labels_are_drawn_as_one_group(tmp_path):
     workspace = Workspace(tmp_path)
     add_data(workspace, "blind", ["", "", ""])
-    (path,) = plot(workspace, PlotConfig(kind=(Kind.SAMPLES,), format=Format.SVG))
+    (path,) = plot(workspace, PlotConfig(kind=(PlotKind.SAMPLES,), format=PlotFormat.SVG))
     written = path.read_text()
     assert "without label (n = 3)" in written
     assert "normal (n" not in written
@@ -462,7 +462,7 @@ def test_samples_without_labels_are_drawn_as_one_group(tmp_path):
 def test_samples_of_one_class_say_that_the_other_is_missing(tmp_path):
     workspace = Workspace(tmp_path)
     add_data(workspace, "normals", [0, 0])
-    (path,) = plot(workspace, PlotConfig(kind=(Kind.SAMPLES,), format=Format.SVG))
+    (path,) = plot(workspace, PlotConfig(kind=(PlotKind.SAMPLES,), format=PlotFormat.SVG))
     assert "normal (n = 2)" in path.read_text()
     assert "tumour (n = 0)" in path.read_text()
 
@@ -470,7 +470,7 @@ def test_samples_of_one_class_say_that_the_other_is_missing(tmp_path):
 def test_all_draws_the_other_kinds_without_the_pixels(workspace):
     workspace.patches_path("pcam").unlink()
     workspace.dataset_path("pcam").unlink()
-    drawn = names(plot(workspace, PlotConfig(kind=(Kind.ALL,), format=Format.SVG)))
+    drawn = names(plot(workspace, PlotConfig(kind=(PlotKind.ALL,), format=PlotFormat.SVG)))
     assert "net-1-pcam-val-roc.svg" in drawn
     assert not any("samples" in name or "errors" in name for name in drawn)
 
@@ -498,7 +498,7 @@ def test_a_metrics_file_that_was_changed_by_hand_is_refused_by_its_field(workspa
     path = workspace.metrics_dir / "net-1-pcam-val.json"
     write_json(path, json.loads(path.read_text()) | change)
     with pytest.raises(HistoError, match="the field") as caught:
-        plot(workspace, PlotConfig(kind=(Kind.ROC,)))
+        plot(workspace, PlotConfig(kind=(PlotKind.ROC,)))
     assert str(caught.value) == f"{path}: the field {field}"
     assert "histo eval" in caught.value.hint
 
@@ -509,4 +509,4 @@ def test_a_metrics_file_without_a_field_names_it(workspace):
     del values["confusion"]
     write_json(path, values)
     with pytest.raises(HistoError, match=r"net-1-pcam-val\.json: the field confusion is missing"):
-        plot(workspace, PlotConfig(kind=(Kind.ROC,)))
+        plot(workspace, PlotConfig(kind=(PlotKind.ROC,)))

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -275,8 +276,9 @@ def test_a_damaged_part_is_written_again(histo, images, tmp_path):
     assert out.read_text() == histo(*line[:-1]).stdout
 
 
-def test_after_a_signal_the_same_command_continues_and_says_so(histo, images, tmp_path, monkeypatch):
-    line, scored = [*PREDICT, images, "--batch-size", 2, "--out", tmp_path / "preds.csv"], []
+@pytest.mark.parametrize("more", [[], ["--skip-done"]])
+def test_after_a_signal_the_same_command_continues_and_says_so(histo, images, tmp_path, monkeypatch, more):
+    line, scored = [*PREDICT, images, "--batch-size", 2, "--out", tmp_path / "preds.csv", *more], []
 
     def stop_after_two_chunks(job, chunk, writer, write=Job.write):
         scored.append(chunk)
@@ -289,7 +291,12 @@ def test_after_a_signal_the_same_command_continues_and_says_so(histo, images, tm
         error, hint = histo.fails(*line, code=130)
     assert error == "stopped by a signal; the state is saved"
     assert hint.startswith("run the same command again")
-    assert "4 of 12 patches were scored before" in histo(*line).stderr
+    if more:  # the finished parts are in the file, so that new images are no reason to score them again
+        (images / "patch-10.png").rename(images / "a.png")
+        assert f"done: 8 patches scored to {tmp_path / 'preds.csv'}; it had 4 before" in histo(*line).stderr
+        assert len(table((tmp_path / "preds.csv").read_text())) == 12
+    else:
+        assert "4 of 12 patches were scored before" in histo(*line).stderr
 
 
 def test_a_single_patch_that_was_scored_before_is_named_in_the_singular(histo, tmp_path, monkeypatch):
@@ -586,9 +593,18 @@ def test_a_split_of_a_folder_is_refused(histo, images):
 def test_skipped_files_are_counted(histo, images):
     (images / "slide.jxl").write_bytes(b"\xff\x0a")
     (images / "notes.txt").write_text("x")
+    for name in ("a.png.filepart", "b.png.Ab12Cd34"):  # of programs that are still copying
+        shutil.copy(images / "patch-00.png", images / name)
+    with zipfile.ZipFile(images / "more.zip", "w") as archive:
+        archive.write(images / "patch-00.png", "other.png")
     result = histo(*PREDICT, images)
-    assert "2 files skipped: 1 .jxl, 1 .txt" in result.stderr
+    assert "5 files skipped: 1 .ab12cd34, 1 .filepart, 1 .jxl, 1 .txt, 1 .zip" in result.stderr
+    told = " ".join(result.stderr.split())
+    assert f"warning: 1 archive is not opened, because there are images in the same folder: {images}/more.zip" in told
     assert len(table(result.stdout)) == 12
+    both = histo(*PREDICT, images, images / "more.zip")
+    assert "not opened" not in both.stderr
+    assert len(table(both.stdout)) == 13
 
 
 def test_archives_and_arrays_give_the_same_scores(histo, images, tmp_path):

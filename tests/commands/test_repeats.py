@@ -101,6 +101,7 @@ def test_folds_write_out_of_fold_scores_that_eval_and_plot_read(folds):
     with (folds.root / "manifests" / "balanced.csv").open(newline="") as file:
         assert {row["id"]: row["label"] for row in csv.DictReader(file)} == {k: row["label"] for k, row in rows.items()}
     assert (summary["run"], summary["split"], summary["n"]) == ("cv", "out-of-fold", 64)
+    assert summary["n_of_training_slides"] == 0  # the folds are by slide
     for fold in (1, 2, 3):
         folds("eval", "--ckpt", f"cv-fold{fold}", "--uncalibrated", "--device", "cpu")
         with (folds.root / "metrics" / f"cv-fold{fold}-synthetic-val-uncalibrated.csv").open(newline="") as file:

@@ -345,6 +345,7 @@ def test_several_runs_have_their_paired_differences(evaluated_run):
     page = page_of(evaluated_run, *options, name="first-vs-second-report.html")
     assert f"{compared['difference']:+.4f}" in page.text
     assert f"first: AUC {compared['a']['auc']:.4f} second: AUC {compared['b']['auc']:.4f}" in page.text
+    assert "different patches" not in page.text
     assert len(page.points) == 2
 
 
@@ -394,6 +395,8 @@ def test_runs_are_compared_at_the_same_threshold(evaluated_run):
     options = ["--run", "first", "--run", "second", "--pictures", 0]
     page = page_of(evaluated_run, *options, name="first-vs-second-report.html")
     assert page.text.count("Each run at its own threshold, with 95% intervals.") == 1
+    assert ", val intervals by slide" in page.text
+    assert "intervals by slide slide" in page.text
     assert "Each run with --threshold" not in page.text
     metrics = evaluated_run.root / "metrics"
     stored, at = (json.loads(path.read_text()) for path in sorted(metrics.glob("first-synthetic-val*.json"))[::-1])
@@ -435,12 +438,18 @@ def test_runs_on_other_patches_are_not_compared_silently(evaluated_run):
     made = json.loads((metrics / "first-synthetic-val.json").read_text())
     write_json(metrics / "other-synthetic-val.json", made | {"run": "other", "scores": "other-synthetic-val.csv"})
     table = (metrics / made["scores"]).read_text().splitlines()
-    renamed = [table[0], *(f"other-{line}" for line in table[1:])]
-    (metrics / "other-synthetic-val.csv").write_text("\n".join(renamed) + "\n")
-    result = evaluated_run("report", "--run", "first", "--run", "other", "--pictures", 0)
-    reason = "first and other cannot be compared: first and other have no scored patch in common"
-    assert reason in " ".join(result.stderr.split())
-    assert reason in Page(evaluated_run.root / "plots" / "first-vs-other-report.html").text
+    for n_renamed, reason in (
+        (2, "first, other scored different patches of synthetic, val"),
+        (len(table), "first and other cannot be compared: first and other have no scored patch in common"),
+    ):
+        lines = [f"other-{line}" if 0 < i <= n_renamed else line for i, line in enumerate(table)]
+        (metrics / "other-synthetic-val.csv").write_text("\n".join(lines) + "\n")
+        result = evaluated_run("report", "--run", "first", "--run", "other", "--pictures", 0)
+        page = Page(evaluated_run.root / "plots" / "first-vs-other-report.html")
+        assert reason in " ".join(result.stderr.split())
+        assert reason in page.text
+        assert f"patches {made['n']} {made['n']} AUC" in page.text
+        assert ("scored: 2 of first , 2 of other ." in page.text) == (n_renamed == 2)
 
 
 def test_what_is_missing_is_named_and_the_rest_is_shown(evaluated_run):
@@ -474,6 +483,8 @@ def test_a_run_that_was_not_evaluated_is_shown_with_the_command_to_run(histo):
 def test_weights_that_were_trained_on_pcam_are_named_wherever_the_validation_metrics_are(histo):
     result = histo(*QUICK, "--weights", "histonet-pcam", "--name", "tuned")
     sentence = "histonet-pcam was trained on 31,157 training patches of PCam, and Kaggle has the same slides"
+    evaluated = histo("eval", "--ckpt", "tuned", "--device", "cpu")
+    assert f"training did not start from random weights: {sentence}" in " ".join(evaluated.stderr.split())
     assert f"warning: {sentence}" in " ".join(result.stderr.split())
     assert f"**{sentence}" in (histo.root / "runs" / "tuned" / "model_card.md").read_text()
     page = page_of(histo, name="tuned-report.html")
@@ -675,6 +686,7 @@ def test_the_evaluation_of_maps_is_beside_them(histo, tmp_path):
     assert "4 slides, 2 of them with tumour; threshold 0.5." in page.text
     assert "AUC of slides by maximum 0.7500 0.5000 to 0.9000 FROC score of Camelyon16 0.6100 -" in page.text
     assert "recall, micrometastasis: 1 of 2 0.5000 -" in page.text
+    assert "With fewer than 10 slides of a class, the intervals are too narrow." in page.text
     assert "Not measured, because they could not be scored (1): broken" in page.text
     roc, froc = ([attributes["points"] for tag, attributes in page.elements if tag == "polyline"][i] for i in (-2, -1))
     chart = Chart("", "", make_rate_axis(""), make_rate_axis(""))

@@ -1,6 +1,8 @@
 """`histo predict --skip-done`: score only what the file does not have yet, and never mix rows of different kinds."""
 
+import errno
 import json
+import os
 import re
 import shutil
 
@@ -8,7 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
+from histocli.inference.parts import Parts
 from histocli.locks import hold
+from histocli.signals import Stopped
 from tests.cli import PREDICT, table, write_images
 
 
@@ -21,10 +25,12 @@ def test_skip_done_scores_only_the_new_files_of_a_folder(histo, images, tmp_path
     for path in late:
         path.unlink()
     assert "done: 8 patches scored" in histo(*line).stderr
+    out.chmod(0o660)
     for path, data in late.items():
         path.write_bytes(data)
     assert f"done: 4 patches scored to {out}; it had 8 before" in histo(*line).stderr
     assert "done: 0 patches scored" in histo(*line).stderr
+    assert out.stat().st_mode & 0o777 == 0o660
     if suffix == "parquet":
         import pyarrow.parquet as pq
 
@@ -321,6 +327,28 @@ def test_another_folder_or_an_array_among_the_inputs_does_not_mix_ids(histo, inb
     assert read_ids(out) == ["01", "02"]
 
 
+def test_other_images_with_the_same_ids_in_another_folder_are_refused(histo, tmp_path):
+    out, days = tmp_path / "x.csv", tmp_path / "days"
+    line = [*PREDICT, "--skip-done", "--out", out]
+    add_image(histo, days / "27" / "01.png")
+    add_image(histo, days / "28" / "01.png")
+    histo(*line, days / "27")
+    error, hint = histo.fails(*line, days / "28")
+    assert error == (
+        f"--skip-done: {out} has the scores of the images in {days / '27'}, and 1 image in {days / '28'} would get the "
+        "same ids, such as '01'"
+    )
+    assert "another --out, or score the folder above both with --id path and a new --out" in hint
+    assert read_ids(out) == ["01"]
+    histo(*PREDICT, days, "--id", "path", "--out", tmp_path / "y.csv")
+    assert read_ids(tmp_path / "y.csv") == ["27/01.png", "28/01.png"]
+    (tmp_path / "link").symlink_to(days / "27")
+    histo(*line, tmp_path / "link")  # the same folder
+    (days / "28" / "01.png").unlink()
+    histo(*line, days)  # the same image
+    assert read_ids(out) == ["01"]
+
+
 def test_a_new_image_may_end_like_one_that_was_moved_away(histo, inbox, tmp_path):
     out, line = tmp_path / "x.csv", [*PREDICT, "--id", "path", "--skip-done", "--out", tmp_path / "x.csv"]
     histo(*line, "inbox")
@@ -365,6 +393,29 @@ def test_a_record_that_another_process_changes_is_noticed(histo, images, tmp_pat
     monkeypatch.setattr("histocli.commands.predict.hold", change_then_hold)
     assert "was changed by another process" in histo(*PREDICT, images, "--skip-done", "--out", out, code=1).stderr
     assert read_ids(out) == ["old"]
+
+
+def test_rows_keep_their_record_if_the_process_ends_while_it_finishes(histo, images, tmp_path, monkeypatch):
+    out, record = tmp_path / "x.csv", tmp_path / ".x.csv.made-with.json"
+
+    def fail_to_remove(*_):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))  # as on a network drive
+
+    def end(*_):
+        raise Stopped(9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Parts, "remove", fail_to_remove)
+        result = histo(*PREDICT, images, "--skip-done", "--out", out)
+    assert "parts: Directory not empty; the next call with --out tries again" in " ".join(result.stderr.split())
+    assert record.exists()
+    with monkeypatch.context() as patched:
+        patched.setattr("histocli.commands.predict.write_record", end)
+        histo(*PREDICT, images, "--tta", "--out", out, code=137)
+    assert not record.exists()  # it was of the rows that were replaced
+    histo(*PREDICT, images, "--tta", "--out", out)
+    assert record.exists()
+    assert not list(tmp_path.glob(".x.csv.*.parts"))
 
 
 def test_a_damaged_record_has_a_hint(histo, images, tmp_path):

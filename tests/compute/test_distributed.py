@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import torch
 
+from histocli.commands.predict_job import Counts
+from histocli.compute import ddp
 from histocli.compute.ddp import SINGLE_PROCESS, ProcessGroup, Ranks, gather_torchrun_agents
 from histocli.compute.rendezvous import RENDEZVOUS_FILE, agree_on_prefix
 from histocli.data.loaders import PatchLoader
@@ -88,28 +90,28 @@ def test_gathered_shares_have_every_patch_in_order(size):
 
 def test_parts_cover_the_inputs_and_are_only_reused_for_the_same_fingerprint(tmp_path):
     target = tmp_path / "out.csv"
-    parts = [Parts(target, "a", 6, Pretended(rank, 2)) for rank in range(2)]
-    shares = [list(part.select_share(range(22), 4)) for part in parts]
+    parts = [Parts(target, "a", 22, 4, Pretended(rank, 2)) for rank in range(2)]
+    shares = [list(part.select_share(range(22))) for part in parts]
     assert sorted(flat(shares)) == list(range(22))
-    assert [part.count_share(22, 4) for part in parts] == [len(share) for share in shares]
-    with parts[0].write_part(2, lambda: {"scored": 4}) as path:
+    assert [part.count_patches(part.assigned) for part in parts] == [len(share) for share in shares]
+    with parts[0].write_part(2, Counts(scored=4)) as path:
         path.write_text("rows")
-    again = Parts(target, "a", 6, SINGLE_PROCESS)
+    again = Parts(target, "a", 22, 4, SINGLE_PROCESS)
     assert again.assigned == [0, 1, 3, 4, 5]
-    assert set(again.select_share(range(22), 4)) == set(range(22)) - {8, 9, 10, 11}
-    assert Parts(target, "b", 6, SINGLE_PROCESS).assigned == [0, 1, 2, 3, 4, 5]
+    assert set(again.select_share(range(22))) == set(range(22)) - {8, 9, 10, 11}
+    assert Parts(target, "b", 22, 4, SINGLE_PROCESS).assigned == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_file_of_many_chunks_has_a_bounded_number_of_parts(tmp_path):
-    parts = Parts(tmp_path / "out.csv", "a", 1_000_000, SINGLE_PROCESS)
+    parts = Parts(tmp_path / "out.csv", "a", 1_000_000, 1, SINGLE_PROCESS)
     assert 500 < parts.count <= 1024
     assert parts.count * parts.chunks_per_part >= 1_000_000
 
 
 def test_two_jobs_with_the_same_target_do_not_mix_their_parts(tmp_path):
     target = tmp_path / "out.csv"
-    late = Parts(target, "a" * 16, 2, SINGLE_PROCESS)
-    chosen = Parts(target, "b" * 16, 2, SINGLE_PROCESS)
+    late = Parts(target, "a" * 16, 2, 1, SINGLE_PROCESS)
+    chosen = Parts(target, "b" * 16, 2, 1, SINGLE_PROCESS)
     assert late.part_path(1) != chosen.part_path(1)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [chosen.folder]
 
@@ -117,7 +119,21 @@ def test_two_jobs_with_the_same_target_do_not_mix_their_parts(tmp_path):
 def test_processes_with_different_files_stop_with_an_error():
     with pytest.raises(HistoError, match="have different checkpoints"):
         Pretended(0, 2, ["a", "b"]).check_equal("a", "checkpoints")
-    assert Pretended(0, 2, ["a", "a"]).check_equal("a", "checkpoints") == "a"
+    Pretended(0, 2, ["a", "a"]).check_equal("a", "checkpoints")
+
+
+def test_the_error_of_nccl_is_in_the_message(monkeypatch):
+    """If it is NCCL itself that fails, no other process has ended."""
+    monkeypatch.setattr(ddp, "is_distributed", lambda: True)
+    monkeypatch.setattr(ddp, "_connect", lambda timeout: ProcessGroup(0, 2))
+    monkeypatch.setattr(ddp, "_EXIT_DELAY", 0)
+    of_nccl = "NCCL error, invalid usage\nncclInvalidUsage: wrong.\nLast error:\nDuplicate GPU detected\n"
+    for message, expected in (
+        (of_nccl, ", or NCCL failed: Duplicate GPU detected$"),
+        ("[gloo/pair.cc] closed", "ended$"),
+    ):
+        with pytest.raises(HistoError, match=expected), ddp.connect_processes():
+            raise torch.distributed.DistBackendError(message)
 
 
 def test_one_process_trains_the_model_itself():

@@ -1,10 +1,12 @@
-"""A process keeps freed memory, so that the next step does not request it from the system again."""
+"""Full memory is recognised; a process keeps freed memory and does not request it from the system again."""
 
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from histocli.compute.memory import is_out_of_memory
 
 MEASURE = """
 import resource
@@ -31,3 +33,20 @@ def test_large_tensors_reuse_freed_memory():
     inside, after = map(int, done.stdout.split())
     assert inside < 100
     assert after > 10_000  # the memory was given back when the block ended
+
+
+@pytest.mark.parametrize(
+    ("message", "context", "expected"),
+    [
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", "", True),
+        ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", "", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "", True),
+        ("CUDA error: operation failed due to a previous error during capture", "CUDA out of memory", True),
+        ("CUDA error: operation failed due to a previous error during capture", "another error", False),
+        ("CUDA error: an illegal memory access was encountered", "CUDA out of memory", False),
+    ],
+)
+def test_full_memory_is_recognised_by_what_the_libraries_of_a_gpu_say(message, context, expected):
+    error = RuntimeError(message)
+    error.__context__ = RuntimeError(context) if context else None
+    assert is_out_of_memory(error) is expected

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli.data import loaders
-from histocli.data.loaders import BATCHES_AHEAD, PatchLoader, prefetch
+from histocli.data.loaders import PatchLoader
 
 CPU = torch.device("cpu")
 STORE = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
@@ -39,7 +39,7 @@ def flatten(parts):
 
 
 def prefetchers():
-    return [thread for thread in threading.enumerate() if thread.name == "histo-prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("histo-prefetch")]
 
 
 ROWS = st.lists(st.integers(0, 63), min_size=1, max_size=64, unique=True)
@@ -129,65 +129,6 @@ def test_a_memory_map_is_read(tmp_path):
     np.save(tmp_path / "x.npy", STORE)
     data = PatchLoader(np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(64), np.arange(64) % 2, 10, CPU)
     assert flatten(rows_of(batch) for batch in data.eval_batches()) == list(range(64))
-
-
-# prefetching
-
-
-def test_prefetch_keeps_the_order_on_another_thread():
-    names = set()
-
-    def items():
-        for i in range(50):
-            names.add(threading.current_thread().name)
-            yield i
-
-    assert list(prefetch(items(), BATCHES_AHEAD)) == list(range(50))
-    assert names == {"histo-prefetch"}
-    assert prefetchers() == []
-
-
-def test_prefetch_stays_a_bounded_number_ahead():
-    taken, ahead = 0, []
-
-    def items():
-        for i in range(60):
-            ahead.append(i - taken)
-            yield i
-
-    for _ in prefetch(items(), 3):
-        taken += 1
-    assert 0 < max(ahead) <= 5  # three in the queue, one in each hand
-
-
-@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), KeyboardInterrupt()])
-def test_prefetch_raises_an_error_in_order(error):
-    def items():
-        yield from range(5)
-        raise error
-
-    taken = prefetch(items(), 2)
-    assert [next(taken) for _ in range(5)] == list(range(5))
-    with pytest.raises(type(error)):
-        next(taken)
-    assert prefetchers() == []
-
-
-@pytest.mark.parametrize("taken", [0, 1, 10])
-def test_a_consumer_that_stops_early_ends_the_thread(taken):
-    produced = []
-
-    def items():
-        for i in range(1_000_000):
-            produced.append(i)
-            yield i
-
-    stream = prefetch(items(), 3)
-    for _ in range(taken):
-        next(stream)
-    stream.close()
-    assert prefetchers() == []
-    assert len(produced) < 100
 
 
 def test_stopping_within_an_epoch_ends_its_thread():

@@ -27,7 +27,7 @@ from histocli.errors import HistoError
 from histocli.files.file import make_file
 from histocli.images.decode import decode_patch
 from histocli.inference.checkpoints import load_predictor
-from histocli.inference.comparison import compare
+from histocli.inference.comparison import compare_evaluations
 from histocli.inference.inputs import open_inputs
 from histocli.inference.qc import Flagger
 from histocli.inference.score_table import read_scores
@@ -72,7 +72,7 @@ def use_array(path, workspace):
 
 def use_metrics(path, workspace):
     sound = path.with_name("sound.json")
-    compare(sound if sound.exists() else path, path)
+    compare_evaluations(sound if sound.exists() else path, path)
 
 
 def use_image(path, workspace):

@@ -1,6 +1,7 @@
 """Image files in folders and archives, and tables of labels and slides."""
 
 import os
+import shutil
 import stat
 import struct
 import tarfile
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from histocli.errors import HistoError
 from histocli.files import file as files_module
 from histocli.files.file import MAX_FILE_BYTES, File, describe_others, find_images, is_image, make_file, read_bytes
-from histocli.files.listing import list_files
+from histocli.files.listing import list_files, walk_folder
 from histocli.labels.table_files import read_labels, read_slides
 from histocli.text import escape_control_characters
 from tests.sources.kaggle_layout import write_folder, write_zip
@@ -95,6 +96,14 @@ def test_a_link_to_a_folder_is_followed_once(tmp_path):
     (folder / "tumor").symlink_to(elsewhere)
     (folder / "again").symlink_to(folder / "normal")
     assert contents(list_files(folder)) == {"normal/a.png": b"1", "tumor/b.png": b"2", "tumor/deep/c.png": b"3"}
+
+
+def test_a_folder_that_is_removed_while_it_is_listed_counts_as_empty(tmp_path):
+    write_folder(tmp_path, {"a.png": b"1", "sub/b.png": b"2"})
+    walk = walk_folder(str(tmp_path))
+    assert next(walk) == "a.png"
+    shutil.rmtree(tmp_path / "sub")
+    assert list(walk) == []
 
 
 def test_a_pipe_or_device_as_input_is_an_error(tmp_path):

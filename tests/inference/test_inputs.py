@@ -20,6 +20,7 @@ from histocli.enums import Resize, SplitName
 from histocli.errors import HistoError
 from histocli.images.stream import load_chunks
 from histocli.inference.inputs import open_inputs
+from histocli.inference.patterns import expand_patterns
 from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace
 from tests.sources.kaggle_layout import tiff, write_folder, write_zip
@@ -50,6 +51,18 @@ def test_a_folder_and_an_archive_give_the_same_ids_and_pixels(tmp_path, workspac
     ids, pixels = read_all(workspace, path)
     assert ids == IDS
     assert np.array_equal(pixels, PIXELS[:5])
+
+
+def test_a_match_of_a_pattern_that_is_removed_meanwhile_is_an_unreadable_file(tmp_path, workspace):
+    folder = write_folder(tmp_path / "x", {"a.tif": TIFFS[0], "b.tif": TIFFS[1]})
+    names, _ = expand_patterns([f"{folder}/*.tif"])
+    (folder / "a.tif").unlink()
+    for some in (names, names[:1]):
+        removed, *others = open_inputs(some, workspace, Resize.CROP).patches
+        assert removed.id == "a"
+        with pytest.raises(HistoError, match=r"a\.tif: No such file"):
+            removed.load()
+        assert len(others) == len(some) - 1
 
 
 def test_a_single_file_may_have_any_suffix(tmp_path, workspace):

@@ -264,8 +264,8 @@ def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, t
 
 def test_a_gpu_gets_the_next_chunk_before_scores_are_used(predictor, images, gpu_code):
     loaded, started = predictor("one"), []
-    start = loaded._start
-    loaded._start = lambda chunk: started.append(chunk) or start(chunk)
+    start = loaded._start_scoring
+    loaded._start_scoring = lambda chunk: started.append(chunk) or start(chunk)
     pixels = to_pixels(images)
     chunks = loaded.predict_patches([Patch(str(i), lambda i=i: pixels[i]) for i in range(6)], 2)
     next(chunks)

@@ -8,7 +8,7 @@ import pytest
 from histocli.errors import HistoError
 from histocli.files.file import make_file
 from histocli.files.outputs import find_record_path
-from histocli.labels.found import ContradictionError
+from histocli.labels.result import ContradictionError
 from histocli.labels.table_files import read_labels
 from histocli.sources.folder import FolderOptions, FolderSource
 from tests.labels.test_labels import FOUND, IMAGES, TEXT, labels_of, open_folder

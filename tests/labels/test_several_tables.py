@@ -9,7 +9,7 @@ import pytest
 
 from histocli.errors import HistoError
 from histocli.files.file import MAX_FILE_BYTES
-from histocli.labels.found import ContradictionError
+from histocli.labels.result import ContradictionError
 from histocli.sources.folder import FolderOptions, FolderSource
 from tests.labels.test_labels import IMAGE, IMAGES, TEXT, labels_of, open_folder
 from tests.sources.kaggle_layout import write_folder

@@ -2,7 +2,7 @@
 
 import pytest
 
-from histocli.labels.found import ContradictionError
+from histocli.labels.result import ContradictionError
 from histocli.sources.folder import FolderOptions, FolderSource
 from tests.labels.test_labels import IMAGE, labels_of
 from tests.sources.kaggle_layout import make_zip, write_folder

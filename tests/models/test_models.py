@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -181,6 +182,12 @@ def test_training_goes_on_with_the_operations_of_pytorch_where_triton_cannot_com
         with pytest.warns(UserWarning, match="Triton cannot compile the pooling, so training on the GPU is slower"):
             assert blurred_pool.find_triton_kernels(dtype) is None
         assert blurred_pool.find_triton_kernels(dtype) is None  # warns only once
+    blurred_pool.find_triton_kernels.cache_clear()
+    fail = Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory"))  # which the batch size can cause
+    monkeypatch.setitem(sys.modules, "histocli.models.triton_pool", Mock(TritonBlurredMaxPool=Mock(apply=fail)))
+    monkeypatch.setattr(torch, "zeros", lambda *args, **options: None)
+    with pytest.raises(torch.OutOfMemoryError):
+        blurred_pool.find_triton_kernels(torch.float16)
     blurred_pool.find_triton_kernels.cache_clear()
 
 

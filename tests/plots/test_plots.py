@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from histocli.enums import PlotFormat
 from histocli.errors import HistoError
 from histocli.metrics import estimate_uncertainty, evaluate
-from histocli.plots import Format, evaluation, overlay
+from histocli.plots import evaluation, overlay
 from histocli.plots.sheets import PER_GROUP, Group, draw_sheet, find_sheet_size, select_confident_errors
 from histocli.plots.style import PlotStyle, render, save
 from histocli.plots.subset import draw_balance
@@ -77,7 +78,7 @@ def subset(slides, leaks=False):
 
 def texts(tmp_path, draw, width=3.5, height=3.5):
     """Return the texts in a figure; its SVG has each text as a comment next to the glyphs."""
-    path = save(tmp_path / "figure.svg", PlotStyle(Format.SVG), width, height, draw)
+    path = save(tmp_path / "figure.svg", PlotStyle(PlotFormat.SVG), width, height, draw)
     parser = ET.XMLParser(target=ET.TreeBuilder(insert_comments=True))
     root = ET.parse(path, parser).getroot()
     return " | ".join(node.text.strip() for node in root.iter(ET.Comment))
@@ -197,7 +198,7 @@ def test_a_sheet_shows_the_pixels_with_the_centre_marked(tmp_path):
         assert marks[-1] / side == pytest.approx(2 / 3, abs=0.03)
 
 
-@pytest.mark.parametrize("format", Format)
+@pytest.mark.parametrize("format", PlotFormat)
 def test_the_same_input_gives_the_same_bytes(tmp_path, format):
     draw = partial(evaluation.draw_scores, report=make_report())
     first = save(tmp_path / "first", PlotStyle(format), 3.5, 2.9, draw).read_bytes()

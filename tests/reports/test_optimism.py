@@ -56,6 +56,7 @@ def test_optimism_is_the_difference_between_validation_and_unseen_slides(histo, 
     rows = {run.run: run for run in result.runs}
     assert {run: row.split_by for run, row in rows.items()} == {"first": "slide", "leaky": "patch"}
     assert (result.shared_slides, result.overlaps) == (0, None)
+    assert {report["n_of_training_slides"] for report in reports.values()} == {0}
     for run, row in rows.items():
         assert row.validation.value == pytest.approx(evaluate(histo, "--ckpt", run)["metrics"]["auc"], abs=1e-6)
         assert row.unseen.value == reports[run]["metrics"]["auc"]

@@ -75,6 +75,14 @@ def test_an_evaluation_of_an_earlier_version_is_read():
     assert EvaluationReport.from_json(values, "x.json") == report
     for key in ("intervals", "bootstrap", "delong", "slides", "hospitals", *old.values()):  # in no early version
         del values[key]
+    for key in (
+        "n_of_training_slides",
+        "n_of_validation_slides",
+        "n_unknown_checkpoints",
+        "weights_note",
+        "data_source",
+    ):
+        del values[key]
     early = EvaluationReport.from_json(values, "x.json")
     assert (early.measured, early.uncertainty, early.slides) == (report.measured, None, [])
 
@@ -94,6 +102,23 @@ def test_metrics_of_the_packaged_network_say_which_patches_it_was_trained_on():
     caveat = packaged.list_caveats()[0]
     assert caveat.is_serious
     assert "if these patches are from PCam's or Kaggle's training set, the metrics are too good" in caveat.text
+    assert "PCam" not in " ".join(c.text for c in replace(packaged, data_source="pcam", split="test").list_caveats())
+
+
+def test_metrics_of_a_network_that_started_from_weights_of_pcam_say_so():
+    note = "histonet-pcam was trained on 31,157 training patches of PCam"
+    checkpoint = replace(evaluation().checkpoints[0], weights_note=note)
+    report = replace(evaluation(), checkpoints=(checkpoint,))
+    for source, is_serious in (("kaggle", True), ("pcam", True), ("folder", False)):
+        (caveat,) = (c for c in replace(report, data_source=source).list_caveats() if note in c.text)
+        assert caveat.is_serious == is_serious
+    assert not any(note in c.text for c in replace(report, data_source="pcam", split="test").list_caveats())
+
+
+def test_only_a_prevalence_that_is_far_from_the_measured_one_is_a_caveat():
+    for assumed, is_far in ((0.5, False), (0.42, False), (0.3, True), (0.7, True), (0.01, True)):
+        report = replace(evaluation(), assumed_prevalence=assumed)
+        assert any("--prevalence" in caveat.text for caveat in report.list_caveats()) == is_far
 
 
 def test_other_reports_are_read_as_they_were_written():

@@ -1,5 +1,6 @@
 """`histo eval --maps`."""
 
+import csv
 import json
 import math
 import shutil
@@ -35,11 +36,12 @@ def slides(tmp_path_factory):
     return scored
 
 
-def test_annotations_give_auc_froc_and_recall(histo, slides, tmp_path):
+def test_annotations_give_auc_froc_and_recall(histo, slides, monkeypatch):
+    monkeypatch.setenv("HISTO_EVAL_THRESHOLD", "0.7")  # an option may also be given by its variable
     result = histo("eval", "--maps", slides.maps, "--annotations", slides.annotations, "--json")
     report = json.loads(result.stdout)
     assert report == json.loads((histo.root / "metrics" / "slides-maps.json").read_text())
-    assert (report["slides"], report["tumour_slides"]) == (3, 2)
+    assert (report["slides"], report["tumour_slides"], report["threshold"]) == (3, 2, 0.7)
     assert set(report["auc"]) == {"maximum", "mean of the 10 highest", "area of tumour squares in mm2"}
     assert all(0 <= auc["value"] <= 1 for auc in report["auc"].values())
     assert 0 <= report["froc"]["value"] <= 1
@@ -143,6 +145,38 @@ def test_an_auc_that_is_the_same_in_every_resample_has_no_interval(histo, tmp_pa
     (tmp_path / "labels.csv").write_text("id,label\ns0,1\ns1,1\ns2,1\ns3,0\ns4,0\ns5,0\n")
     result = histo("eval", "--maps", tmp_path / "maps", "--labels", tmp_path / "labels.csv", "--json")
     assert (json.loads(result.stdout)["auc"]["maximum"]["interval"] is not None) == has_interval
+
+
+def test_slides_that_the_checkpoint_was_trained_on_are_counted(histo, tmp_path):
+    manifest = histo.root / "runs" / "first" / "manifest.csv"
+    with manifest.open(newline="") as file:
+        splits = {row["slide"]: row["split"] for row in csv.DictReader(file)}
+    names = [*sorted(splits), "new_1", "new_2"]
+    for i, name in enumerate(names):
+        folder = tmp_path / "maps" / name
+        folder.mkdir(parents=True)
+        (folder / "scores.csv").write_text(f"x,y,probability\n0,0,0.{i}\n")
+        record = SlideRecord(name, "scored", squares=1, maximum=i / 10, checkpoint="first; gone")
+        write_finished(folder, FinishedSlide(f"{name}.tif", "", 0.5, 96, 96, 96, record))
+    labels = [f"{name}.tif,{i % 2}\n" for i, name in enumerate(names)]
+    (tmp_path / "labels.csv").write_text("id,label\n" + "".join(labels))
+    line = ["eval", "--maps", tmp_path / "maps", "--labels", tmp_path / "labels.csv", "--json"]
+    drawn = histo(*line)  # synthetic patches are of no slide
+    assert "were used to train or validate the checkpoint" not in drawn.stderr
+    path = histo.root / "data" / "synthetic" / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "slides"}))
+    result = histo(*line)
+    report = json.loads(result.stdout)
+    for split, key in (("train", "in_training"), ("val", "in_validation")):
+        assert report[key] == sorted(name for name in splits if splits[name] == split)
+    assert (report["checkpoints"], report["unknown_checkpoints"]) == (["first", "gone"], ["gone"])
+    shown = " ".join(result.stderr.split())
+    assert f"warning: {len(splits)} of {len(names)} slides were used to train or validate the checkpoint" in shown
+    assert "it is not known whether gone was trained on these slides" in shown
+    assert "warning: it is not known" not in shown
+    histo("report", "--maps", tmp_path / "maps", "--pictures", 0)
+    page = (histo.root / "plots" / "first-report.html").read_text()
+    assert f'<p class="warning">{len(splits)} of {len(names)} slides were used to train or validate' in page
 
 
 def test_wrong_use_is_refused(histo, tmp_path):

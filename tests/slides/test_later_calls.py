@@ -7,6 +7,8 @@ import shutil
 import pytest
 
 import histocli.commands.predict_slides
+import histocli.commands.slide_job
+from histocli.data.manifest import hash_file
 from tests.slides.files import predict, read_table, tissue_image, write_slide
 
 
@@ -56,12 +58,22 @@ def test_the_map_of_a_slide_that_fails_now_is_not_valid_any_more(histo, slides, 
     assert "1 slide is not measured, because histo predict could not score it: second" in told
 
 
-def test_a_map_stays_valid_if_its_mask_cannot_be_found(histo, slides, tmp_path):
+def refuse_first(path, hash_file=hash_file):
+    if path.stem == "first":
+        raise PermissionError(13, "Permission denied", str(path))
+    return hash_file(path)
+
+
+def test_a_map_stays_valid_if_its_mask_cannot_be_found_or_read(histo, slides, tmp_path, monkeypatch):
     out, masks = tmp_path / "out", tmp_path / "masks"
     moved = write_mask(masks / "first.geojson")
     write_mask(masks / "second.geojson")
     predict(histo, slides, "--out", out, "--mask", masks)
     records = [(out / name / "slide.json").read_bytes() for name in ("first", "second")]
+    with monkeypatch.context() as patched:
+        patched.setattr(histocli.commands.slide_job, "hash_file", refuse_first)
+        predict(histo, slides, "--out", out, "--mask", masks, code=4)
+    assert read_statuses(out) == {"first": "failed", "second": "scored"}
     moved.rename(tmp_path / "first.geojson")
     predict(histo, slides, "--out", out, "--mask", masks, code=4)
     assert read_statuses(out) == {"first": "failed", "second": "scored"}
@@ -156,6 +168,9 @@ def test_a_slide_that_gets_another_name_counts_once(histo, slides, tmp_path):
     slides.rename(tmp_path / "moved")
     assert "3 of 3 slides were finished before" in predict(histo, tmp_path / "moved", "--out", out).stderr
     assert not (out / "a" / "slide.json").exists()
+    (tmp_path / "moved" / "2024" / "b.tif").rename(tmp_path / "moved" / "2024" / "c.tif")
+    predict(histo, tmp_path / "moved", "--out", out)
+    assert read_statuses(out) == dict.fromkeys(("2024/a", "2024/c", "2025/a"), "scored")
 
 
 def test_a_copied_map_and_a_folder_of_maps_inside_the_folder_stay(histo, slides, tmp_path):
@@ -215,7 +230,11 @@ def test_a_slide_that_was_moved_or_is_named_by_another_path_is_the_same(histo, s
     moved.rename(slides / "first.tif")
     assert "finished before" not in predict(histo, slides / "first.tif", "--out", out, "--threshold", 0.9).stderr
     shutil.copy2(slides / "first.tif", moved)  # both exist: these may be two slides
-    assert "has the scores of another slide" in histo.fails("predict", moved, "--device", "cpu", "--out", out)[0]
+    before = (out / "first" / "slide.json").read_bytes()
+    line = ["predict", moved, slides / "second.tif", "--device", "cpu", "--out", out]
+    assert "has the scores of another slide" in histo.fails(*line, "--errors", "fail")[0]
     (slides / "first.tif").unlink()
     os.utime(moved, (1, 1))  # not the same file
-    assert "has the scores of another slide" in histo.fails("predict", moved, "--device", "cpu", "--out", out)[0]
+    assert "out/first has the scores of another slide" in " ".join(histo(*line, code=4).stderr.split())
+    assert read_statuses(out) == {"first": "failed", "second": "scored"}
+    assert (out / "first" / "slide.json").read_bytes() == before

@@ -49,9 +49,10 @@ def test_lesions_are_grown_by_37_micrometres_so_near_ones_are_one():
 
 
 @pytest.mark.parametrize(
-    ("side", "size"), [(100, "isolated tumour cells"), (300, "micrometastasis"), (2000, "macrometastasis")]
+    ("side", "size"),
+    [(100, "isolated tumour cells"), (300, "micrometastasis"), (1690, "micrometastasis"), (2000, "macrometastasis")],
 )
-def test_a_lesion_is_classified_by_its_length(side, size):
+def test_a_lesion_is_classified_by_its_length_without_the_growth(side, size):
     assert find_lesions(TumourAreas([square(500, 500, side)], []), (8000, 8000), MPP).sizes == [size]
 
 

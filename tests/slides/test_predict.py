@@ -1,6 +1,7 @@
 """`histo predict` on whole slides."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,10 @@ import pytest
 import tifffile
 
 import histocli.commands.predict_slides
+from histocli.atomic import write_atomically
+from histocli.errors import HistoError
 from histocli.slides.detection import find_slides, is_slide
+from histocli.slides.reading import open_slide
 from tests.cli import write_images
 from tests.slides.files import predict, read_table, tissue_image, write_slide
 
@@ -25,6 +29,11 @@ def test_each_slide_gets_a_folder_and_a_line(histo, slides, tmp_path):
     assert "2 slides in" in result.stderr
     records = read_table(out / "slides.csv")
     assert [record["slide"] for record in records] == ["first", "second"]
+    for path in slides.iterdir():
+        path.rename(path.with_suffix(".tif.part"))
+    result = predict(histo, slides, "--out", out)  # a night without new slides
+    assert f"there are no slides in {slides}; skipped 2 other files" in " ".join(result.stderr.split())
+    assert read_table(out / "slides.csv") == records
     for record in records:
         folder = out / record["slide"]
         names = {"scores.csv", "slide.geojson", "heatmap.png", "heatmap.tif", "tissue.png", "slide.json"}
@@ -157,12 +166,46 @@ def test_slides_that_cannot_be_scored_are_named(histo, slides, tmp_path):
     assert "3 of 5 slides could not be scored: a, b, c\n" in result.stderr
 
 
+def test_slides_with_names_that_are_not_utf8_are_scored_and_incomplete_copies_are_skipped(histo, slides, tmp_path):
+    (slides / "second.tif").rename(slides / "m\udcfc.tif")  # the byte 0xfc
+    for name in ("a.svs.filepart", "b.tif.part", "c.tif.Ab12Cd34"):
+        shutil.copy(slides / "first.tif", slides / name)
+    out = tmp_path / "out"
+    result = predict(histo, slides, "--out", out)
+    assert "skipped 3 files that are not slides: a.svs.filepart, b.tif.part, c.tif.Ab12Cd34" in result.stderr
+    assert [(row["slide"], row["status"]) for row in read_table(out / "slides.csv")] == [
+        ("first", "scored"),
+        ("m\\xfc", "scored"),
+    ]
+    assert (out / "m\\xfc" / "slide.geojson").is_file()
+    assert "2 of 2 slides were finished before" in predict(histo, slides, "--out", out).stderr
+
+
+def test_a_full_disk_ends_the_command_at_the_first_slide(histo, slides, tmp_path, monkeypatch):
+    written = []
+
+    def write_to_full_disk(path, *_):
+        written.append(path)
+        with write_atomically(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(histocli.commands.predict_slides, "write_heatmap", write_to_full_disk)
+    error, hint = histo.fails("predict", "--device", "cpu", slides, "--out", tmp_path / "out")
+    assert "heatmap.tif: No space left on device" in error
+    assert hint.startswith("free some space")
+    assert len(written) == 1
+
+
 def test_a_slide_with_a_damaged_tile_is_named(histo, slides, tmp_path):
     path = slides / "first.tif"
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 3000] = bytes(3000)
     path.write_bytes(data)
+    with open_slide(path) as opened:
+        for _ in range(2):  # OpenSlide remembers the first error, also for other threads
+            with pytest.raises(HistoError, match="the slide is damaged"):
+                opened.read(0, 0, 0, opened.width, opened.height)
     result = predict(histo, slides, "--out", tmp_path / "out", code=4)
     assert "first.tif: the slide is damaged" in result.stderr
     assert (tmp_path / "out" / "second" / "scores.csv").is_file()

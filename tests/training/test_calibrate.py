@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from histocli.data.groups import is_validated_on_other_slides
+from histocli.data.groups import explain_weak_validation, is_validated_on_other_slides
 from histocli.metrics import compute_auc
 from histocli.metrics.calibration import compute_probabilities, fit_temperature
 from histocli.metrics.thresholds import choose_threshold
@@ -30,7 +30,7 @@ def test_the_best_checkpoint_is_calibrated_on_its_validation_patches(histo):
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         assert labels.tolist() == [int(row["label"]) for row in csv.DictReader(file) if row["split"] == "val"]
     assert compute_auc(labels, compute_probabilities(odds)) == pytest.approx(best.metrics["val_auc"])
-    assert best.temperature == pytest.approx(fit_temperature(labels, odds), rel=1e-3)
+    assert best.temperature == pytest.approx(max(1, fit_temperature(labels, odds)), rel=1e-3)  # the slides are few
     assert best.threshold == 0.5
     config = json.loads((histo.root / "runs" / "first" / "config.json").read_text())
     assert best.appearance.patches == config["train_patches"]
@@ -55,8 +55,8 @@ def test_on_the_training_slides_the_temperature_is_at_least_1(factor, on_same_sl
     odds = rng.normal(0, 2, 20_000)
     labels = (rng.random(20_000) < compute_probabilities(odds)).astype(int)
     probs = compute_probabilities(odds * factor)
-    assert calibrate(labels, probs, "0.5", on_other_slides=True).temperature == pytest.approx(factor, rel=0.05)
-    same = calibrate(labels, probs, "0.5", on_other_slides=False).temperature
+    assert calibrate(labels, probs, "0.5", is_weak=False).temperature == pytest.approx(factor, rel=0.05)
+    same = calibrate(labels, probs, "0.5", is_weak=True).temperature
     assert same == pytest.approx(on_same_slides, rel=0.05)
 
 
@@ -69,8 +69,10 @@ def test_a_run_whose_slides_are_not_known_has_a_temperature_of_at_least_1(histo)
     fitted = fit_temperature(*(best.validation[name].numpy() for name in ("labels", "log_odds")))
     assert fitted < 0.97
     assert best.temperature == 1
-    assert "The temperature is at least 1" in (histo.root / "runs" / "unknown" / "model_card.md").read_text()
-    assert "The temperature is at least 1" not in (histo.root / "runs" / "first" / "model_card.md").read_text()
+    reasons = {"unknown": "it is not known whether", "first": "only 2 of the known validation slides have"}
+    for run, reason in reasons.items():
+        card = (histo.root / "runs" / run / "model_card.md").read_text()
+        assert f"The temperature is at least 1, because {reason}" in card
 
 
 @pytest.mark.parametrize("unit", ["slide", "hospital"])
@@ -80,6 +82,21 @@ def test_validation_is_on_other_slides_if_no_slide_or_hospital_is_in_both_splits
         assert is_validated_on_other_slides(pd.DataFrame({"split": splits, unit: units})) is expected
     for unsure in ("overlap_group", "appearance"):  # a slide can have patches in two of these groups
         assert not is_validated_on_other_slides(pd.DataFrame({"split": splits, unsure: ["a", "b", "c", "c"]}))
+
+
+def test_validation_is_weak_on_fewer_than_10_slides_of_a_class():
+    def explain(count, **columns):
+        normal = pd.DataFrame({"slide": [f"s{i}" for i in range(count)], "label": 0, "split": "val"})
+        train = pd.DataFrame({"slide": "t", "label": [0, 1], "split": "train"})
+        return explain_weak_validation([pd.concat([normal, normal.assign(label=1), train]).assign(**columns)])
+
+    assert explain(10) == ""
+    assert explain(9) == "only 9 of the known validation slides have normal patches"
+    assert "only 0 of" in explain(10, slide="", hospital=["a"] * 20 + ["b"] * 2)
+    few = pd.DataFrame({"slide": ["a", "b", "t"], "label": [0, 1, 1], "split": ["val", "val", "train"]})
+    others = [few.assign(slide=few["slide"] + str(i)) for i in range(10)]  # the folds of a cross-validation
+    assert "only 9 of" in explain_weak_validation(others[1:])
+    assert explain_weak_validation(others) == ""
 
 
 def test_temperature_and_threshold_are_kept_after_an_interruption(histo):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
+from histocli.enums import Precision
 from histocli.training.muon import orthogonalize, stack_matrices
 from histocli.training.optim import CLIP_NORM, MOMENTUM, MUON_LR, FlatOptimizer
 from histocli.training.schedule import OptimConfig, compute_one_cycle, make_step_table
@@ -163,13 +164,13 @@ def test_small_matrices_are_padded_on_a_gpu_in_16_bits_only():
         torch.testing.assert_close(result, results[0], rtol=1e-4, atol=1e-6)
 
 
-def update_of(weight, gradient, **changes):
+def update_of(weight, gradient, precision=Precision.FP32):
     """Return by how much one step of Muon moves a convolution's weight."""
     model = nn.Conv2d(weight.shape[1], weight.shape[0], 3, bias=False)
     with torch.no_grad():
         model.weight.copy_(weight)
-    config = OptimConfig(lr=0.05, total_steps=10, weight_decay=0, **changes)
-    optimizer = FlatOptimizer(model, copy.deepcopy(model), config)
+    config = OptimConfig(lr=0.05, total_steps=10, weight_decay=0)
+    optimizer = FlatOptimizer(model, copy.deepcopy(model), config, precision)
     model.weight.grad = gradient
     optimizer.step()
     return model.weight.detach() - weight
@@ -187,7 +188,7 @@ def test_an_update_in_bf16_has_the_same_direction():
     torch.manual_seed(2)
     gradient = torch.randn(16, 4, 3, 3)
     exact, rounded = (
-        update_of(torch.zeros(16, 4, 3, 3), gradient, muon_dtype=dtype) for dtype in (torch.float32, torch.bfloat16)
+        update_of(torch.zeros(16, 4, 3, 3), gradient, precision) for precision in (Precision.FP32, Precision.BF16)
     )
     assert exact.dtype is rounded.dtype is torch.float32
     assert torch.cosine_similarity(exact.flatten(), rounded.flatten(), dim=0) > 0.999
@@ -211,9 +212,8 @@ def test_without_muon_adamw_updates_everything():
 
 
 def test_an_overflow_changes_no_weight_and_halves_the_loss_scale():
-    config = OptimConfig(lr=1e-2, total_steps=10, has_loss_scale=True)
     model = network()
-    optimizer = FlatOptimizer(model, copy.deepcopy(model), config)
+    optimizer = FlatOptimizer(model, copy.deepcopy(model), OptimConfig(lr=1e-2, total_steps=10), Precision.FP16)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, float("inf"))
@@ -230,9 +230,8 @@ def test_an_overflow_changes_no_weight_and_halves_the_loss_scale():
 
 def test_a_scaled_loss_gives_the_same_steps():
     plain, scaled = network(), network()
-    configs = [OptimConfig(lr=0.02, total_steps=5, has_loss_scale=scale) for scale in (False, True)]
-    for model, config in zip((plain, scaled), configs, strict=True):
-        optimizer = FlatOptimizer(model, copy.deepcopy(model), config)
+    for model, precision in ((plain, Precision.FP32), (scaled, Precision.FP16)):
+        optimizer = FlatOptimizer(model, copy.deepcopy(model), OptimConfig(lr=0.02, total_steps=5), precision)
 
         def step(model=model, optimizer=optimizer):
             for parameter in model.parameters():
@@ -261,4 +260,23 @@ def test_the_state_of_separate_optimisers_can_be_loaded():
     take_steps(model, reference.step, 6, seed=2)
     take_steps(continued, optimizer.step, 6, seed=2)
     for first, second in zip(continued.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("muon", [True, False])
+def test_a_state_is_continued_where_weights_have_another_memory_layout(muon):
+    """As on MPS, where the channels are not last; a state has one order, whatever the layout is."""
+    config = OptimConfig(lr=0.02, total_steps=12, muon=muon)
+    model = network()
+    optimizer = FlatOptimizer(model, copy.deepcopy(model), config)
+    take_steps(model, optimizer.step, 6)
+    other = network().to(memory_format=torch.contiguous_format)
+    other.load_state_dict(model.state_dict())
+    continued = FlatOptimizer(other, copy.deepcopy(other), config)
+    continued.load_state_dict(optimizer.state_dict())
+    assert all(torch.equal(value, optimizer.state_dict()[name]) for name, value in continued.state_dict().items())
+    take_steps(model, optimizer.step, 6, seed=2)
+    take_steps(other, continued.step, 6, seed=2)
+    assert not other[0].weight.is_contiguous(memory_format=torch.channels_last)
+    for first, second in zip(other.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(first, second, rtol=2e-4, atol=2e-5)

@@ -10,14 +10,16 @@ from torch import nn
 
 from histocli.compute import device
 from histocli.compute.cores import MIN_PIECE
-from histocli.compute.device import Compute, choose_compute, count_threads
+from histocli.compute.device import Compute, choose_compute
+from histocli.data import transforms
 from histocli.data.loaders import Batch, PatchLoader
 from histocli.enums import Augment, Device, Precision, Rotate
 from histocli.errors import HistoError
 from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
 from histocli.models import create_model
+from histocli.threads import count_threads
 from histocli.training.optim import LOSS_SCALE
-from histocli.training.trainer import Recipe, Trainer
+from histocli.training.trainer import NotFiniteError, Recipe, Trainer
 
 CPU = torch.device("cpu")
 FP32 = Compute(CPU, Precision.FP32, "")
@@ -221,6 +223,38 @@ def test_overflowing_weights_are_noticed_within_the_epoch():
         trainer.train_epoch(make_loader())
 
 
+def test_gradients_that_are_never_finite_in_fp16_are_noticed_although_the_loss_is_finite():
+    trainer = make_small_trainer(Compute(CPU, Precision.FP16, ""), total_steps=36)
+    next(trainer.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    assert trainer.train_epoch(make_loader()) is not None
+    trainer.optimizer.loss_scale.fill_(2.0**-9)  # as after 25 steps
+    with pytest.raises(NotFiniteError, match="by step 12, the gradients of too many steps were not finite"):
+        trainer.train_epoch(make_loader())
+
+
+@pytest.mark.parametrize("arch", ["histonet-64", "p4m-densenet"])
+def test_where_channels_must_not_be_last_no_layer_gets_them_last(monkeypatch, arch):
+    """As on MPS; no other device needs it."""
+    for module in (device, transforms):
+        monkeypatch.setattr(module, "find_memory_format", lambda place: torch.contiguous_format)
+    trainer, layouts = make_trainer(arch=arch), []
+
+    def record(layer, inputs, output):
+        layouts.extend(maps.is_contiguous() for maps in (*inputs, output))
+
+    for layer in trainer.model.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(record)
+    trainer.train_step(next(make_loader().eval_batches()))
+    assert len(layouts) > 20
+    assert all(layouts)
+
+
+def test_the_channels_are_last_in_memory_except_on_mps():
+    formats = [device.find_memory_format(torch.device(name)) for name in ("cpu", "cuda", "mps")]
+    assert formats == [torch.channels_last, torch.channels_last, torch.contiguous_format]
+
+
 @pytest.mark.parametrize("arch", ["resnet18", "densenet121"])
 def test_other_architectures_train_a_step(arch):
     trainer = make_trainer(arch=arch)
@@ -299,7 +333,9 @@ def test_a_run_saved_without_a_loss_scale_continues_with_one():
 class FakeGpu:
     """Replaces the functions of torch.cuda that describe a GPU with those of a GPU that does not exist."""
 
-    def __init__(self, monkeypatch, tmp_path, *, available=True, capability=(9, 0), init=None, zeros=None):
+    def __init__(
+        self, monkeypatch, tmp_path, *, available=True, capability=(9, 0), init=None, zeros=None, visible=None, count=1
+    ):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *args: capability)
@@ -309,8 +345,12 @@ class FakeGpu:
         monkeypatch.setattr(torch.version, "cuda", "13.0")
         if zeros:
             monkeypatch.setattr(device.torch, "zeros", self._raise(zeros))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         (tmp_path / "nvidia0").touch()
-        monkeypatch.setattr(device, "GPU_FILE", tmp_path / "nvidia0")
+        monkeypatch.setattr(device, "DEVICE_FILES", tmp_path)
 
     @staticmethod
     def _raise(message):
@@ -325,13 +365,26 @@ class FakeGpu:
     ("gpu", "words"),
     [
         ({"available": False, "init": "The NVIDIA driver on your system is too old (found version 11040)."}, "too old"),
-        ({"capability": (6, 0)}, "Tesla P100 has compute capability 6.0, and this PyTorch is built for 7.5, 8.0, 9.0"),
         (
-            {"zeros": "CUDA error: out of memory\nmore"},
-            "CUDA error: out of memory; nvidia-smi shows which processes use the GPU",
+            {"capability": (6, 0)},
+            "Tesla P100 has compute capability 6.0, and this PyTorch is built for 7.5, 8.0, 9.0; install the build for "
+            "CUDA 12.6: ",
+        ),
+        ({"capability": (3, 7)}, "7.5, 8.0, 9.0; PyTorch 2.10 and later have no code for such an old GPU"),
+        (
+            {"available": False, "init": "No CUDA GPUs are available", "visible": "7"},
+            "No CUDA GPUs are available; CUDA_VISIBLE_DEVICES is '7'",
+        ),
+        (
+            {"zeros": "CUDA error: out of memory\nmore", "count": 2},
+            "CUDA error: out of memory; nvidia-smi shows which processes use the GPU; CUDA_VISIBLE_DEVICES=1 chooses",
+        ),
+        (
+            {"zeros": "CUDA error: out of memory", "count": 2, "visible": "4,6"},
+            "CUDA_VISIBLE_DEVICES=6 chooses another",
         ),
     ],
-    ids=["driver", "architecture", "memory"],
+    ids=["driver", "old", "very old", "hidden", "memory", "memory of a visible one"],
 )
 def test_auto_uses_the_cpu_and_explains_why_the_gpu_cannot_be_used(monkeypatch, tmp_path, gpu, words):
     FakeGpu(monkeypatch, tmp_path, **gpu)
@@ -343,6 +396,24 @@ def test_auto_uses_the_cpu_and_explains_why_the_gpu_cannot_be_used(monkeypatch, 
     assert chosen.device.type == "cpu"
     assert words in chosen.warning
     assert "the GPU cannot be used" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("files", "has_tool", "warns"),
+    [
+        (["nvidiactl", "nvidia3"], False, True),  # a container with the fourth GPU
+        (["dxg"], True, True),  # WSL
+        (["dxg"], False, False),  # WSL with another maker's GPU
+        ([], True, False),  # a node of a cluster without a GPU
+    ],
+)
+def test_a_machine_with_a_gpu_is_recognised_without_pytorch(monkeypatch, tmp_path, files, has_tool, warns):
+    FakeGpu(monkeypatch, tmp_path, available=False, init="the driver is too old")
+    (tmp_path / "nvidia0").unlink()
+    for name in files:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(device.shutil, "which", lambda name: f"/usr/bin/{name}" if has_tool else None)
+    assert choose_compute(Device.AUTO).warning == ("the driver is too old" if warns else "")
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 6), (9, 0), (12, 0)])
@@ -370,6 +441,7 @@ def second_of_two(monkeypatch, tmp_path):
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
 
 
 @pytest.mark.usefixtures("second_of_two")
@@ -388,6 +460,22 @@ def test_a_gpu_of_a_job_that_another_program_has_for_itself_is_explained(monkeyp
     chosen = choose_compute(Device.AUTO)
     assert chosen.device == CPU
     assert "devices are busy or unavailable; nvidia-smi shows which processes use the GPU" in chosen.warning
+
+
+@pytest.mark.usefixtures("second_of_two")
+def test_the_processes_of_torchrun_share_one_gpu_only_by_gloo(monkeypatch):
+    """A scheduler may show each process another GPU as its only one; torchrun shows the same one to all."""
+    calls = record_calls(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    choose_compute(Device.CUDA, Precision.BF16)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    with pytest.raises(HistoError, match=r"more processes than GPUs: local rank 1 on .* sees 1 GPU$") as caught:
+        choose_compute(Device.CUDA, Precision.BF16)
+    assert caught.value.hint.startswith("--processes 1 ")
+    monkeypatch.setenv("HISTO_DISTRIBUTED_BACKEND", "gloo")
+    choose_compute(Device.CUDA, Precision.BF16)
+    assert calls == ["use 0", "describe", "compute"] * 2
 
 
 def test_a_gpu_of_amd_is_used_whatever_its_architecture_is_called(monkeypatch, tmp_path):

@@ -13,15 +13,18 @@ function thousands(count) {
   return String(count).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
-// The counts and the metrics at a position of the slider.
-function valuesAt(points, i) {
+// The counts and the metrics at a position of the slider; `prevalence` is the assumed one, NaN if there is none.
+function valuesAt(points, i, prevalence) {
   const tp = points.tp[i], fp = points.fp[i];
   const fn = points.positives - tp, tn = points.negatives - fp;
+  const sensitivity = tp / (tp + fn), specificity = tn / (tn + fp);
+  const share = (right, wrong) => right / (right + wrong);
   return {
     counts: { tn, fp, fn, tp },
     metrics: {
-      sensitivity: tp / (tp + fn), specificity: tn / (tn + fp), ppv: tp / (tp + fp), npv: tn / (tn + fn),
-      accuracy: (tp + tn) / (tp + fp + fn + tn),
+      sensitivity, specificity, ppv: share(tp, fp), npv: share(tn, fn), accuracy: share(tp + tn, fp + fn),
+      ppv_assumed: share(sensitivity * prevalence, (1 - specificity) * (1 - prevalence)),
+      npv_assumed: share(specificity * (1 - prevalence), (1 - sensitivity) * prevalence),
     },
   };
 }
@@ -54,8 +57,9 @@ function setUpThreshold(section) {
   const points = JSON.parse(section.querySelector("script.points").textContent);
   const controls = section.querySelector(".threshold-controls");
   const slider = controls.querySelector("input[type=range]"), number = controls.querySelector("input[type=number]");
+  const prevalence = Number(section.querySelector("[data-prevalence]")?.dataset.prevalence);
   const show = (i) => {
-    const threshold = points.thresholds[i], { counts, metrics } = valuesAt(points, i);
+    const threshold = points.thresholds[i], { counts, metrics } = valuesAt(points, i, prevalence);
     slider.value = i;
     slider.setAttribute("aria-valuetext", `threshold ${threshold}`);
     number.value = threshold;

@@ -6,7 +6,7 @@ from functools import partial
 
 from histocli.errors import UsageError
 from histocli.patch import Patch
-from histocli.sources import SourceContext, SourceOptions, SourceReport, SourceType
+from histocli.sources import SourceOptions, SourceReport, SourceType
 from histocli.threads import count_threads
 
 DEFAULT_N = 8_000
@@ -67,9 +67,4 @@ class SyntheticSource:
         self.report.counts["duplicates"] = duplicates
 
 
-def open_synthetic(options: SyntheticOptions, context: SourceContext) -> SyntheticSource:
-    """Return the source, without reading or writing anything."""
-    return SyntheticSource(options.n, options.seed)
-
-
-SOURCE = SourceType(SyntheticOptions, open_synthetic)
+SOURCE = SourceType(SyntheticOptions, lambda options, context: SyntheticSource(options.n, options.seed))

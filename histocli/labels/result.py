@@ -14,9 +14,11 @@ class ContradictionError(HistoError):
 
 @dataclass
 class Labels:
-    """The values of images, by their paths; notes for the user; numbers of rows without an image; and used tables.
+    """What was found for the images.
 
-    `possible_splits` are the names of folders that may be splits.
+    `labels`, `slides`, `hospitals` and `splits` have a value for some images, by the image's path. `notes` are lines
+    for the user, `unmatched` counts the rows that belong to no image, and `used` has the names of the files that were
+    used. `possible_splits` are the names of folders that may be splits.
     """
 
     labels: dict[str, int] = field(default_factory=dict)

@@ -23,12 +23,12 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
     """
     from histocli.inference.inputs import STDIN
 
-    reporter = state.reporter
+    reporter, counts = state.reporter, prediction.counts
     if not prediction.can_find_duplicates:
         reporter.warn("the training patches are not in this workspace, so the column duplicate is empty")
-    if prediction.flagged:
-        reporter.note("flagged: " + ", ".join(f"{count:,} {flag}" for flag, count in prediction.flagged.items()))
-    scored, unreadable = prediction.scored, prediction.unreadable
+    if counts.flagged:
+        reporter.note("flagged: " + ", ".join(f"{count:,} {flag}" for flag, count in counts.flagged.items()))
+    scored, unreadable = counts.scored, len(counts.unreadable)
     listed = f", and {config.failed} lists them" if config.failed else "; --failed FILE lists them"
     hint = f"the warnings above name the files that could not be read{listed}"
     if unreadable and not scored and not prediction.done_before:
@@ -36,8 +36,8 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
             "the only file could not be read" if unreadable == 1 else f"none of the {unreadable:,} files could be read",
             hint,
         )
-    _report_images(state, config, prediction.remarks, scored)
-    if warning := prediction.likeness.warning:
+    _report_images(state, config, Remarks(counts.remarks), scored)
+    if warning := counts.likeness.warning:
         reporter.warn(warning)
     if config.inputs == (STDIN,) and not (scored or unreadable or prediction.skipped):
         reporter.warn("there are no paths on stdin")

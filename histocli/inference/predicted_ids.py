@@ -67,11 +67,11 @@ class RowOptions:
     white: dict[str, float] = field(default_factory=dict)  # the value of white for each type of images, if not uint8
 
 
-def read_done(path: Path, format: Output, columns: list[str], made_with: RowOptions) -> PredictedIds:
+def read_predicted_ids(path: Path, format: Output, columns: list[str], made_with: RowOptions) -> PredictedIds:
     """Return the ids in the file at `path`; none if there is no file.
 
-    `made_with` is that of this run, and must be that of the file, unless the file has no rows. The file decides on the
-    kind of the ids if `made_with` does not.
+    `made_with` are the options of this call. If the file has rows and a record, the rows must have been made with the
+    same options. If `made_with.id` is None, the kind of the ids is that of the file.
 
     Raises:
         HistoError: the file has other columns, was made with other checkpoints or options, or is damaged.
@@ -106,11 +106,11 @@ def read_done(path: Path, format: Output, columns: list[str], made_with: RowOpti
 
 
 def write_record(path: Path, made_with: RowOptions) -> None:
-    """Record the checkpoints and options that a file of predictions was made with, for the next `read_done`."""
+    """Record what a file of predictions was made with, for the next `read_predicted_ids`."""
     write_json(find_record_path(path), to_json(made_with))
 
 
-def check_white(white: Mapping[str, float], done: PredictedIds, out: Path) -> None:
+def check_white(white: Mapping[str, float], predicted: PredictedIds, out: Path) -> None:
     """Check that the images are now read with the same value of white as those of the rows in the file.
 
     White is inferred from the largest value in all images of a call, which new images may change.
@@ -120,7 +120,7 @@ def check_white(white: Mapping[str, float], done: PredictedIds, out: Path) -> No
     """
     for key, top in white.items():
         kind = key.rpartition("/")[2]  # of several inputs, the key begins with the input's name
-        if (before := done.white.get(key, top)) != top:
+        if (before := predicted.white.get(key, top)) != top:
             raise HistoError(
                 f"--skip-done: the images in {out} were read as {ValueRange(kind, before)}, and with the images of now "
                 f"they would be read as {ValueRange(kind, top)}",
@@ -128,20 +128,42 @@ def check_white(white: Mapping[str, float], done: PredictedIds, out: Path) -> No
             )
 
 
-def select_new_patches(patches: Sequence[Patch], done: PredictedIds, out: Path, folder: str | None) -> list[Patch]:
+def select_new_patches(patches: Sequence[Patch], predicted: PredictedIds, out: Path, folder: str | None) -> list[Patch]:
     """Select the patches that the file does not contain; `folder` is the one that all patches are from, if any.
 
     Raises:
         HistoError: a patch has another id in the file: one without leading zeros, of another kind, or with a path that
-            begins in another folder.
+            begins in another folder; or an image of another folder has its id.
     """
-    new = [patch for patch in patches if patch.id not in done.ids]
-    unmatched = done.ids - {patch.id for patch in patches}
-    if not any(_has_leading_zeros(key) for key in done.ids):  # a spreadsheet removes those of all ids
+    if folder and predicted.folder and folder != predicted.folder:
+        _refuse_ids_of_another_folder(patches, predicted, out, folder, predicted.folder)
+    new = [patch for patch in patches if patch.id not in predicted.ids]
+    unmatched = predicted.ids - {patch.id for patch in patches}
+    if not any(_has_leading_zeros(key) for key in predicted.ids):  # a spreadsheet removes those of all ids
         _refuse_lost_zeros(new, unmatched, out)
-    if folder is None or folder != done.folder:  # else an image has the same id as before
+    if folder is None or folder != predicted.folder:  # else an image has the same id as before
         _refuse_other_ids(new, unmatched, out)
     return new
+
+
+def _refuse_ids_of_another_folder(
+    patches: Sequence[Patch], predicted: PredictedIds, out: Path, folder: str, before: str
+) -> None:
+    """Raise `HistoError` if patches have ids of images in the folder `before`, and are not in this folder themselves.
+
+    If there is no such folder any more, it was probably moved, and the images are the same.
+    """
+    if not os.path.exists(before) or (os.path.exists(folder) and os.path.samefile(folder, before)):  # noqa: PTH110, PTH121
+        return
+    common, start = [patch for patch in patches if patch.id in predicted.ids], f"{os.path.abspath(before)}/"  # noqa: PTH100
+    other = [patch.id for patch in common if not os.path.abspath(patch.path).startswith(start)]  # noqa: PTH100
+    if other:
+        raise HistoError(
+            f"--skip-done: {out} has the scores of the images in {before}, and {format_count(len(other), 'image')} in "
+            f"{folder} would get the same ids, such as {other[0]!r}",
+            "for other images, give another --out, or score the folder above both with --id path and a new --out, so "
+            "that ids contain the folders; for the same images, give the same folder as before",
+        )
 
 
 def _has_leading_zeros(key: str) -> bool:

@@ -1,0 +1,63 @@
+"""Notes and warnings about the inputs of `histo predict`."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from histocli.files.archives import is_archive, remove_archive_suffix
+from histocli.files.file import DiskReader, File, describe_others
+from histocli.workspace import Workspace
+
+_ARRAY_SUFFIXES = (".npz", ".parquet")  # they may have scores or other numbers, not images
+_MAX_LISTED = 3  # how many archives a message names
+
+
+def describe_shadowed(names: Sequence[str], workspace: Workspace) -> tuple[str, ...]:
+    """Return a note for each path that has the name of a data set; a path with a separator cannot be a data set."""
+    datasets = workspace.list_datasets()
+    return tuple(
+        f"{name} means the path {Path(name).absolute()}; the workspace also has a data set of this name: --split all "
+        "scores the data set"
+        for name in names
+        if name in datasets and os.path.exists(name)  # noqa: PTH110 - Path.exists raises where a name is too long
+    )
+
+
+def describe_empty(files: dict[str, list[File]]) -> tuple[str, ...]:
+    """Return a note for each folder without images; `files` are the images by input."""
+    return tuple(f"there are no images in {name}" for name, images in files.items() if not images)
+
+
+def describe_skipped(others: Sequence[File]) -> tuple[str, ...]:
+    """Return a note with the number of files that are not images, if there are any."""
+    return (note,) if (note := describe_others(others)) else ()
+
+
+def describe_unopened(names: Sequence[str], skipped: Sequence[File]) -> tuple[str, ...]:
+    """Return a warning if archives in folders are not opened, because there are images in the same folder.
+
+    `names` are the inputs of the call, and `skipped` are the files in them that are not images. An archive with a
+    folder of its name beside it was probably unpacked there: it is left out.
+    """
+    given = {os.path.realpath(name) for name in names}
+    paths = [Path(file.read.folder, file.read.name) for file in skipped if isinstance(file.read, DiskReader)]
+    unopened = [
+        str(path)
+        for path in paths
+        if is_archive(path.name)
+        and not path.name.lower().endswith(_ARRAY_SUFFIXES)
+        and os.path.realpath(path) not in given
+        and not os.path.isdir(remove_archive_suffix(str(path)))  # noqa: PTH112 - Path.is_dir raises if it is too long
+    ]
+    if not unopened:
+        return ()
+    listed = ", ".join(unopened[:_MAX_LISTED]) + (", ..." if len(unopened) > _MAX_LISTED else "")
+    if len(unopened) == 1:
+        return (
+            f"1 archive is not opened, because there are images in the same folder: {listed}; unpack it, or give it as "
+            "an input too",
+        )
+    return (
+        f"{len(unopened):,} archives are not opened, because there are images in the same folder: {listed}; unpack "
+        "them, or give them as inputs too",
+    )
