@@ -187,7 +187,7 @@ def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> 
                 raise
             size = config.batch_size or BATCH_SIZE
             if size < 4:
-                raise make_memory_error(size) from error
+                raise make_memory_error(size, error) from error
             fits = False
         del run
         release_memory()

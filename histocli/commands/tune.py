@@ -175,7 +175,7 @@ def _train_fold(
         if not is_out_of_memory(error):
             raise
         # Without the error, which refers to the network: its memory is needed for the next trial.
-        raise _CannotTrainError(str(make_memory_error(config.batch_size or BATCH_SIZE))) from None
+        raise _CannotTrainError(str(make_memory_error(config.batch_size or BATCH_SIZE, error))) from None
 
 
 def _start_or_resume_fold(

@@ -93,10 +93,11 @@ def select_local_gpu() -> None:
         HistoError: this process sees fewer GPUs than there are processes on the machine.
     """
     number, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    # A scheduler lets each process see only its own GPU; the processes of torchrun and of --processes see the same one,
-    # which gloo can share, and NCCL cannot.
-    can_share = "TORCHELASTIC_RUN_ID" not in os.environ or "nccl" not in find_backend()
-    if count == 1 and os.environ.get(_VISIBLE) and can_share:
+    # A scheduler, or a script that torchrun starts, lets each process see only its own GPU. Otherwise, the processes of
+    # torchrun and of --processes see the same one, which gloo can share, and NCCL cannot.
+    visible = os.environ.get(_VISIBLE, "").strip()
+    is_own = "TORCHELASTIC_RUN_ID" not in os.environ or visible == str(number)
+    if count == 1 and visible and (is_own or "nccl" not in find_backend()):
         number = 0
     if number >= count:
         raise HistoError(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from histocli.errors import HistoError
+from histocli.errors import HistoError, read_first_line
 
 # PyTorch has an exception class for full GPU memory only. For the host's memory, the messages of PyTorch, oneDNN, cuDNN
 # and ONNX Runtime contain one of these phrases.
@@ -77,9 +77,15 @@ def release_memory() -> None:
         sys.modules["torch"].cuda.empty_cache()
 
 
-def make_memory_error(patches: int) -> HistoError:
-    """Return the error for a batch of `patches` patches that needs more memory than there is."""
-    smaller = f"use --batch-size {patches // 2}, or --batch-size auto" if patches > 1 else "free some of it"
+def make_memory_error(patches: int, error: BaseException) -> HistoError:
+    """Return the error for a batch of `patches` patches that needs more memory than there is.
+
+    For one patch, the message has the reason: a broken library can give the same errors as full memory.
+    """
+    if patches == 1:
+        reason = read_first_line(error)
+        return HistoError(f"there is not enough memory for 1 patch at a time: {reason}", "free some of it")
+    smaller = f"use --batch-size {patches // 2}, or --batch-size auto"
     return HistoError(f"there is not enough memory for {patches:,} patches at a time", smaller)
 
 
@@ -95,4 +101,4 @@ def explain_out_of_memory(patches: int) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise make_memory_error(patches) from error
+        raise make_memory_error(patches, error) from error

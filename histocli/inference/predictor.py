@@ -228,7 +228,7 @@ class BatchPredictor:
                 if not is_out_of_memory(error):
                     raise
                 if not self.can_halve_batch or size == 1:
-                    raise make_memory_error(size) from error
+                    raise make_memory_error(size, error) from error
             self._largest_batch = size = size // 2
             if self.compute.device.type == "cuda":
                 torch.cuda.empty_cache()

@@ -11,6 +11,10 @@ RULES = "a number from 0 to 1, youden, sensitivity=0.95 or specificity=0.9"
 _RULE = re.compile(r"(youden)|(sensitivity|specificity)=(\d*\.?\d+)")
 
 
+class UnreachableError(HistoError):
+    """No threshold has the specificity of a rule, because normal patches have a probability of exactly 1."""
+
+
 def parse_threshold(rule: str) -> float | None:
     """Return the threshold if the rule is a number; None if the threshold must be chosen on scored patches.
 
@@ -38,7 +42,8 @@ def choose_threshold(rule: str, labels: Ints, probs: Floats) -> float:
 
     Raises:
         UsageError: as `parse_threshold`.
-        HistoError: the rule needs both classes, and one is missing; or no threshold reaches the specificity.
+        HistoError: the rule needs both classes, and one is missing.
+        UnreachableError: no threshold reaches the specificity.
     """
     value = parse_threshold(rule)
     if value is not None:
@@ -60,8 +65,8 @@ def choose_threshold(rule: str, labels: Ints, probs: Floats) -> float:
     else:
         reached = np.flatnonzero(specificity >= float(target) - 1e-12)
         if not reached.size:
-            raise HistoError(
-                f"no threshold has a specificity of {target}: with the highest, it is {specificity[0]:.4f}, because "
+            raise UnreachableError(
+                f"no threshold has a specificity of {target}: with the highest, it is {specificity[0]:.6g}, because "
                 "normal patches have a probability of 1",
                 "give a lower specificity, or a number",
             )

@@ -8,7 +8,7 @@ import torch
 from histocli.errors import HistoError
 from histocli.metrics.calibration import LOWEST, compute_probabilities, fit_temperature
 from histocli.metrics.curves import Floats, Ints
-from histocli.metrics.thresholds import choose_threshold, parse_threshold
+from histocli.metrics.thresholds import UnreachableError, choose_threshold, parse_threshold
 
 _MARGIN = 1e-7  # the smallest distance of a probability from 0 and from 1, as exact as single precision is
 
@@ -55,9 +55,15 @@ def calibrate(labels: Ints, probs: Floats, rule: str, *, is_weak: bool) -> Calib
     clipped = np.clip(probs, _MARGIN, 1 - _MARGIN)
     log_odds = np.log(clipped) - np.log1p(-clipped)
     temperature = max(fit_temperature(labels, log_odds), _LOWEST_IF_WEAK if is_weak else LOWEST)
+    try:
+        threshold = choose_threshold(rule, labels, compute_probabilities(log_odds, temperature))
+    except UnreachableError:
+        # This must not end the training: the highest threshold is the nearest one, and the metrics of the run show what
+        # it reaches.
+        threshold = 1.0
     return Calibration(
         temperature=temperature,
-        threshold=choose_threshold(rule, labels, compute_probabilities(log_odds, temperature)),
+        threshold=threshold,
         validation={
             "labels": torch.from_numpy(labels.astype(np.uint8)),
             "log_odds": torch.from_numpy(log_odds.astype(np.float32)),

@@ -66,6 +66,8 @@ def test_the_notebooks_of_kaggle_and_colab_run_the_same_commands():
     )
     assert kaggle == colab
     assert sum("!histo" in source for source in kaggle) == 5
+    (training,) = [source for source in kaggle if "!histo train" in source]
+    assert "\nassert _exit_code == 0" in training  # a failed command alone does not stop a notebook
 
 
 @pytest.mark.parametrize("name", ["kaggle", "colab"])

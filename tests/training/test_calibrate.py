@@ -48,6 +48,15 @@ def test_the_threshold_is_chosen_on_validation(histo, rule):
     assert "is not a threshold" in histo.fails("train", "--threshold", "high", code=2)[0]
 
 
+def test_a_specificity_that_no_threshold_reaches_does_not_end_the_training():
+    """With a low temperature, a normal patch has a calibrated probability of exactly 1."""
+    labels = np.repeat([0, 1, 0], [20_000, 20_000, 1])
+    probs = np.repeat([0.03, 0.97, 1.0], [20_000, 20_000, 1])
+    calibration = calibrate(labels, probs, "specificity=1", is_weak=False)
+    assert calibration.temperature < 0.44
+    assert calibration.threshold == 1
+
+
 @pytest.mark.parametrize(("factor", "on_same_slides"), [(0.5, 1.0), (2.0, 2.0)])
 def test_on_the_training_slides_the_temperature_is_at_least_1(factor, on_same_slides):
     """A lower one, which fits these slides, would make the network too confident on other slides."""

@@ -473,9 +473,12 @@ def test_the_processes_of_torchrun_share_one_gpu_only_by_gloo(monkeypatch):
     with pytest.raises(HistoError, match=r"more processes than GPUs: local rank 1 on .* sees 1 GPU$") as caught:
         choose_compute(Device.CUDA, Precision.BF16)
     assert caught.value.hint.startswith("--processes 1 ")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # a script that torchrun starts may do so too
+    choose_compute(Device.CUDA, Precision.BF16)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("HISTO_DISTRIBUTED_BACKEND", "gloo")
     choose_compute(Device.CUDA, Precision.BF16)
-    assert calls == ["use 0", "describe", "compute"] * 2
+    assert calls == ["use 0", "describe", "compute"] * 3
 
 
 def test_a_gpu_of_amd_is_used_whatever_its_architecture_is_called(monkeypatch, tmp_path):
