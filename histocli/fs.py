@@ -50,6 +50,14 @@ def make_folder(path: Path) -> None:
     fsync(path.parent)
 
 
+def is_same_file(first: str | Path, second: str | Path) -> bool:
+    """Return whether two paths lead to the same file or folder; False if one of them does not exist."""
+    try:
+        return os.path.samefile(first, second)  # noqa: PTH121 - both may be texts
+    except OSError:
+        return False
+
+
 def measure_folder(folder: Path) -> int:
     """Return the bytes of all files in a folder and its subfolders."""
     size = 0

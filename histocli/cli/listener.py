@@ -15,14 +15,17 @@ class ConsoleListener(CommandListener):
     def __init__(self, reporter: Reporter, bar: OnProgress = _ignore) -> None:
         self.reporter, self.bar = reporter, bar
         self.total: int | None = None
+        self._warned: set[str] = set()
 
     def on_note(self, message: str) -> None:
         """Print it."""
         self.reporter.note(message)
 
     def on_warning(self, message: str) -> None:
-        """Print it as a warning."""
-        self.reporter.warn(message)
+        """Print it as a warning; the same one is printed once, such as that of the GPU of two compared checkpoints."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self.reporter.warn(message)
 
     def on_total(self, total: int | None) -> None:
         """Keep the total for the bar."""

@@ -1,7 +1,6 @@
 """`histo predict`."""
 
 import gc
-import os
 from pathlib import Path
 from typing import IO, Annotated, cast
 
@@ -218,11 +217,11 @@ def predict(
 
         run_predict_slides(state, config, found)
         return
-    if config.out is not None and config.out.is_dir() and all(map(os.path.isdir, config.inputs)):
-        from histocli.cli.slides import has_maps, report_no_slides
+    if config.out is not None and config.out.is_dir():
+        from histocli.cli.slides import may_have_no_slides, report_no_slides
 
-        if has_maps(config.out):  # a job that runs every night may find no slide
-            report_no_slides(state, config)
+        if may_have_no_slides(config):
+            report_no_slides(state, config, inputs)
             return
     for name in ("step", "mask", "no_mask"):
         if options.is_given(ctx, name):

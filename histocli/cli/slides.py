@@ -1,6 +1,7 @@
 """`histo predict` and `histo eval --maps` on whole slides: progress, messages and results."""
 
-from pathlib import Path
+import os
+from collections.abc import Sequence
 
 from rich.progress import MofNCompleteColumn
 
@@ -10,6 +11,7 @@ from histocli.config import PredictConfig, SlideEvalConfig
 from histocli.console import Rate, Reporter, format_cell
 from histocli.enums import OUTPUT_SUFFIXES
 from histocli.errors import HistoError, PartialError, UsageError
+from histocli.files.file import is_image
 from histocli.reports.slides import Estimate
 from histocli.slides.detection import FoundSlides, SlideFile, list_without_maps
 from histocli.slides.listener import SlideListener
@@ -124,20 +126,34 @@ def run_predict_slides(state: State, config: PredictConfig, found: FoundSlides) 
             f"{len(failed):,} of {format_count(len(prediction.records), 'slide')} could not be scored: "
             + ", ".join(record.slide for record in failed[:_MAX_LISTED])
             + (", ..." if len(failed) > _MAX_LISTED else ""),
-            f"the warnings above and {TABLE} say why; the same command scores only these again",
+            "the warnings above say why; the same command scores only these again",
         )
 
 
-def has_maps(folder: Path) -> bool:
-    """Return whether earlier calls wrote maps of slides to a folder."""
-    return (folder / TABLE).is_file()
+def may_have_no_slides(config: PredictConfig) -> bool:
+    """Return whether inputs without slides are no error: a job that runs every night may find no new slide.
+
+    They are folders without images, and `config.out` has the maps of earlier calls. An image, such as a damaged slide,
+    would be skipped without an error.
+    """
+    has_maps = config.out is not None and (config.out / TABLE).is_file()
+    if not has_maps or not all(map(os.path.isdir, config.inputs)):
+        return False
+    return not any(is_image(file) for name in config.inputs for file in list_without_maps(name))
 
 
-def report_no_slides(state: State, config: PredictConfig) -> None:
-    """Say that there is no slide in the input folders, and how many other files are there."""
+def report_no_slides(state: State, config: PredictConfig, names: Sequence[str]) -> None:
+    """Say that there is no slide in the input folders `names`, and how many other files are there.
+
+    Raises:
+        UsageError: an option is wrong, which would be an error if there were slides.
+    """
+    from histocli.commands.slide_options import check_slide_options
+
+    check_slide_options(config, [])
     count = sum(len(list_without_maps(name)) for name in config.inputs)
     skipped = f"; skipped {format_count(count, 'other file')}" if count else ""
-    state.reporter.note(f"there are no slides in {', '.join(config.inputs)}{skipped}")
+    state.reporter.note(f"there are no slides in {', '.join(names)}{skipped}")
     state.reporter.print_done(f"0 slides in {config.out}; {TABLE} lists all slides there")
 
 

@@ -120,6 +120,7 @@ def _make_report(
         run=_join_names(predictor.runs),
         data=scored.data,
         split=scored.split,
+        splits=scored.splits,
         folder=folder,
         checkpoints=tuple(member.to_report() for member in predictor.members),
         manifest_sha256=scored.manifest_sha256,

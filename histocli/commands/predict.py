@@ -25,7 +25,7 @@ from histocli.compute.device import apply_compute_settings
 from histocli.config import PredictConfig
 from histocli.errors import HistoError
 from histocli.files.outputs import find_record_path, write_output
-from histocli.fs import shorten_name
+from histocli.fs import fsync, shorten_name
 from histocli.images.processes import DecodingProcesses
 from histocli.inference.input_notes import describe_unopened
 from histocli.inference.inputs import hash_inputs
@@ -68,8 +68,8 @@ def predict(
         listener.on_note(checkpoint.describe())
     for note in job.inputs.notes:
         listener.on_note(note)
-    for warning in describe_unopened(config.inputs, job.inputs.skipped):
-        listener.on_warning(warning)
+    for note in describe_unopened(config.inputs, job.inputs.skipped):
+        listener.on_note(note)
 
     if is_streamed(config):
         job.predictor.report_device(listener)
@@ -154,7 +154,8 @@ def _join_parts(job: Job, parts: Parts, numbers: Iterable[int]) -> Counts:
     """Join finished parts into the file, and remove all parts; return the counts of the patches in the joined parts.
 
     The process may end at any moment. New rows are never left beside the record of the rows that they replace. Rows
-    that are added get their record first: the next call with `--skip-done` would keep them without one.
+    that are added get their record first: the next call with `--skip-done` would keep them without one. If the disk is
+    full, the earlier rows keep their record.
     """
     counts, record_path = Counts(), find_record_path(parts.target)
     with write_output(parts.target) as path:
@@ -164,6 +165,7 @@ def _join_parts(job: Job, parts: Parts, numbers: Iterable[int]) -> Counts:
             for number in numbers:
                 writer.append(parts.part_path(number))
                 counts.add(parts.read_counts(number, Counts))
+        fsync(path)  # now, because the earlier rows lose their record: only the rename follows
         if job.predicted is None:
             record_path.unlink(missing_ok=True)
         else:

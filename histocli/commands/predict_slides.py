@@ -93,16 +93,12 @@ def predict_slides(
         ranks.on_rank0(lambda: stack.enter_context(hold(out / ".lock", str(out))))
         job = SlideJob(config, out, predictor, threshold, resolutions)
         found = ranks.on_rank0(lambda: [find_finished(job, slide) for slide in slides])
-        records = ranks.on_rank0(lambda: read_earlier_records(out, slides, listener))
-        for slide, record in zip(slides, found, strict=True):
-            records.pop(slide.name, None)
-            if record is not None:
-                records[slide.name] = record
+        earlier = ranks.on_rank0(lambda: read_earlier_records(out, slides, listener))
+        records = {slide.name: record for slide, record in zip(slides, found, strict=True) if record is not None}
         todo = [number for number, record in enumerate(found) if record is None]
         # The largest slides come first, so that all processes end at about the same time.
         todo.sort(key=lambda number: (-_find_file_size(slides[number].path), number))
         share = sorted(todo[ranks.rank :: ranks.size])
-        new_records = {}
         for count, number in enumerate(share, start=1):
             slide = slides[number]
             listener.on_slide_start(slide, count, len(share))
@@ -110,12 +106,12 @@ def predict_slides(
                 _predict_and_record(job, slide, records, listener)
             finally:
                 if ranks.is_rank0:
-                    _write_table_so_far(out, slides, records, listener)
-            new_records[slide.name] = records[slide.name]
+                    _write_table_so_far(out, slides, records | earlier, listener)
             listener.on_slide_end(records[slide.name])
-        for others in ranks.all_gather(new_records):
+        for others in ranks.all_gather(records):
             records |= others
-        ranks.on_rank0(lambda: _write_last_table(out, slides, records, listener))
+        # An earlier record that has the name of a slide of this call is that of another slide, whose map stays.
+        ranks.on_rank0(lambda: _write_last_table(out, slides, records | earlier, listener))
     return SlidePrediction([records[slide.name] for slide in slides], len(slides) - len(todo))
 
 
@@ -151,12 +147,11 @@ def _write_last_table(
 def _predict_and_record(
     job: SlideJob, slide: SlideFile, records: dict[str, SlideRecord], listener: SlideListener
 ) -> None:
-    """Score a slide, and replace its record; if it cannot be read, its record says so.
+    """Score a slide, and add its record; if it cannot be read, its record says so.
 
     Raises:
         HistoError: it cannot be read, and `--errors fail` is given; or the disk to write to is full or read-only.
     """
-    records.pop(slide.name, None)
     try:
         records[slide.name] = _predict_slide(job, slide, listener)
     except DiskError:
@@ -207,6 +202,7 @@ def _predict_slide(job: SlideJob, slide: SlideFile, listener: SlideListener) -> 
         scored_with=hash_options(job),
         origin=plan.grid.origin,
         file_state=state.file,
+        manifests="; ".join(checkpoint.manifest_sha256 for checkpoint in job.predictor.checkpoints),
     )
     write_finished(folder, finished)
     return record

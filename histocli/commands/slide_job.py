@@ -12,6 +12,7 @@ import histocli
 from histocli.config import PredictConfig
 from histocli.data.manifest import hash_file
 from histocli.errors import HistoError
+from histocli.fs import is_same_file
 from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.slides.detection import SlideFile
 from histocli.slides.listener import SlideListener
@@ -146,11 +147,12 @@ def _read_map(folder: Path) -> FinishedSlide | None:
 
 
 def _is_of_another_slide(slide: SlideFile, finished: FinishedSlide) -> bool:
-    """Return whether a map is of another slide; a slide that was moved is the same one."""
+    """Return whether a map is of another slide; one that was moved, or has another path through a link, is the same."""
     if finished.path == slide.full_path:
         return False
-    is_moved = not os.path.exists(finished.path) and finished.file_state == _find_state(slide)  # noqa: PTH110 - too long
-    return not is_moved
+    if os.path.exists(finished.path):  # noqa: PTH110 - Path.exists raises if it is too long
+        return not is_same_file(finished.path, slide.path)
+    return finished.file_state != _find_state(slide)
 
 
 def _is_current(job: SlideJob, slide: SlideFile, finished: FinishedSlide) -> bool:
@@ -202,19 +204,23 @@ def _find_state(slide: SlideFile) -> State | None:
 
 
 def read_earlier_records(out: Path, slides: list[SlideFile], listener: SlideListener) -> dict[str, SlideRecord]:
-    """Return the records, by slide, of the slides that earlier calls scored in a folder, or could not score.
+    """Return the records, by name, of the slides that earlier calls scored in a folder, or could not score.
 
-    A damaged file is left out. If it is not of one of the `slides`, which are scored again, a warning names it.
+    Those of `slides` are left out. A map of another slide that has the name of one of them is not: it stays valid. A
+    damaged file is left out, and a warning names it if it is not of one of the `slides`.
     """
+    by_name = {slide.name: slide for slide in slides}
     found: dict[str, SlideRecord] = {}
     try:
-        found |= {record.slide: record for record in read_failed_slides(out)}
+        found |= {record.slide: record for record in read_failed_slides(out) if record.slide not in by_name}
     except HistoError as error:
         listener.on_warning(f"{error}: the new {TABLE} leaves out the slides that failed before")
     folders_of_this_call = {out / slide.name for slide in slides}
     for folder, finished in _iterate_maps(out):
         if isinstance(finished, FinishedSlide):
-            found[finished.record.slide] = finished.record
+            slide = by_name.get(finished.record.slide)
+            if slide is None or _is_of_another_slide(slide, finished):
+                found[finished.record.slide] = finished.record
         elif folder not in folders_of_this_call:
             listener.on_warning(f"{finished}: the new {TABLE} leaves out this slide")
     return found
@@ -239,8 +245,8 @@ def remove_other_records(out: Path, slides: list[SlideFile], listener: SlideList
     """Remove the records of maps of the same slides under other names, and return these names.
 
     The name of a slide depends on the other inputs of the call: it is longer if another slide has the same file name.
-    A file that was moved or renamed has the same size and time of last change. With two records, the slide would count
-    twice.
+    A file that was moved or renamed has the same size, time of last change, width and height. With two records, the
+    slide would count twice.
     """
     names = {slide.name for slide in slides}
     by_path = {slide.full_path: slide for slide in slides}
@@ -249,10 +255,13 @@ def remove_other_records(out: Path, slides: list[SlideFile], listener: SlideList
     for folder, finished in _iterate_maps(out):
         if isinstance(finished, HistoError) or finished.record.slide in names:
             continue
-        slide = by_path.get(finished.path)
+        slide, is_renamed = by_path.get(finished.path), False
         if slide is None and finished.file_state and not os.path.exists(finished.path):  # noqa: PTH110
-            slide = by_state.get(finished.file_state)  # the file was moved or renamed
-        if slide is not None and (out / slide.name / RECORD_FILE).is_file() and not folder.samefile(out / slide.name):
+            slide, is_renamed = by_state.get(finished.file_state), True
+        new = None if slide is None else _read_map(out / slide.name)
+        if slide is None or new is None or (is_renamed and not _can_be_same_slide(finished, new)):
+            continue
+        if not folder.samefile(out / slide.name):
             (folder / RECORD_FILE).unlink()
             removed.append(finished.record.slide)
             listener.on_warning(
@@ -260,3 +269,14 @@ def remove_other_records(out: Path, slides: list[SlideFile], listener: SlideList
                 f"its {RECORD_FILE} was removed, so that the slide does not count twice"
             )
     return removed
+
+
+def _can_be_same_slide(earlier: FinishedSlide, new: FinishedSlide) -> bool:
+    """Return whether two maps of files with the same size and time can be of the same slide.
+
+    If the options are the same too, so are the tissue and the squares.
+    """
+    if (earlier.width, earlier.height) != (new.width, new.height):
+        return False
+    measures = [(finished.record.squares, finished.record.tissue_mm2) for finished in (earlier, new)]
+    return earlier.made_of != new.made_of or measures[0] == measures[1]

@@ -1,11 +1,11 @@
 """Find the slides of an evaluation that the networks which made their maps were trained or validated on."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from itertools import zip_longest
 from typing import NamedTuple
 
-from histocli.data.dataset import find_source_name
-from histocli.data.manifest import read_manifest
+from histocli.data.leakage import unify_name_of_file, unify_slide_names
+from histocli.data.manifest import hash_file, read_manifest
 from histocli.enums import Weights
 from histocli.errors import HistoError
 from histocli.models import describe_weights, packaged
@@ -44,39 +44,50 @@ def find_used_slides(
         finished: the maps of the slides.
         files: the file of each slide, by its path; it gives the names that can mean this slide.
     """
-    checkpoints = sorted({name for slide in finished for name in slide.record.checkpoint.split("; ") if name})
-    unknown, notes = [], []
+    digests = _collect_manifest_digests(finished)
+    unknown = []
     slides: dict[str, set[str]] = {"train": set(), "val": set()}
-    for run in checkpoints:
-        found = _read_slides(workspace, run)
+    for run in digests:
+        found = _read_slides(workspace, run, digests[run])
         if found is None:
             unknown.append(run)
         else:
             for split, names in slides.items():
                 names |= found[split]
-        if note := _find_weights_note(workspace, run):
-            notes.append(note)
+    notes = dict.fromkeys(note for run in digests if (note := _find_weights_note(workspace, run)))
 
     def list_used(names: set[str]) -> list[str]:
-        used = [slide.record.slide for slide in finished if not names.isdisjoint(list_keys(files[slide.path]))]
-        return sorted(used)
+        return sorted(slide.record.slide for slide in finished if not names.isdisjoint(_list_names(files[slide.path])))
 
-    return UsedSlides(
-        checkpoints, unknown, list_used(slides["train"]), list_used(slides["val"]), list(dict.fromkeys(notes))
-    )
+    return UsedSlides(list(digests), unknown, list_used(slides["train"]), list_used(slides["val"]), list(notes))
 
 
-def _read_slides(workspace: Workspace, run: str) -> dict[str, set[str]] | None:
-    """Return the known slides of a run's splits `train` and `val`; None if none is known.
+def _collect_manifest_digests(finished: Sequence[FinishedSlide]) -> dict[str, set[str]]:
+    """Return the runs that made the maps, sorted, and the SHA-256 of their manifests; earlier versions have none."""
+    digests: dict[str, set[str]] = {}
+    for slide in finished:
+        for run, digest in zip_longest(slide.record.checkpoint.split("; "), slide.manifests.split("; "), fillvalue=""):
+            digests.setdefault(run, set()).update({digest} - {""})
+    return {run: digests[run] for run in sorted(digests) if run}
 
-    Synthetic patches are of no slide file, although their slides have names as those of Camelyon16.
-    """
+
+def _list_names(file: SlideFile) -> set[str]:
+    """Return the names that a slide can have in a manifest, as `unify_slide_names` returns them."""
+    return {unify_name_of_file(file.path, key) for key in list_keys(file)}
+
+
+def _read_slides(workspace: Workspace, run: str, digests: set[str]) -> dict[str, set[str]] | None:
+    """Return the slides of a run's splits `train` and `val`; None if none is known, or its manifest is another one."""
     try:
-        frame = read_manifest(workspace.run_dir(run) / "manifest.csv", ("id", "label", "slide", "split"))
-    except HistoError:  # also if the name in the record cannot be that of a run
+        path = workspace.run_dir(run) / "manifest.csv"
+        frame = read_manifest(path, ("id", "label", "slide", "split"))
+        if not digests <= {hash_file(path)}:  # another run has this name now
+            return None
+        if "data" in frame:
+            for data, rows in frame.groupby("data"):
+                frame.loc[rows.index, "slide"] = unify_slide_names(workspace, str(data), rows["slide"])
+    except HistoError:  # also if a name cannot be that of a run or data set
         return None
-    if "data" in frame and frame["data"].map(partial(find_source_name, workspace)).eq("synthetic").all():
-        return {"train": set(), "val": set()}
     found = {split: set(frame.loc[frame["split"] == split, "slide"]) - {""} for split in ("train", "val")}
     return found if any(found.values()) else None
 

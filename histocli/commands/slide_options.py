@@ -47,7 +47,7 @@ def _check_mask(mask: Path | None, slides: Sequence[SlideFile]) -> None:
     if mask is None:
         return
     if mask.is_dir():
-        if not any(_has_mask(slide, mask) for slide in slides):
+        if slides and not any(_has_mask(slide, mask) for slide in slides):
             raise UsageError(
                 f"--mask {mask}: the folder has no mask of any of the {len(slides):,} slides",
                 f"a mask has the name of its slide: {slides[0].keys[-1]}.geojson or .png",

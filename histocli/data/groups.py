@@ -59,6 +59,8 @@ def explain_weak_validation(manifests: "Sequence[pd.DataFrame]") -> str:
     patches = pd.concat([frame[frame["split"] == "val"] for frame in manifests]).reindex(columns=["label", SLIDE])
     slides_by_label = patches[patches[SLIDE] != ""].groupby("label")[SLIDE].nunique()
     n, kind = min((int(slides_by_label.get(label, 0)), kind) for label, kind in ((0, "normal"), (1, "tumour")))
+    if slides_by_label.empty:
+        return "no validation slide is known"
     return "" if n >= FEW_CLUSTERS else f"only {n} of the known validation slides have {kind} patches"
 
 

@@ -1,6 +1,8 @@
 """Count what a training subset shares with its validation split and with every other packed data set."""
 
 import re
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,11 +14,13 @@ from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import PAIR, Array, group_overlaps
 from histocli.data.splits import HELD_OUT, VALIDATION
 from histocli.reports.audit import AuditReport, Contradictions, Leak, Overlaps
+from histocli.sources.camelyon import remove_prefix
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_SYNTHETIC_FOLDER = re.compile(r"/synthetic-slides/seed-(?P<seed>\d+)-side-(?P<side>\d+)/")  # in the downloads
 _MAX_IDS_SHOWN = 10  # patches with contradicting labels that are printed
 _MAX_PAIRS_SHOWN = 3  # overlaps of different slides that are printed
 
@@ -148,25 +152,41 @@ def _combine_manifests(
     for name in names:
         frame = manifest if name == names[0] else read_manifest(workspace.manifest_path(name))
         columns = {column: frame.get(column, pd.Series("", frame.index)) for column in ("id", "sha1", "slide", "split")}
-        columns["slide"] = rename_synthetic_slides(workspace, name, columns["slide"])
+        columns["slide"] = unify_slide_names(workspace, name, columns["slide"])
         frames.append(pd.DataFrame({**columns, "label": frame["label"]}))
         rows_of[name] = slice(first, first + len(frame))
         first += len(frame)
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True), rows_of
 
 
-def rename_synthetic_slides(workspace: Workspace, name: str, slides: "pd.Series[str]") -> "pd.Series[str]":
-    """Add the seed and the size to the names of synthetic slides; other slides keep their names.
+def unify_slide_names(workspace: Workspace, name: str, slides: "pd.Series[str]") -> "pd.Series[str]":
+    """Return the names of the slides of a data set; in all data sets, the same slide has the same name.
 
-    All synthetic data sets use the same names, but their slides are the same only if seed and size are.
+    Slides of Camelyon16 have the names of their files. The names of synthetic slides begin with seed and size: all
+    synthetic data sets use the same names, but their slides are the same only if seed and size are.
+
+    Raises:
+        HistoError: the data set's name cannot be that of one, or its `dataset.json` cannot be read.
     """
     source = find_source_name(workspace, name)
-    if source not in ("synthetic", "synthetic-slides"):
-        return slides
+    if source not in ("synthetic", "synthetic-slides", "slides"):
+        return slides.map(remove_prefix)
     dataset = read_json(workspace.dataset_path(name))
-    request = dataset.get("request") or {}
+    request = dataset.get("request")
+    if not isinstance(request, dict):
+        request = {}
+    if source == "slides":
+        folder, *_ = request.get("from") or [""]  # synthetic slides can also be packed from their folder
+        return slides.where(slides == "", slides.map(partial(unify_name_of_file, Path(folder, "slide"))))
     size = dataset.get("patches") if source == "synthetic" else f"side {request.get('slide-side')}"
     return slides.where(slides == "", f"{size} of seed {request.get('seed')}: " + slides)
+
+
+def unify_name_of_file(path: Path, name: str) -> str:
+    """Return a name of a slide file as `unify_slide_names` returns it; the folder shows which slides are synthetic."""
+    if found := _SYNTHETIC_FOLDER.search(path.as_posix()):
+        return f"side {found['side']} of seed {found['seed']}: {name}"
+    return remove_prefix(name)
 
 
 def _collect_patch_sets(

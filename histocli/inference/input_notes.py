@@ -1,4 +1,4 @@
-"""Notes and warnings about the inputs of `histo predict`."""
+"""Notes about the inputs of `histo predict`."""
 
 import os
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def describe_skipped(others: Sequence[File]) -> tuple[str, ...]:
 
 
 def describe_unopened(names: Sequence[str], skipped: Sequence[File]) -> tuple[str, ...]:
-    """Return a warning if archives in folders are not opened, because there are images in the same folder.
+    """Return a note if archives in folders are not opened, because there are images in the same folder.
 
     `names` are the inputs of the call, and `skipped` are the files in them that are not images. An archive with a
     folder of its name beside it was probably unpacked there: it is left out.

@@ -39,7 +39,8 @@ class ScoredPatches(NamedTuple):
 
     Attributes:
         data: the name of the data set or folder.
-        split: the split of its patches that was scored.
+        split: the split of its patches that was scored, or all.
+        splits: the splits of the scored patches; empty for a folder.
         table: the columns id, label, prob, raw (the uncalibrated probability), slide, data, index, sha1, and hospital
             and overlap_group if they are known.
         manifest_sha256: the SHA-256 of the manifest; None for a folder.
@@ -53,6 +54,7 @@ class ScoredPatches(NamedTuple):
 
     data: str
     split: str
+    splits: tuple[str, ...]
     table: "pd.DataFrame"
     manifest_sha256: str | None
     skipped: dict[str, int]
@@ -103,6 +105,7 @@ def score_packed(
     return ScoredPatches(
         data=config.data or subset.data,
         split=split.value,
+        splits=tuple(sorted(set(subset.frame["split"]))),
         table=table,
         manifest_sha256=manifests.sha256(path),
         skipped={},

@@ -22,6 +22,7 @@ from histocli.inference.run_patches import ManifestCache, count_run_patches
 from histocli.listeners import CommandListener
 from histocli.patch import Patch
 from histocli.reports.likeness import Likeness
+from histocli.sources.camelyon import remove_prefix
 from histocli.sources.folder import WITHOUT_SLIDE, FolderOptions, FolderSource
 from histocli.text import format_count
 from histocli.workspace import Workspace
@@ -83,6 +84,7 @@ def score_folder(
     return ScoredPatches(
         data=_make_data_name(location),
         split=split.value,
+        splits=(),
         table=table,
         manifest_sha256=None,
         skipped={reason: count for reason, count in counts.items() if count},
@@ -90,7 +92,7 @@ def score_folder(
         packed=None,
         data_source="",
         run_patches=count_run_patches(
-            workspace, predictor.checkpoints, digests, table["slide"].tolist(), ManifestCache()
+            workspace, predictor.checkpoints, digests, table["slide"].map(remove_prefix).tolist(), ManifestCache()
         ),
         likeness=sum((chunk.likeness for chunk in gathered), Likeness()),
     )

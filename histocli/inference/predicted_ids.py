@@ -16,7 +16,9 @@ from histocli.enums import IdKind, Output, Resize
 from histocli.errors import HistoError
 from histocli.files.file import split_suffix
 from histocli.files.outputs import find_record_path
+from histocli.fs import is_same_file
 from histocli.images.intensity import ValueRange
+from histocli.inference.earlier_images import find_other
 from histocli.inference.writers import escape_formula
 from histocli.patch import Patch
 from histocli.schema import to_json
@@ -45,9 +47,15 @@ class PredictedIds(NamedTuple):
         """A SHA-256 of the ids."""
         return sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
 
+    def is_from(self, folder: str | None) -> bool:
+        """Return whether all images are from `folder`, which may now have another path, for example through a link."""
+        if folder is None or self.folder is None:
+            return False
+        return folder == self.folder or is_same_file(folder, self.folder)
+
     def find_common_folder(self, folder: str | None) -> str | None:
         """Return the folder of all images if those of `folder` are added to the file; None if there are several."""
-        return folder if not self.ids or folder == self.folder else None
+        return folder if not self.ids or self.is_from(folder) else None
 
 
 @dataclass(frozen=True)
@@ -135,34 +143,28 @@ def select_new_patches(patches: Sequence[Patch], predicted: PredictedIds, out: P
         HistoError: a patch has another id in the file: one without leading zeros, of another kind, or with a path that
             begins in another folder; or an image of another folder has its id.
     """
-    if folder and predicted.folder and folder != predicted.folder:
-        _refuse_ids_of_another_folder(patches, predicted, out, folder, predicted.folder)
+    is_same_folder = predicted.is_from(folder)
+    if folder and not is_same_folder:
+        _refuse_ids_of_another_folder(patches, predicted, out, folder)
     new = [patch for patch in patches if patch.id not in predicted.ids]
     unmatched = predicted.ids - {patch.id for patch in patches}
     if not any(_has_leading_zeros(key) for key in predicted.ids):  # a spreadsheet removes those of all ids
         _refuse_lost_zeros(new, unmatched, out)
-    if folder is None or folder != predicted.folder:  # else an image has the same id as before
+    if not is_same_folder:  # else an image has the same id as before
         _refuse_other_ids(new, unmatched, out)
     return new
 
 
-def _refuse_ids_of_another_folder(
-    patches: Sequence[Patch], predicted: PredictedIds, out: Path, folder: str, before: str
-) -> None:
-    """Raise `HistoError` if patches have ids of images in the folder `before`, and are not in this folder themselves.
-
-    If there is no such folder any more, it was probably moved, and the images are the same.
-    """
-    if not os.path.exists(before) or (os.path.exists(folder) and os.path.samefile(folder, before)):  # noqa: PTH110, PTH121
-        return
-    common, start = [patch for patch in patches if patch.id in predicted.ids], f"{os.path.abspath(before)}/"  # noqa: PTH100
-    other = [patch.id for patch in common if not os.path.abspath(patch.path).startswith(start)]  # noqa: PTH100
-    if other:
+def _refuse_ids_of_another_folder(patches: Sequence[Patch], predicted: PredictedIds, out: Path, folder: str) -> None:
+    """Raise `HistoError` if a patch has the id of another image, which is still in the folder of all earlier images."""
+    common = [patch for patch in patches if patch.id in predicted.ids]
+    if predicted.folder and predicted.id_kind and (other := find_other(common, predicted.folder, predicted.id_kind)):
         raise HistoError(
-            f"--skip-done: {out} has the scores of the images in {before}, and {format_count(len(other), 'image')} in "
-            f"{folder} would get the same ids, such as {other[0]!r}",
-            "for other images, give another --out, or score the folder above both with --id path and a new --out, so "
-            "that ids contain the folders; for the same images, give the same folder as before",
+            f"--skip-done: {out} has the scores of the images in {predicted.folder}, and "
+            f"{format_count(len(common), 'image')} in {folder} would get the same ids, although {other.id!r} is "
+            "another image there",
+            "give another --out, or score the folder above both with --id path and a new --out, so that ids contain "
+            "the folders; if the images were replaced, omit --skip-done to score all again",
         )
 
 

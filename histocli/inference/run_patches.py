@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocli.data.dataset import has_same_patches
-from histocli.data.leakage import rename_synthetic_slides
+from histocli.data.leakage import unify_slide_names
 from histocli.data.manifest import hash_file, read_manifest
 from histocli.models.checkpoint import Checkpoint
 from histocli.workspace import Workspace
@@ -125,7 +125,7 @@ def list_slides(workspace: Workspace, data: str, frame: "pd.DataFrame") -> list[
     """Return the slide of each row of a packed data set, "" if it is not known; a slide has this name in all data."""
     if "slide" not in frame.columns:
         return [""] * len(frame)
-    return rename_synthetic_slides(workspace, data, frame["slide"]).tolist()
+    return unify_slide_names(workspace, data, frame["slide"]).tolist()
 
 
 def count_run_patches(

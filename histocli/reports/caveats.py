@@ -69,7 +69,7 @@ def _list_slide_caveats(report: "EvaluationReport") -> list[Caveat]:
     caveats = []
     if count := report.n_of_training_slides:
         others = f"{count:,} {'more' if report.n_in_training else 'of these'} patches"
-        text = f"{others} are of slides that the network was trained on (the names are equal): the metrics are too good"
+        text = f"{others} are of slides that the network was trained on (by their names): the metrics are too good"
         caveats.append(Caveat(text, is_serious=True))
     if count := report.n_of_validation_slides:
         others = f"{count:,} {'more' if report.n_in_validation else 'of these'} patches"
@@ -88,7 +88,7 @@ def _list_weights_caveats(report: "EvaluationReport") -> list[Caveat]:
 
 def _is_pcam_test(report: "EvaluationReport") -> bool:
     """Return whether the patches are of PCam's test slides, which no published weights were trained on."""
-    return report.data_source == "pcam" and report.split == "test"
+    return report.data_source == "pcam" and set(report.splits or [report.split]) == {"test"}
 
 
 def _list_prevalence_caveats(report: "EvaluationReport") -> list[Caveat]:

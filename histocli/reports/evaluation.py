@@ -48,6 +48,7 @@ class EvaluationReport:
         run: the name of the run; for an ensemble, the names of all runs.
         data: the name of the data set or folder.
         split: the split of the data set.
+        splits: the splits of the measured patches; empty for a folder and in files of early versions.
         folder: the path of the folder or zip; None for a packed data set.
         checkpoints: the checkpoints that were evaluated; empty in files of early versions.
         manifest_sha256: the SHA-256 of the manifest that lists the patches.
@@ -82,6 +83,7 @@ class EvaluationReport:
     run: str
     data: str
     split: str
+    splits: tuple[str, ...] = ()
     folder: str | None = None
     checkpoints: tuple[EvaluatedCheckpoint, ...] = ()
     manifest_sha256: str | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from histocli.atomic import read_json
+from histocli.enums import Weights
 from histocli.errors import HistoError
 from histocli.metrics.curves import compute_roc, rank_scores
 from histocli.reports.caveats import Caveat
@@ -104,8 +105,9 @@ class SlideEvaluation:
             caveats.append(Caveat(f"{text}: the metrics are too good", is_serious=True))
         if not self.checkpoints:
             caveats.append(Caveat("it is not known which checkpoint made these maps, nor its training slides"))
-        elif self.unknown_checkpoints:
-            names = " and ".join(self.unknown_checkpoints)
+        # The note on the packaged network says what it was trained on.
+        elif unknown := [name for name in self.unknown_checkpoints if name != Weights.HISTONET_PCAM]:
+            names = " and ".join(unknown)
             text = "the slides of its training patches are not in the workspace"
             caveats.append(Caveat(f"it is not known whether {names} was trained on these slides: {text}"))
         caveats += [Caveat(f"PCam's slides are those of Camelyon16: {note}") for note in self.weights_notes]

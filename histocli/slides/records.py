@@ -63,7 +63,8 @@ class FinishedSlide:
     options that must be the same for the scores of two slides to be compared. `step` is the side of its squares in
     pixels of 0.972 micrometres; `width` and `height` are those of level 0, and `mpp_y` is the height of its pixels in
     micrometres, None if it is the width. `origin` is that of the slide (`Slide.origin`).
-    `file_state` is the size and time of its file, None in maps of earlier versions.
+    `file_state` is the size and time of its file, None in maps of earlier versions. `manifests` has the SHA-256 of the
+    manifest of each run in `record.checkpoint`, separated by "; "; it is "" in maps of earlier versions.
     """
 
     path: str
@@ -77,6 +78,7 @@ class FinishedSlide:
     scored_with: str = ""
     origin: tuple[Coordinate, Coordinate] = (0, 0)
     file_state: State | None = None
+    manifests: str = ""
 
     @property
     def mpp(self) -> tuple[float, float]:

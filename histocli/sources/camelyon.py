@@ -1,4 +1,4 @@
-"""The hospitals of Camelyon16's slides, and PCam's table of the slides of its patches."""
+"""The names and hospitals of Camelyon16's slides, and PCam's table of the slides of its patches."""
 
 import csv
 import re
@@ -6,9 +6,18 @@ from pathlib import Path
 
 from histocli.errors import HistoError
 
+_PREFIX = re.compile(r"^camelyon16_(?:train_)?(?=.)")
 _SLIDE = re.compile(r"(?:^|_)(normal|tumor)_(\d+)$")
 _LAST_RUMC_SLIDE = {"normal": 100, "tumor": 70}
 _LABEL_VALUES = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
+
+
+def remove_prefix(slide: str) -> str:
+    """Return the name that the file of a Camelyon16 slide has; other names are returned unchanged.
+
+    PCam and Kaggle name the slides `tumor_001` and `test_001` `camelyon16_train_tumor_001` and `camelyon16_test_001`.
+    """
+    return _PREFIX.sub("", slide)
 
 
 def find_hospital(slide: str) -> str:

@@ -62,6 +62,7 @@ def test_the_default_is_the_validation_split_of_the_run(histo):
     result = histo(*EVAL, "--json")
     evaluation = json.loads(result.stdout)
     assert (evaluation["run"], evaluation["data"], evaluation["split"]) == ("first", "synthetic", "val")
+    assert evaluation["splits"] == ["val"]
     path = histo.root / "metrics" / "first-synthetic-val.json"
     assert path.read_text() == result.stdout
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
@@ -219,7 +220,12 @@ def test_a_gpu_that_cannot_be_used_is_a_warning_also_with_quiet(histo, folder, t
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setenv("HISTO_DEVICE", "auto")
-    for line in (["eval", "--data", folder], ["predict", folder, "--out", tmp_path / "out.csv"]):
+    evaluate = ["eval", "--data", folder]
+    for line in (
+        evaluate,
+        [*evaluate, "--compare", "first", "histonet-pcam"],
+        ["predict", folder, "--out", tmp_path / "o.csv"],
+    ):
         warnings = [row for row in histo("-q", *line).stderr.splitlines() if "this build of PyTorch has no CUDA" in row]
         assert len(warnings) == 1, line
         assert warnings[0].startswith("warning: the GPU cannot be used: ")
@@ -628,6 +634,12 @@ def test_patches_used_in_training_are_recognised_by_their_pixels(histo, tmp_path
     shown = " ".join(result.stderr.split())
     assert "warning: the networks were trained on at least 9 of these patches: the metrics are too good" in shown
     assert "it is not known for 1 of the 2 checkpoints" in shown
+    path = histo.root / "data" / "synthetic" / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "folder"}))  # synthetic slides are of no file
+    slides = "".join(f"{row['id']},camelyon16_train_{chosen[0]['slide']}\n" for row in chosen)
+    (tmp_path / "slides.csv").write_text(f"id,wsi\n{slides}")
+    evaluation = report(histo, "--data", tmp_path / "again", "--slides", tmp_path / "slides.csv")
+    assert (evaluation["n_in_training"], evaluation["n_of_training_slides"]) == (9, 3)
     histo("download", "--source", "folder", "--from", tmp_path / "again", "--name", "again")
     assert report(histo, "--data", "again")["n_in_training"] == 9
     (histo.root / "runs" / "first" / "manifest.csv").write_text("id,label,split\n")

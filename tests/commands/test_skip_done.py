@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -331,22 +332,33 @@ def test_other_images_with_the_same_ids_in_another_folder_are_refused(histo, tmp
     out, days = tmp_path / "x.csv", tmp_path / "days"
     line = [*PREDICT, "--skip-done", "--out", out]
     add_image(histo, days / "27" / "01.png")
-    add_image(histo, days / "28" / "01.png")
+    first, second = write_images(histo, days / "28", 2)
+    first.unlink()
+    second.rename(days / "28" / "01.png")
     histo(*line, days / "27")
     error, hint = histo.fails(*line, days / "28")
     assert error == (
         f"--skip-done: {out} has the scores of the images in {days / '27'}, and 1 image in {days / '28'} would get the "
-        "same ids, such as '01'"
+        "same ids, although '01' is another image there"
     )
     assert "another --out, or score the folder above both with --id path and a new --out" in hint
     assert read_ids(out) == ["01"]
     histo(*PREDICT, days, "--id", "path", "--out", tmp_path / "y.csv")
     assert read_ids(tmp_path / "y.csv") == ["27/01.png", "28/01.png"]
     (tmp_path / "link").symlink_to(days / "27")
+    add_image(histo, days / "27" / "02.png")
     histo(*line, tmp_path / "link")  # the same folder
-    (days / "28" / "01.png").unlink()
+    assert json.loads((tmp_path / ".x.csv.made-with.json").read_text())["folder"] == str(tmp_path / "link")
+    (days / "28" / "01.png").rename(tmp_path / "01.png")
     histo(*line, days)  # the same image
-    assert read_ids(out) == ["01"]
+    shutil.make_archive(days / "27", "zip", days / "27")
+    histo(*line, days / "27.zip")
+    (days / "28" / "01.png").symlink_to(days / "27" / "01.png")
+    histo(*line, days / "28")
+    (days / "28" / "01.png").unlink()
+    (days / "27" / "01.png").rename(days / "28" / "01.png")  # it was sorted into another folder
+    histo(*line, days / "28")
+    assert read_ids(out) == ["01", "02"]
 
 
 def test_a_new_image_may_end_like_one_that_was_moved_away(histo, inbox, tmp_path):
@@ -395,6 +407,13 @@ def test_a_record_that_another_process_changes_is_noticed(histo, images, tmp_pat
     assert read_ids(out) == ["old"]
 
 
+def refuse_output(descriptor):
+    """Fail as a full disk does when a process flushes the temporary file of x.csv."""
+    path = Path(f"/proc/self/fd/{descriptor}").readlink()
+    if path.name.startswith(".x.csv.") and path.suffix == ".tmp":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_rows_keep_their_record_if_the_process_ends_while_it_finishes(histo, images, tmp_path, monkeypatch):
     out, record = tmp_path / "x.csv", tmp_path / ".x.csv.made-with.json"
 
@@ -409,6 +428,11 @@ def test_rows_keep_their_record_if_the_process_ends_while_it_finishes(histo, ima
         result = histo(*PREDICT, images, "--skip-done", "--out", out)
     assert "parts: Directory not empty; the next call with --out tries again" in " ".join(result.stderr.split())
     assert record.exists()
+    before = out.read_bytes(), record.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse_output)
+        histo(*PREDICT, images, "--tta", "--out", out, code=1)
+    assert (out.read_bytes(), record.read_bytes()) == before
     with monkeypatch.context() as patched:
         patched.setattr("histocli.commands.predict.write_record", end)
         histo(*PREDICT, images, "--tta", "--out", out, code=137)

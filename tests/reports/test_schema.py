@@ -102,7 +102,13 @@ def test_metrics_of_the_packaged_network_say_which_patches_it_was_trained_on():
     caveat = packaged.list_caveats()[0]
     assert caveat.is_serious
     assert "if these patches are from PCam's or Kaggle's training set, the metrics are too good" in caveat.text
-    assert "PCam" not in " ".join(c.text for c in replace(packaged, data_source="pcam", split="test").list_caveats())
+    pcam = replace(packaged, data_source="pcam", split="all")
+    for change, is_named in (
+        ({"split": "test"}, False),
+        ({"splits": ("test",)}, False),
+        ({"splits": ("test", "train")}, True),
+    ):
+        assert ("PCam" in " ".join(c.text for c in replace(pcam, **change).list_caveats())) == is_named
 
 
 def test_metrics_of_a_network_that_started_from_weights_of_pcam_say_so():

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from histocli.data.manifest import hash_file
 from histocli.slides.records import FinishedSlide, SlideRecord, write_finished
 from histocli.slides.synthetic import draw_slide, plan_synthetic_slide, write_annotation
 from tests.cli import Histo, template
@@ -47,6 +48,8 @@ def test_annotations_give_auc_froc_and_recall(histo, slides, monkeypatch):
     assert 0 <= report["froc"]["value"] <= 1
     assert sum(recall["lesions"] for recall in report["recall"].values()) >= 2
     assert {path.name for path in (histo.root / "plots").iterdir()} == {"slides-maps-roc.png", "slides-maps-froc.png"}
+    record = json.loads((slides.maps / "tumor_001" / "slide.json").read_text())
+    assert record["manifests"] == hash_file(histo.root / "runs" / "first" / "manifest.csv")
 
 
 @pytest.mark.attack
@@ -147,28 +150,43 @@ def test_an_auc_that_is_the_same_in_every_resample_has_no_interval(histo, tmp_pa
     assert (json.loads(result.stdout)["auc"]["maximum"]["interval"] is not None) == has_interval
 
 
+def write_maps(folder, paths, checkpoint, **fields):
+    """Write a map of one square for each slide, and a table of labels; return the command that measures the maps."""
+    for i, path in enumerate(map(Path, paths)):
+        out = folder / "maps" / path.stem
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "scores.csv").write_text(f"x,y,probability\n0,0,0.{i}\n")
+        record = SlideRecord(path.stem, "scored", squares=1, maximum=i / 10, checkpoint=checkpoint)
+        write_finished(out, FinishedSlide(str(path), "", 0.5, 96, 96, 96, record, **fields))
+    labels = [f"{Path(path).name},{i % 2}\n" for i, path in enumerate(paths)]
+    (folder / "labels.csv").write_text("id,label\n" + "".join(labels))
+    return ["eval", "--maps", folder / "maps", "--labels", folder / "labels.csv", "--json"]
+
+
+def read_splits(histo):
+    """Return the split of each slide of the first run."""
+    with (histo.root / "runs" / "first" / "manifest.csv").open(newline="") as file:
+        return {row["slide"]: row["split"] for row in csv.DictReader(file)}
+
+
+def change_dataset(histo, **fields):
+    path = histo.root / "data" / "synthetic" / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
 def test_slides_that_the_checkpoint_was_trained_on_are_counted(histo, tmp_path):
-    manifest = histo.root / "runs" / "first" / "manifest.csv"
-    with manifest.open(newline="") as file:
-        splits = {row["slide"]: row["split"] for row in csv.DictReader(file)}
+    splits = read_splits(histo)
     names = [*sorted(splits), "new_1", "new_2"]
-    for i, name in enumerate(names):
-        folder = tmp_path / "maps" / name
-        folder.mkdir(parents=True)
-        (folder / "scores.csv").write_text(f"x,y,probability\n0,0,0.{i}\n")
-        record = SlideRecord(name, "scored", squares=1, maximum=i / 10, checkpoint="first; gone")
-        write_finished(folder, FinishedSlide(f"{name}.tif", "", 0.5, 96, 96, 96, record))
-    labels = [f"{name}.tif,{i % 2}\n" for i, name in enumerate(names)]
-    (tmp_path / "labels.csv").write_text("id,label\n" + "".join(labels))
-    line = ["eval", "--maps", tmp_path / "maps", "--labels", tmp_path / "labels.csv", "--json"]
+    kaggle = [f"camelyon16_train_{name}.tif" if i % 2 else f"{name}.tif" for i, name in enumerate(names)]
+    line = write_maps(tmp_path, kaggle, "first; gone")
     drawn = histo(*line)  # synthetic patches are of no slide
     assert "were used to train or validate the checkpoint" not in drawn.stderr
-    path = histo.root / "data" / "synthetic" / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "slides"}))
+    change_dataset(histo, source="slides")
     result = histo(*line)
     report = json.loads(result.stdout)
     for split, key in (("train", "in_training"), ("val", "in_validation")):
-        assert report[key] == sorted(name for name in splits if splits[name] == split)
+        used = {name for name in splits if splits[name] == split}
+        assert {name.removeprefix("camelyon16_train_") for name in report[key]} == used
     assert (report["checkpoints"], report["unknown_checkpoints"]) == (["first", "gone"], ["gone"])
     shown = " ".join(result.stderr.split())
     assert f"warning: {len(splits)} of {len(names)} slides were used to train or validate the checkpoint" in shown
@@ -177,6 +195,36 @@ def test_slides_that_the_checkpoint_was_trained_on_are_counted(histo, tmp_path):
     histo("report", "--maps", tmp_path / "maps", "--pictures", 0)
     page = (histo.root / "plots" / "first-report.html").read_text()
     assert f'<p class="warning">{len(splits)} of {len(names)} slides were used to train or validate' in page
+
+
+def test_synthetic_slides_are_those_of_the_seed_and_size_of_their_folder(histo, tmp_path):
+    trained = sorted(name for name, split in read_splits(histo).items() if split == "train")[:3]
+    folders = [tmp_path / "synthetic-slides" / f"seed-{seed}-side-2400" / "slides" for seed in (3, 4)] + [tmp_path]
+    paths = [folder / f"{name}.tif" for folder, name in zip(folders, trained, strict=True)]
+    line = write_maps(tmp_path, paths, "first; histonet-pcam")
+    for source, request, used in (
+        ("synthetic-slides", {"seed": 3, "slide-side": 2400}, trained[:1]),
+        ("slides", {"from": [str(folders[0])]}, trained[:1]),
+        ("kaggle", {}, trained[2:]),
+    ):
+        change_dataset(histo, source=source, request=request)
+        result = histo(*line)
+        assert json.loads(result.stdout)["in_training"] == used, source
+    shown = " ".join(result.stderr.split())
+    assert "histonet-pcam was trained on 31,157 training patches of PCam" in shown
+    assert "it is not known" not in shown
+
+
+def test_the_slides_of_a_run_are_not_known_if_its_manifest_or_data_set_changed(histo, tmp_path):
+    change_dataset(histo, source="slides")
+    names = list(read_splits(histo))
+    digest = hash_file(histo.root / "runs" / "first" / "manifest.csv")
+    for manifests, unknown in ((digest, []), ("0" * 64, ["first"])):
+        line = write_maps(tmp_path, names, "first", manifests=manifests)
+        assert json.loads(histo(*line).stdout)["unknown_checkpoints"] == unknown
+    line = write_maps(tmp_path, names, "first")
+    (histo.root / "data" / "synthetic" / "dataset.json").write_text("{")
+    assert json.loads(histo(*line).stdout)["unknown_checkpoints"] == ["first"]
 
 
 def test_wrong_use_is_refused(histo, tmp_path):

@@ -222,6 +222,8 @@ def test_a_slide_that_was_moved_or_is_named_by_another_path_is_the_same(histo, s
     monkeypatch.chdir(slides)
     predict(histo, "../slides/first.tif", "--out", out)
     assert "finished before" in predict(histo, slides / "first.tif", "--out", out).stderr
+    (tmp_path / "link").symlink_to(slides)
+    assert "finished before" in predict(histo, tmp_path / "link" / "first.tif", "--out", out).stderr
     moved = tmp_path / "moved" / "first.tif"
     moved.parent.mkdir()
     (slides / "first.tif").rename(moved)
@@ -235,6 +237,18 @@ def test_a_slide_that_was_moved_or_is_named_by_another_path_is_the_same(histo, s
     assert "has the scores of another slide" in histo.fails(*line, "--errors", "fail")[0]
     (slides / "first.tif").unlink()
     os.utime(moved, (1, 1))  # not the same file
-    assert "out/first has the scores of another slide" in " ".join(histo(*line, code=4).stderr.split())
-    assert read_statuses(out) == {"first": "failed", "second": "scored"}
+    text = " ".join(histo(*line, code=4).stderr.split())
+    assert "out/first has the scores of another slide" in text
+    assert "1 of 2 slides could not be scored: first" in text
+    assert read_statuses(out) == {"first": "scored", "second": "scored"}  # the map of the other slide is valid
     assert (out / "first" / "slide.json").read_bytes() == before
+
+
+def test_another_slide_of_the_same_size_and_time_does_not_remove_an_earlier_map(histo, slides, tmp_path):
+    out, facts = tmp_path / "out", (slides / "first.tif").stat()
+    predict(histo, slides / "first.tif", "--out", out)
+    (slides / "first.tif").unlink()
+    os.truncate(slides / "second.tif", facts.st_size)  # it was smaller
+    os.utime(slides / "second.tif", ns=(facts.st_mtime_ns, facts.st_mtime_ns))
+    predict(histo, slides, "--out", out)
+    assert read_statuses(out) == {"first": "scored", "second": "scored"}

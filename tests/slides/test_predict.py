@@ -33,6 +33,14 @@ def test_each_slide_gets_a_folder_and_a_line(histo, slides, tmp_path):
         path.rename(path.with_suffix(".tif.part"))
     result = predict(histo, slides, "--out", out)  # a night without new slides
     assert f"there are no slides in {slides}; skipped 2 other files" in " ".join(result.stderr.split())
+    assert "--step 50" in histo.fails("predict", slides, "--out", out, "--step", 50, code=2)[0]
+    error, hint = histo.fails("predict", slides / "*.svs", "--skip-done", "--out", out, code=2)
+    assert (error, hint) == (
+        "--skip-done is for patches, and the inputs are whole slides",
+        "leave --skip-done out: finished slides are not scored again",
+    )
+    (slides / "third.tif").write_bytes(b"II*")
+    assert f"--out {out} is a folder" in histo.fails("predict", slides, "--out", out, code=2)[0]
     assert read_table(out / "slides.csv") == records
     for record in records:
         folder = out / record["slide"]
