@@ -166,5 +166,5 @@ def test_a_very_long_run_in_a_metrics_file_is_printed_without_its_middle(root, t
     line = ["eval", "--compare", other, report]
     process = histo(root, *line)
     assert max(map(len, process.stderr.splitlines())) < 600
-    assert f"{'x' * 50} ... {'y' * 50} was trained on 7" in process.stderr
+    assert f"{'x' * 50} ... {'y' * 50}: the network was trained on 7 of" in process.stderr
     assert json.loads(histo(root, *line, "--json").stdout)["a"]["run"] == names["run"]

@@ -323,8 +323,11 @@ def test_the_folder_of_another_slide_is_not_overwritten(histo, slides, tmp_path)
     other = tmp_path / "other" / "first.tif"
     other.parent.mkdir()
     shutil.copy(slides / "second.tif", other)
-    error, _ = histo.fails("predict", "--device", "cpu", other, "--out", tmp_path / "out")
-    assert "has the scores of another slide" in error
+    scores = (tmp_path / "out" / "first" / "scores.csv").read_bytes()
+    result = histo("predict", "--device", "cpu", other, "--out", tmp_path / "out", code=1)
+    assert "has the scores of another slide" in result.stderr
+    assert "error: 1 of 1 slide could not be scored: first" in result.stderr
+    assert (tmp_path / "out" / "first" / "scores.csv").read_bytes() == scores
 
 
 def test_slides_with_equal_names_get_folders_of_their_own(histo, slides, tmp_path):
