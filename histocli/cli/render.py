@@ -1,5 +1,6 @@
 """Print reports as tables and messages."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from histocli.console import Reporter, format_cell
@@ -8,6 +9,7 @@ from histocli.metrics import Interval, Uncertainty
 from histocli.metrics.groups import GroupMetrics
 from histocli.metrics.intervals import explain_few_clusters
 from histocli.metrics.registry import BY_NAME, find_metric_title
+from histocli.reports.caveats import Caveat
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, format_interval
 from histocli.reports.repeats import RepeatedRun, RepeatsReport
@@ -56,7 +58,7 @@ def show_evaluation(reporter: Reporter, evaluation: EvaluationReport, workspace:
         reporter.warn(f"{find_metric_title(name)} cannot be computed: {reason}")
     if uncertainty:
         _show_missing_intervals(reporter, evaluation, uncertainty)
-    _show_caveats(reporter, evaluation)
+    show_caveats(reporter, evaluation.list_caveats())
     for what, count in evaluation.changed.items():
         reporter.warn(f"{format_count(count, 'image')}: {what}")
     for reason, count in evaluation.skipped.items():
@@ -97,9 +99,9 @@ def make_longer_command(workspace: Workspace, run: str) -> str:
     return f"histo train {which} --epochs {4 * epochs}"
 
 
-def _show_caveats(reporter: Reporter, evaluation: EvaluationReport) -> None:
+def show_caveats(reporter: Reporter, caveats: Iterable[Caveat]) -> None:
     """Print why the metrics may be better, or their intervals narrower, than on new slides."""
-    for caveat in evaluation.list_caveats():
+    for caveat in caveats:
         (reporter.warn if caveat.is_serious else reporter.note)(caveat.text)
 
 
@@ -173,7 +175,7 @@ def _show_compared_caveats(reporter: Reporter, both: list[ComparedEvaluation]) -
     """Print the caveats of both evaluations; one that both have is printed once."""
     for caveat in dict.fromkeys(caveat for evaluation in both for caveat in evaluation.caveats):
         runs = dict.fromkeys(evaluation.run for evaluation in both if caveat in evaluation.caveats)
-        (reporter.warn if caveat.is_serious else reporter.note)(f"{' and '.join(runs)}: {caveat.text}")
+        show_caveats(reporter, [replace(caveat, text=f"{' and '.join(runs)}: {caveat.text}")])
 
 
 def _format_p_value(p: float | None) -> str:

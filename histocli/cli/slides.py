@@ -159,6 +159,7 @@ def report_no_slides(state: State, config: PredictConfig, names: Sequence[str]) 
 
 def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
     """Evaluate the maps of a folder, and show the result."""
+    from histocli.cli.render import show_caveats
     from histocli.commands.evaluate_slides import evaluate_slides
     from histocli.schema import to_json
 
@@ -195,8 +196,7 @@ def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> No
     count = format_count(report.slides, "slide")
     title = f"{count}, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
     state.reporter.print_table(title, ["", "value", "95% interval"], rows)
-    for caveat in report.list_caveats():
-        (state.reporter.warn if caveat.is_serious else state.reporter.note)(caveat.text)
+    show_caveats(state.reporter, report.list_caveats())
     state.reporter.print_done(f"wrote {written.path} and {', '.join(str(path) for path in written.plots)}")
     if json:
         write_out_json(to_json(report))

@@ -68,7 +68,7 @@ class Ranks:
         return value
 
     def all_max_async(self, *values: int) -> tuple[int, ...]:
-        """Return the maximum of each value of some calls ago, without waiting for other processes."""
+        """Return the maximum over the processes of each value that was given a few calls ago, without waiting."""
         return values
 
     def all_mean(self, values: "Tensor") -> "Tensor":

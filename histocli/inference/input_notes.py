@@ -36,8 +36,8 @@ def describe_skipped(others: Sequence[File]) -> tuple[str, ...]:
 def describe_unopened(names: Sequence[str], skipped: Sequence[File]) -> tuple[str, ...]:
     """Return a note if archives in folders are not opened, because there are images in the same folder.
 
-    `names` are the inputs of the call, and `skipped` are the files in them that are not images. An archive with a
-    folder of its name beside it was probably unpacked there: it is left out.
+    `names` are the inputs of the call, and `skipped` are the files in them that are not images. The note
+    leaves out `a.zip` if there is a folder `a` beside it, into which it was probably unpacked.
     """
     given = {os.path.realpath(name) for name in names}
     paths = [Path(file.read.folder, file.read.name) for file in skipped if isinstance(file.read, DiskReader)]
