@@ -45,6 +45,7 @@ class Predictor:
         self._predictor = load_predictor(
             workspace, ckpt, device, precision, tta=tta, uncalibrated=uncalibrated, prevalence=prevalence
         )
+        self._predictor.report_device(WarningListener())
         self.threshold = self._predictor.find_threshold()
 
     def __repr__(self) -> str:

@@ -35,7 +35,7 @@ class LiveTraining(Listener):
             f"{run.name}: {len(run.train_loader):,} patches to train on, {len(run.val_loader):,} to validate"
         )
         if run.compute.warning:
-            self.reporter.warn(f"the GPU cannot be used: {run.compute.warning}")
+            self.reporter.warn(run.compute.warning)
         if run.shots:
             self.reporter.note(run.shots.describe(run.config.seed))
         if note := describe_weights(run.config.arch, run.config.weights):

@@ -53,7 +53,7 @@ class LiveTuning(TuneListener):
         if not self.has_device:
             self.has_device = True
             if run.compute.warning:
-                self.reporter.warn(f"the GPU cannot be used: {run.compute.warning}")
+                self.reporter.warn(run.compute.warning)
             self.reporter.print_detail(run.compute.reason)
         size = min(run.train_loader.batch_size, len(run.train_loader))
         self.progress.update(self.task, total=run.trainer.recipe.total_steps * size, completed=at * size)

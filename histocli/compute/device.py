@@ -29,7 +29,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Compute:
-    """The device and the number format of the model; `reason` explains the choice, `warning` why a GPU is not used."""
+    """The device and the number format of the model.
+
+    `reason` says why they were chosen, `warning` why a GPU of the machine cannot be used; both are texts for the user.
+    """
 
     device: torch.device
     precision: Precision
@@ -57,6 +60,7 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     cuda = cuda and not problem
     kind = device.value if device is not Device.AUTO else "cuda" if cuda else "mps" if mps else "cpu"
     reason = "given" if device is not Device.AUTO else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
+    warning = f"the GPU cannot be used: {problem}" if problem else ""
     if problem:
         reason = "the GPU cannot be used"
     name = torch.cuda.get_device_name() if kind == "cuda" else format_count(count_threads(), "thread")
@@ -66,7 +70,7 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     name = "Apple GPU" if kind == "mps" else name
     is_one_of_several = kind == "cuda" and is_distributed()
     place = torch.device("cuda", torch.cuda.current_device()) if is_one_of_several else torch.device(kind)
-    return Compute(place, chosen, f"{kind} ({name}; {reason}), {chosen} ({why})", problem or "")
+    return Compute(place, chosen, f"{kind} ({name}; {reason}), {chosen} ({why})", warning)
 
 
 def find_memory_format(device: torch.device) -> torch.memory_format:

@@ -93,7 +93,7 @@ class CheckpointPredictor(BatchPredictor):
     def report_device(self, listener: CommandListener, more: str = "") -> None:
         """Tell the listener `reason` and `more`, and warn if there is a GPU that cannot be used."""
         if self.compute.warning:
-            listener.on_warning(f"the GPU cannot be used: {self.compute.warning}")
+            listener.on_warning(self.compute.warning)
         listener.on_note(self.reason + more)
 
     @property

@@ -18,6 +18,7 @@ import torch
 from scipy.special import logit
 from sklearn.metrics import accuracy_score, roc_auc_score
 
+import histocli
 from histocli.compute import device
 from histocli.data import manifest
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
@@ -229,6 +230,8 @@ def test_a_gpu_that_cannot_be_used_is_a_warning_also_with_quiet(histo, folder, t
         warnings = [row for row in histo("-q", *line).stderr.splitlines() if "this build of PyTorch has no CUDA" in row]
         assert len(warnings) == 1, line
         assert warnings[0].startswith("warning: the GPU cannot be used: ")
+    with pytest.warns(UserWarning, match="^the GPU cannot be used: "):
+        histocli.load("first", workspace=histo.root)
 
 
 def test_tta_writes_another_metrics_file(histo):

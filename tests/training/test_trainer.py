@@ -413,7 +413,7 @@ def test_a_machine_with_a_gpu_is_recognised_without_pytorch(monkeypatch, tmp_pat
     for name in files:
         (tmp_path / name).touch()
     monkeypatch.setattr(device.shutil, "which", lambda name: f"/usr/bin/{name}" if has_tool else None)
-    assert choose_compute(Device.AUTO).warning == ("the driver is too old" if warns else "")
+    assert choose_compute(Device.AUTO).warning == ("the GPU cannot be used: the driver is too old" if warns else "")
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 6), (9, 0), (12, 0)])
