@@ -14,7 +14,7 @@ _MARGIN = 1e-7  # the smallest distance of a probability from 0 and from 1, as e
 
 # The lowest temperature that is fitted on the slides of the training patches, or on few slides. A network with label
 # smoothing is not confident enough on the slides of the training patches, and so a lower one fits; but on other slides
-# it makes the network too confident. In six runs it raised the ECE on other slides by 0.006 to 0.009
+# it makes the network too confident. In six runs it raised the ECE on other slides by 0.006 to 0.008
 # (benchmarks/accuracy.md). A temperature that is fitted on few slides fits only these slides.
 _LOWEST_IF_WEAK = 1.0
 
