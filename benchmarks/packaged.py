@@ -39,20 +39,20 @@ The network that comes with `histo`. **Research use only: it is not a medical de
 - Network: `{arch}`, {parameters:,} parameters, stored in 16 bits.
 - Trained on {patches:,} patches of PatchCamelyon's training slides (CC0), {tumour:,} of them with tumour in the central
   32x32 pixels; JPEG, quality 75. All of these were used: {epochs} epochs, batches of {batch}, seed {seed},
-  and else the settings of `histo train`, on {device}.
+  otherwise the defaults of `histo train`, on {device}.
   SHA-1 of the sorted patch ids: `{sha1}`.
-- {valid:,} patches of other slides (PatchCamelyon's validation slides) chose the temperature ({temperature:.3f}), the
-  threshold ({threshold:.3f}, Youden's J), and the architecture. So the figures below are a little too good.
+- The temperature ({temperature:.3f}), the threshold ({threshold:.3f}, Youden's J) and the architecture were chosen on
+  {valid:,} patches of other slides (PCam's validation slides). So the numbers below are a little too good.
 - Command: `python -m benchmarks.packaged pcam_train_1.zip pcam_train_2.zip pcam_train_3.zip --valid pcam_valid.zip`.
   A GPU, or another kind of processor, does not give the same bits again.
 
-| {valid:,} patches of other slides | one view | eight views (`--tta`) |
+| {valid:,} patches of other slides | one view (95% interval) | eight views, `--tta` (95% interval) |
 | --- | --- | --- |
 {rows}
 
 Intervals are by patch, so they are too narrow where patches of a slide are alike.
 
-Limits: lymph nodes, H&E, 10x (0.972 um per pixel), two hospitals in the Netherlands. Kaggle's training images are
+Limits: lymph nodes, H&E, 10x (0.972 µm per pixel), two hospitals in the Netherlands. Kaggle's training images are
 patches of the slides that it was trained on, so results on them are too good. Slides of other scanners and stains
 were not measured. Made on {today}.
 """
@@ -141,7 +141,7 @@ def write_checkpoint(
         today=date.today().isoformat(),
         **facts,
     )
-    packaged.PATH.with_suffix(".md").write_text(card)
+    packaged.PATH.with_suffix(".md").write_text(card, encoding="utf-8")
 
 
 def _make_rows(

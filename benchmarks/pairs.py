@@ -13,7 +13,7 @@ PAIRS = 5
 
 @dataclass
 class Row:
-    """A figure of the table: `ours` and `theirs` are medians in `unit`, `ratio` the median of the pairs' ratios."""
+    """A row of the table: `ours` and `theirs` are medians in `unit`, `ratio` the median of the pairs' ratios."""
 
     what: str
     against: str

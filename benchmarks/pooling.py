@@ -18,7 +18,7 @@ from histocli.models.blurred_pool import BlurredMaxPool, pool_with_pytorch
 from histocli.models.triton_pool import TritonBlurredMaxPool
 
 STAGES = (16, 96), (32, 48), (64, 24), (128, 12)  # channels and side of the maps
-SMALL_MAPS = (16, 12), (24, 8)  # for the interpreter, which is slow
+SMALL_MAPS = (16, 6), (24, 8)  # for the interpreter, which is slow
 
 
 def measure_difference(

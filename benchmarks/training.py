@@ -159,9 +159,9 @@ def measure(data: BenchmarkData) -> list[Row]:
     plain = Theirs("histonet", lambda: plain_loader(data.folder), best=False)
     names = {
         "`histo train`": full.train,
-        "the same on one fixed batch": full.measure_fixed_batch,
+        "the network and the optimiser only, on one batch that is in memory": full.measure_fixed_batch,
         "`histo train --augment none`": bare.train,
-        "the same on one fixed batch, not augmented": bare.measure_fixed_batch,
+        "the network and the optimiser only, on one batch that is not augmented": bare.measure_fixed_batch,
         "`ImageFolder`, torchvision, `DataLoader`, fp32": plain.train,
     }
     found = alternate(names)
@@ -178,7 +178,7 @@ def _resnet(data: BenchmarkData) -> list[Row]:
     """Return a row for each library that is installed."""
     arch = "resnet18"
     ours = Ours(data, arch)
-    mine, fixed = f"`histo train --arch {arch}`", f"{arch} on one fixed batch"
+    mine, fixed = f"`histo train --arch {arch}`", "the network and the optimiser only, on one batch that is in memory"
     ways, goals = {mine: ours.train, fixed: ours.measure_fixed_batch}, {fixed: ""}
     loaders = [
         ("timm", timm_loader, True, "at least 1.25"),

@@ -135,7 +135,8 @@ def predict(
             "--mpp",
             metavar="NUMBER|CSV",
             help=f"Micrometres per pixel of the images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}. For "
-            "whole slides whose files have no resolution: a number, or a CSV with the columns slide,mpp.",
+            "whole slides: a number, for files without a resolution; or a CSV with the columns slide,mpp, which "
+            "replaces the resolution in the files.",
             show_default=f"{PATCH_MPP}; for whole slides, that of the file",
             rich_help_panel=DATA,
         ),

@@ -1,6 +1,9 @@
 """What QuPath writes about an object in GeoJSON: its class, and what kind of object it is.
 
-Of qupath.lib.io: `QuPathTypeAdapters.PathObjectTypeAdapter` and `GsonTools.PathClassTypeAdapter`.
+The keys that `histo` writes and reads are those of QuPath's own source (qupath.lib.io), by class:
+`QuPathTypeAdapters.PathObjectCollectionTypeAdapter` (`features`), `QuPathTypeAdapters.PathObjectTypeAdapter` (`id`,
+`objectType`, `name`), `GsonTools.PathClassTypeAdapter` (`classification`),
+`QuPathTypeAdapters.MeasurementListTypeAdapter` (`measurements`), and `ROITypeAdapters.ROITypeAdapter` (`geometry`).
 """
 
 from typing import Any

@@ -58,7 +58,8 @@ SPLIT_COLUMN = Option("--split-column", "Column of the splits in the table: trai
 MPP_HELP = f"Micrometres per pixel of images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}."
 MPP = Option(
     "--mpp",
-    f"{MPP_HELP} For whole slides whose files have no resolution: a number, or a CSV with the columns slide,mpp.",
+    f"{MPP_HELP} For whole slides: a number, for files without a resolution; or a CSV with the columns slide,mpp, "
+    "which replaces the resolution in the files.",
     metavar="NUMBER|CSV",
 )
 RESIZE = Option("--resize", "How to change images that are not 96x96: cut out the centre, or scale.")
