@@ -19,9 +19,9 @@ from histocli.listeners import WarningListener
 from histocli.workspace import Workspace, find_workspace
 
 if TYPE_CHECKING:
-    from histocli.commands.download import Dataset
     from histocli.commands.evaluate import Evaluation
     from histocli.commands.train import TrainReport
+    from histocli.data.dataset import Dataset
     from histocli.reports.balance import BalanceReport
     from histocli.reports.repeats import RepeatsReport
     from histocli.reports.tune import TuneReport

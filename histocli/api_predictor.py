@@ -142,7 +142,10 @@ class Predictor:
             apply_compute_settings(),
             closing(self._predictor.predict_patches(opened.patches, size, listener)) as chunks,
         ):
-            yield from chunks
+            for chunk in chunks:
+                for _, error in chunk.failures:
+                    listener.on_unreadable(error)
+                yield chunk
 
     def _make_table(self, chunks: "Iterable[ScoredChunk]", columns: Columns) -> "pd.DataFrame":
         """Return the scores of all chunks as a table; without a patch it has no rows."""

@@ -156,8 +156,8 @@ class Reporter:
             BarColumn(bar_width=width),
             *counts,
             TimeElapsedColumn(),
-            TextColumn("[dim]left[/]"),
             TimeRemainingColumn(compact=True),
+            TextColumn("[dim]left[/]"),
         )
         # Before 14.3 Rich prints a line even for a disabled display.
         console = Console(quiet=True) if is_off else self.console

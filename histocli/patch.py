@@ -12,6 +12,12 @@ PATCH_SIDE = 96  # pixels
 PATCH_SHAPE = (PATCH_SIDE, PATCH_SIDE, 3)
 
 
+class PortableLoader:
+    """The base of objects that load a patch, and can be sent to another process to do so."""
+
+    __slots__ = ()
+
+
 class Position(NamedTuple):
     """The position of a patch in its slide: the upper left corner of its central 32x32, in level-0 pixels.
 

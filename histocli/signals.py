@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Timer, current_thread, main_thread
+from threading import Thread, Timer, current_thread, main_thread
 from types import FrameType
 
 _RESEND_AFTER = 0.05  # seconds until a signal whose exception was dropped is sent again
@@ -21,22 +21,36 @@ class StopRequest:
 
     signal: int | None = None
 
+    def __init__(self, on_signal: Callable[[], None]) -> None:
+        # Python may run the handler while this thread writes to stderr, or holds a lock of the progress bar.
+        self._thread = Thread(target=on_signal)
+
     def __bool__(self) -> bool:
         return self.signal is not None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Store the first signal; raise an exception at the second."""
+        """Store the first signal, and call `on_signal` in another thread; raise an exception at the second."""
         if self.signal is not None:
             raise _Signalled(number)
         self.signal = number
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until `on_signal` has returned, if it was called."""
+        if self._thread.is_alive():
+            self._thread.join()
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal stopped the command. The exit code is 128 + its number; the message says how to continue."""
+    """A signal stopped the command. The exit code is 128 + its number; the message says how to continue.
 
-    def __init__(self, number: int, message: str = "") -> None:
+    `after` is the last step that is saved, such as "step 3 of 12", if there are steps.
+    """
+
+    def __init__(self, number: int, message: str = "", after: str = "") -> None:
         super().__init__(message)
         self.number = number
+        self.after = after
         self.exit_code = 128 + number
 
 
@@ -82,14 +96,20 @@ def raise_on_termination() -> Iterator[None]:
 
 
 @contextmanager
-def catch_signals() -> Iterator[StopRequest]:
-    """Store SIGINT, SIGTERM and SIGHUP in this block instead of ending the process."""
-    request = StopRequest()
+def catch_signals(on_signal: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
+    """Store SIGINT, SIGTERM and SIGHUP in this block instead of ending the process.
+
+    At the first signal, `on_signal` is called in another thread, so that it can print a message.
+    """
+    request = StopRequest(on_signal)
     if current_thread() is not main_thread():
         yield request  # only the main thread can set signal handlers
         return
     with _set_handlers(request.handle):
-        yield request
+        try:
+            yield request
+        finally:
+            request.wait()  # so that its message is not printed after that of the error
 
 
 @contextmanager

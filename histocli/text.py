@@ -1,6 +1,7 @@
 """Text for people: counts with their nouns, and text from files that other people made."""
 
 import math
+from collections.abc import Sequence
 
 
 def escape_control_characters(text: str) -> str:
@@ -25,6 +26,11 @@ def parse_finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text[:20]} is not a finite number")
     return value
+
+
+def join_first(texts: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Join texts, at most this many; "..." stands for the others."""
+    return separator.join([*texts[:most], *(["..."] if len(texts) > most else [])])
 
 
 def pluralise(noun: str) -> str:

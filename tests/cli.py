@@ -28,7 +28,8 @@ REPOSITORY = Path(__file__).parents[1]
 PATCHES = 320  # in the template workspace: synthetic, from 8 slides
 SUBSET = 64  # patches in balanced.csv
 TRAIN = ["train", "--batch-size", 16, "--device", "cpu"]
-QUICK = [*TRAIN, "--shots", 8, "--epochs", 1]  # one step: for tests in which the weights of a run are not important
+# One step of a small network: for tests in which the weights of a run are not important.
+QUICK = [*TRAIN, "--arch", "histonet-64", "--shots", 8, "--epochs", 1]
 PREDICT = ["predict", "--device", "cpu"]
 
 

@@ -1,7 +1,9 @@
 """Settings of all tests: each has its own home folder and workspace."""
 
+import gc
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -33,11 +35,19 @@ def pytest_configure():
     traces the system calls of a real process.
     """
     os.fsync = os.fstat
+    sys.dont_write_bytecode = False  # else each process that tests start compiles all modules again
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ.update(COMPUTING)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the tests run in several processes
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector all that is imported; it would look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

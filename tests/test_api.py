@@ -234,7 +234,7 @@ def test_a_finished_run_is_extended_with_options_as_an_object(ran):
 
 def test_a_study_refuses_other_options_in_an_object(ran):
     pytest.importorskip("optuna")
-    config = TuneConfig(trials=1, folds=2, epochs="1", batch_size=(16,), arch=("histonet",), device=Device.CPU)
+    config = TuneConfig(trials=1, folds=2, epochs="1", batch_size=(16,), arch=("histonet-64",), device=Device.CPU)
     histo.tune(ran.root, config)
     with pytest.raises(UsageError, match=r"--lr 0\.01: the study 'tune' was started with 0\.0003:0\.03"):
         histo.tune(ran.root, replace(config, lr="0.01"))

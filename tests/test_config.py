@@ -115,9 +115,9 @@ def test_api_functions_accept_the_dataclass_of_their_command(name):
 
 
 def _typed_only():
-    from histocli.commands.download import Dataset
     from histocli.commands.evaluate import Evaluation
     from histocli.commands.train import TrainReport
+    from histocli.data.dataset import Dataset
     from histocli.reports.balance import BalanceReport
     from histocli.reports.repeats import RepeatsReport
     from histocli.reports.tune import TuneReport

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ CALL = re.compile(
 MOST_README_LINES = 120
 
 
+@cache
 def root_command():
     return typer.main.get_command(app)
 

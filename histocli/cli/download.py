@@ -16,7 +16,8 @@ from histocli.sources.options import make_source_options
 from histocli.stdio import write_out_json
 
 if TYPE_CHECKING:
-    from histocli.commands.download import Dataset, DownloadConfig
+    from histocli.commands.download import DownloadConfig
+    from histocli.data.dataset import Dataset
     from histocli.sources import PlannedFile
 
 
@@ -85,12 +86,12 @@ def download(
 
 def _show_plan(state: State, files: "list[PlannedFile]", json: bool) -> None:
     """Show the files that a download would fetch."""
-    rows = [(file.name, _format_size(file), "yes" if file.is_here else "no") for file in files]
+    rows = [[file.name, _format_size(file), "yes" if file.is_here else "no"] for file in files]
     state.reporter.print_table("files to download", ["file", "size", "already here"], rows)
     if all(file.is_here for file in files):
         state.reporter.note("nothing has to be downloaded")
     if json:
-        write_out_json([{"file": f, "size": s, "here": h == "yes"} for f, s, h in rows])
+        write_out_json([{"file": f.name, "size": f.size, "unit": f.unit, "here": f.is_here} for f in files])
 
 
 def _format_size(file: "PlannedFile") -> str:

@@ -6,11 +6,13 @@ from typing import Self
 
 from histocli.console import Rate, Reporter, format_cell
 from histocli.models import describe_weights
+from histocli.reports.run import Epoch
 from histocli.training.listeners import Listener
 from histocli.training.probe import Features
-from histocli.training.progress import Epoch
 from histocli.training.progress import Progress as Step
 from histocli.training.run import Run
+
+STOPPING = "stopping after this step, and saving the state; Ctrl-C again stops at once"
 
 
 class LiveTraining(Listener):
@@ -53,6 +55,8 @@ class LiveTraining(Listener):
                     f"{run.config.learning_rate:g} again, and falls"
                 )
             self.reporter.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}{changed}")
+        elif run.is_resumed:
+            self.reporter.note("starts again at the first step: no step had been saved")
         if not run.config.freeze:  # else after the features
             self._show_header()
         self.stack.enter_context(self.progress)
@@ -90,6 +94,10 @@ class LiveTraining(Listener):
             description=_describe_progress(progress.epoch, progress.epochs, progress.loss, progress.auc),
             completed=progress.patches,
         )
+
+    def on_signal(self) -> None:
+        """Print that the run is going to stop, because this may take some seconds."""
+        self.reporter.note(STOPPING)
 
     def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
         """Print the row of an epoch, and show its loss and AUC next to the progress bar."""

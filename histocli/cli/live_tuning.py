@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from histocli.cli.live import STOPPING
 from histocli.cli.render import TRIAL_COLUMNS, format_trial
 from histocli.commands.tune import TuneListener
 from histocli.console import Rate, Reporter
@@ -61,6 +62,10 @@ class LiveTuning(TuneListener):
     def on_step(self, progress: Step) -> None:
         """Update the progress bar."""
         self.progress.update(self.task, completed=progress.patches)
+
+    def on_signal(self) -> None:
+        """Print that the study is going to stop, because this may take some seconds."""
+        self.reporter.note(STOPPING)
 
     def on_trial_end(self, trial: TrialReport) -> None:
         """Print the row of a trial, and why it failed or was stopped early."""

@@ -1,6 +1,7 @@
 """Options that several commands share, and some of `histo train`."""
 
 import os
+from collections.abc import Callable
 from glob import escape
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,8 @@ from histocli.architectures import ARCHITECTURES, ENCODERS
 from histocli.config import CHECKPOINT, MAX_SEED
 from histocli.enums import Device, Engine, HeadKind, Precision, Resize, Weights
 from histocli.workspace import Workspace, find_workspace
+
+Completer = Callable[[typer.Context, str], list[str]]
 
 AUTO = 0  # the value of `--batch-size auto`
 
@@ -50,55 +53,35 @@ def _workspace(ctx: typer.Context) -> Workspace:
     return Workspace(Path(given)) if given else find_workspace()
 
 
-def complete_checkpoints(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the names that complete `--ckpt`."""
-    names = [*_workspace(ctx).list_checkpoints(), Weights.HISTONET_PCAM.value]
-    return [name for name in names if name.startswith(incomplete)]
+def _complete(list_names: Callable[[Workspace], list[str]], *, or_path: bool = False) -> Completer:
+    """Return the function that completes an option with names of the workspace; if `or_path`, also with paths."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        names = [name for name in list_names(_workspace(ctx)) if name.startswith(incomplete)]
+        if not names or not or_path:  # if there are no names, the shell itself completes paths
+            return names
+        paths = sorted(Path().glob(f"{escape(incomplete)}*"))
+        return [*names, *(f"{path}{os.sep if path.is_dir() else ''}" for path in paths if path.name[0] != ".")]
+
+    return complete
+
+
+def _list_data(workspace: Workspace) -> list[str]:
+    return [*workspace.list_datasets(), *workspace.list_subsets()]
+
+
+complete_checkpoints = _complete(lambda workspace: [*workspace.list_checkpoints(), Weights.HISTONET_PCAM.value])
+complete_runs = _complete(Workspace.list_runs)
+complete_data = _complete(_list_data)
+complete_data_or_path = _complete(_list_data, or_path=True)
+complete_datasets = _complete(Workspace.list_datasets)
+complete_inputs = _complete(Workspace.list_datasets, or_path=True)
+complete_subsets = _complete(Workspace.list_subsets)
 
 
 def complete_architectures(incomplete: str) -> list[str]:
     """Return the names that complete `--arch`, without those of torchvision and timm."""
     return [name for name in (*ARCHITECTURES, *ENCODERS) if name.startswith(incomplete)]
-
-
-def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the runs that complete `--run` or `--name`."""
-    return [name for name in _workspace(ctx).list_runs() if name.startswith(incomplete)]
-
-
-def complete_data(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the data sets and subsets that complete `--data`."""
-    workspace = _workspace(ctx)
-    names = [*workspace.list_datasets(), *workspace.list_subsets()]
-    return [name for name in names if name.startswith(incomplete)]
-
-
-def complete_data_or_path(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the data sets, subsets and paths that complete the `--data` of `histo eval`."""
-    return _add_paths(complete_data(ctx, incomplete), incomplete)
-
-
-def complete_inputs(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the data sets and paths that complete an input of `histo predict`."""
-    return _add_paths(complete_datasets(ctx, incomplete), incomplete)
-
-
-def _add_paths(names: list[str], incomplete: str) -> list[str]:
-    """Add the paths that begin with the text; if there are no names, the shell itself completes paths."""
-    if not names:
-        return []
-    paths = sorted(Path().glob(f"{escape(incomplete)}*"))
-    return [*names, *(f"{path}{os.sep if path.is_dir() else ''}" for path in paths if path.name[0] != ".")]
-
-
-def complete_datasets(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the packed data sets that complete the `--data` of `histo balance`."""
-    return [name for name in _workspace(ctx).list_datasets() if name.startswith(incomplete)]
-
-
-def complete_subsets(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the subsets that complete the `--data` of `histo train`."""
-    return [name for name in _workspace(ctx).list_subsets() if name.startswith(incomplete)]
 
 
 def split_checkpoint_names(ctx: typer.Context, names: list[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from histocli.console import Reporter, format_cell
+from histocli.enums import HeadKind
 from histocli.errors import HistoError
 from histocli.metrics import Interval, Uncertainty
 from histocli.metrics.groups import GroupMetrics
@@ -81,22 +82,28 @@ def _warn_of_one_class(reporter: Reporter, evaluation: EvaluationReport, workspa
 
 
 def make_longer_command(workspace: Workspace, run: str) -> str:
-    """Return the command that trains a run, or all folds or seeds, for more epochs; "" if the run is not here."""
+    """Return the command that trains a run, or all folds or seeds, for more epochs; "" if there is none.
+
+    There is none if the run is not here, has no last.pt, or has a k-NN head, which is not trained.
+    """
     from histocli.training.repeats import count_members, find_repeats_name
+    from histocli.training.resume import count_epochs
 
     try:
         record = read_run(workspace.run_dir(run))
     except HistoError:
         return ""
     epochs = record.options.get("epochs")
-    if not isinstance(epochs, int):
+    has_last = (workspace.run_dir(run) / "last.pt").is_file()
+    if not isinstance(epochs, int) or not has_last or record.options.get("head") == HeadKind.KNN.value:
         return ""
     which = f"--resume --name {run}"
     if record.is_repeat:
         kind, count = count_members(workspace, run)
         if count > 1:  # 1 if the others were removed; --folds and --seeds need at least 2
             which = f"--{kind} {count} --name {find_repeats_name(run)} --resume"
-    return f"histo train {which} --epochs {4 * epochs}"
+    is_finished = count_epochs(workspace, run) >= epochs  # only a finished run can get more epochs
+    return f"histo train {which} --epochs {4 * epochs}" if is_finished else f"histo train {which}"
 
 
 def show_caveats(reporter: Reporter, caveats: Iterable[Caveat]) -> None:
@@ -199,10 +206,11 @@ def show_repeats(reporter: Reporter, repeats: RepeatsReport, workspace: Workspac
     if repeats.split_by == "patch":
         reporter.warn("slides are, or may be, in both train and validation: these metrics are too good")
     if single := [run.run for run in repeats.runs if _predicts_one_class(run)]:
+        command = make_longer_command(workspace, single[0])
         reporter.warn(
             f"{len(single)} of {len(repeats.runs)} runs {'predicts' if len(single) == 1 else 'predict'} the same class "
-            "for every validation patch, as after few steps of training; train longer: "
-            f"{make_longer_command(workspace, single[0])}"
+            "for every validation patch"
+            + (f", as after few steps of training; train longer: {command}" if command else "")
         )
 
 

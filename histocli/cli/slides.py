@@ -1,6 +1,7 @@
 """`histo predict` and `histo eval --maps` on whole slides: progress, messages and results."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.progress import MofNCompleteColumn
@@ -15,9 +16,9 @@ from histocli.files.file import is_image
 from histocli.reports.slides import Estimate
 from histocli.slides.detection import FoundSlides, SlideFile, list_without_maps
 from histocli.slides.listener import SlideListener
-from histocli.slides.records import FAILED, NO_TISSUE, OWN_MASK, TABLE, SlideRecord
+from histocli.slides.records import FAILED, NO_TISSUE, OWN_MASK, SCORED, TABLE, SlideRecord
 from histocli.stdio import write_out_json
-from histocli.text import format_count
+from histocli.text import format_count, join_first
 
 _MAX_NAME = 24  # the largest number of characters of a slide's name beside its bar
 _MAX_LISTED = 3  # how many names of files or slides a message shows
@@ -78,8 +79,16 @@ class SlideBars(ConsoleListener, SlideListener):
 
 def _describe_record(record: SlideRecord) -> str:
     """Return the measures of a scored slide as text."""
-    text = f"{record.squares:,} squares, {record.tissue_mm2:.2f} mm2 tissue, {record.tumour_mm2:.2f} mm2 tumour"
+    text = f"{format_count(record.squares, 'square')}, {record.tissue_mm2:.2f} mm2 tissue, {record.tumour_mm2:.2f} mm2"
+    text += f" of it at or above the threshold {record.threshold:.3g}"
     return text + (f" ({record.flags})" if record.flags else "")
+
+
+def _describe_table(records: list[SlideRecord]) -> str:
+    """Return how many slides a table has, and how many of each status, as text."""
+    counts = Counter(record.status for record in records)
+    statuses = ", ".join(f"{counts[status]:,} {status}" for status in (SCORED, NO_TISSUE, FAILED) if counts[status])
+    return f"{format_count(len(records), 'slide')}: {statuses}"
 
 
 def _shorten(name: str) -> str:
@@ -104,10 +113,9 @@ def run_predict_slides(state: State, config: PredictConfig, found: FoundSlides) 
     if is_for_patches and config.out is not None:
         raise UsageError(f"--out {config.out} is a file; slides need a folder", "give the name of a folder: --out DIR")
     if found.others:
-        names = ", ".join(path.name for path in found.others[:_MAX_LISTED])
-        more = ", ..." if len(found.others) > _MAX_LISTED else ""
+        names = join_first([path.name for path in found.others], _MAX_LISTED)
         what = "file that is not a slide" if len(found.others) == 1 else "files that are not slides"
-        state.reporter.note(f"skipped {len(found.others):,} {what}: {names}{more}")
+        state.reporter.note(f"skipped {len(found.others):,} {what}: {names}")
     with connect_processes(LONG_TIMEOUT) as ranks, SlideBars(state.reporter) as bars:
         prediction = predict_slides(state.workspace, config, found.slides, listener=bars, ranks=ranks)
     if not ranks.is_rank0:
@@ -119,13 +127,13 @@ def run_predict_slides(state: State, config: PredictConfig, found: FoundSlides) 
     failed = [record for record in prediction.records if record.status == FAILED]
     assert config.out is not None
     count = len(prediction.records) - len(failed)
-    state.reporter.print_done(f"{format_count(count, 'slide')} in {config.out}; {TABLE} lists all slides there")
+    scored = f"scored {format_count(prediction.scored, 'slide')}"
+    state.reporter.print_done(f"{scored}; {config.out / TABLE} lists {_describe_table(prediction.table)}")
     if failed:
         kind = PartialError if count else HistoError
         raise kind(
             f"{len(failed):,} of {format_count(len(prediction.records), 'slide')} could not be scored: "
-            + ", ".join(record.slide for record in failed[:_MAX_LISTED])
-            + (", ..." if len(failed) > _MAX_LISTED else ""),
+            + join_first([record.slide for record in failed], _MAX_LISTED),
             "the warnings above say why; the same command scores only these again",
         )
 
@@ -154,7 +162,8 @@ def report_no_slides(state: State, config: PredictConfig, names: Sequence[str]) 
     count = sum(len(list_without_maps(name)) for name in config.inputs)
     skipped = f"; skipped {format_count(count, 'other file')}" if count else ""
     state.reporter.note(f"there are no slides in {', '.join(names)}{skipped}")
-    state.reporter.print_done(f"0 slides in {config.out}; {TABLE} lists all slides there")
+    assert config.out is not None
+    state.reporter.print_done(f"scored 0 slides; {config.out / TABLE} is not changed")
 
 
 def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
@@ -179,16 +188,13 @@ def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> No
         [f"AUC of slides by {name}" + (", chosen" if name == chosen else ""), *_format_estimate(auc)]
         for name, auc in report.auc.items()
     ]
-    if report.chosen is None:
+    if report.chosen is None and "auc" not in report.undefined:
         state.reporter.note(
             "the table has three AUCs: report the one that you chose before you saw them, or let --choose-on choose"
         )
-    else:
+    elif report.chosen is not None:
         there = ", ".join(f"{name} {format_cell(value)}" for name, value in report.chosen.auc.items())
         state.reporter.note(f"chosen on {report.chosen.slides:,} training slides: {report.chosen.name} (AUC: {there})")
-        rows = [
-            [f"{label}, chosen" if label.endswith(f" by {report.chosen.name}") else label, *v] for label, *v in rows
-        ]
     if report.sensitivity:
         rows.append(["FROC score of Camelyon16", *_format_estimate(report.froc)])
         for size, recall in report.recall.items():
@@ -197,7 +203,7 @@ def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> No
     title = f"{count}, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
     state.reporter.print_table(title, ["", "value", "95% interval"], rows)
     show_caveats(state.reporter, report.list_caveats())
-    state.reporter.print_done(f"wrote {written.path} and {', '.join(str(path) for path in written.plots)}")
+    state.reporter.print_done(f"wrote {', '.join(map(str, [written.path, *written.plots]))}")
     if json:
         write_out_json(to_json(report))
 

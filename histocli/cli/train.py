@@ -270,10 +270,11 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
         f"best epoch {best.epoch}: validation AUC {format_cell(best.val_auc)}, accuracy {best.val_accuracy:.4f}"
     )
     if result.single_class:
+        command = make_longer_command(state.workspace, result.run)
+        steps = format_count(best.step, "step")
         state.reporter.warn(
-            f"at the threshold every validation patch is predicted as {result.single_class}: the best epoch has "
-            f"trained for only {format_count(best.step, 'step')}; train longer: "
-            + make_longer_command(state.workspace, result.run)
+            f"at the threshold every validation patch is predicted as {result.single_class}"
+            + (f": the best epoch has trained for only {steps}; train longer: {command}" if command else "")
         )
     ckpt = CHECKPOINT if result.is_published else result.run
     state.reporter.print_done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", f"histo eval --ckpt {ckpt}")

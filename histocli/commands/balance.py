@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.atomic import read_json, write_json
+from histocli.atomic import write_json
 from histocli.config import SUBSET, BalanceConfig
 from histocli.data.appearance import GROUP_NAMES, find_appearance_groups
-from histocli.data.dataset import open_packed
+from histocli.data.dataset import find_source_name, open_packed
 from histocli.data.groups import OVERLAP, find_connected_components
 from histocli.data.leakage import audit, find_leaking, list_audited_names
 from histocli.data.manifest import SUBSET_COLUMNS, hash_file, is_subset, write_manifest
@@ -186,7 +186,7 @@ def _keeps_own_splits(workspace: Workspace, config: BalanceConfig, data: str, ma
             "folders such as train/ and val/ give them; --split slide or overlap splits the patches",
         )
     is_allowed = config.split is Split.FOLDERS or (config.split is None and config.group is None)
-    is_folder = config.split is Split.FOLDERS or read_json(workspace.dataset_path(data)).get("source") == "folder"
+    is_folder = config.split is Split.FOLDERS or find_source_name(workspace, data) == "folder"
     return has_both and is_allowed and is_folder
 
 

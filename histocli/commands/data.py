@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histocli.atomic import read_json
+from histocli.data.dataset import Dataset, read_dataset
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.errors import HistoError
 from histocli.fs import measure_folder
 from histocli.reports.balance import read_balance_report
-from histocli.schema import Count, from_json
+from histocli.schema import Count
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -56,14 +56,6 @@ class Inventory:
     subsets: list[SubsetSummary]
 
 
-@dataclass(frozen=True)
-class _DatasetFacts:
-    """The fields of `dataset.json` that are listed."""
-
-    source: str = ""
-    origin: str = ""
-
-
 def list_data(workspace: Workspace) -> Inventory:
     """Return the packed data sets and the balanced subsets, by name."""
     return Inventory(
@@ -76,17 +68,16 @@ def _summarise_dataset(workspace: Workspace, name: str) -> DatasetSummary:
     """Return the summary of a data set; of one that cannot be read, its size and the error."""
     size = measure_folder(workspace.dataset_dir(name))
     try:
-        path = workspace.dataset_path(name)
         workspace.check_complete(name)
-        facts = from_json(_DatasetFacts, read_json(path), str(path))
+        record = read_dataset(workspace, name) or Dataset()
         manifest = read_manifest(workspace.manifest_path(name))
     except HistoError as error:
         return DatasetSummary(name, bytes=size, problem=str(error))
     labels = manifest["label"]
     return DatasetSummary(
         name=name,
-        source=facts.source,
-        origin=facts.origin,
+        source=record.source,
+        origin=record.origin,
         patches=len(manifest),
         tumour=int((labels == 1).sum()),
         normal=int((labels == 0).sum()),

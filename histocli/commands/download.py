@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
 
-from histocli.atomic import read_json, write_json
+from histocli.atomic import write_json
 from histocli.config import SUBSET, PackConfig
+from histocli.data.dataset import Dataset, read_dataset
 from histocli.data.manifest import is_subset
 from histocli.data.store import PackResult, pack
 from histocli.errors import HistoError, UsageError
@@ -40,26 +41,6 @@ class DownloadConfig(PackConfig):
         return {"source": self.source, **values, "n": self.n, "seed": self.seed if is_seed_used else None}
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """The content of `dataset.json`: the source, options, labels, counts and checksums of a packed data set.
-
-    `labels` are the labels that occur: 0, 1, both or none.
-    """
-
-    name: str
-    source: str
-    request: Json
-    origin: str
-    patches: int
-    sha256: str
-    ids_sha256: str = ""
-    labels: list[int] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    checksums: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
 @contextmanager
 def lock_dataset(workspace: Workspace, name: str) -> Iterator[None]:
     """Lock a data set in this block, and remove temporary files that killed processes left.
@@ -78,18 +59,15 @@ def find_dataset(workspace: Workspace, name: str, config: DownloadConfig) -> Dat
     Raises:
         HistoError: it was packed with other options than `config`, or cannot be read.
     """
-    path = workspace.dataset_path(name)
-    if not all(file.is_file() for file in (path, workspace.patches_path(name), workspace.manifest_path(name))):
+    files = workspace.dataset_path(name), workspace.patches_path(name), workspace.manifest_path(name)
+    if not all(file.is_file() for file in files) or (dataset := read_dataset(workspace, name)) is None:
         return None
     # A data set of an earlier version does not record options that were added later. They have their defaults.
     declared = list_declared_options().items()
     defaults = {d.option.flag.removeprefix("--"): _to_json_value(name, d.default) for name, d in declared}
-    try:
-        dataset = Dataset(**read_json(path))
-        request = {**defaults, **dataset.request}
-    except TypeError as error:
-        raise HistoError(f"cannot read {path}: {error}", "--force packs it again") from error
-    if request != config.request:
+    if not dataset.request:
+        raise HistoError(f"{workspace.dataset_path(name)} does not name the options", "--force packs it again")
+    if {**defaults, **dataset.request} != config.request:
         raise HistoError(
             f"there is a data set {name!r} already, packed with other options ({dataset.source}: {dataset.origin})",
             "choose another --name, or replace the old data set with --force",

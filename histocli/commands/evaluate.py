@@ -4,7 +4,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.atomic import read_json
 from histocli.class_names import parse_classes
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import apply_compute_settings
@@ -21,7 +20,7 @@ from histocli.labels.slide_names import compile_slide_pattern
 from histocli.listeners import SILENT, CommandListener
 from histocli.metrics.thresholds import parse_threshold
 from histocli.pages.model_card import add_evaluations
-from histocli.reports.evaluation import EvaluationReport, is_evaluation, write_evaluation
+from histocli.reports.evaluation import EvaluationReport, is_of_other_data, write_evaluation
 from histocli.sources.options import parse_mpp
 from histocli.trackers.evaluation import send_evaluation
 from histocli.workspace import Workspace, make_name
@@ -184,13 +183,9 @@ def format_threshold(threshold: str) -> str:
 
 def _choose_path(path: Path, run: str, scored: ScoredPatches, folder: str | None) -> Path:
     """Return `path`; add a hash to its name if the file is an evaluation of other data, such as another folder."""
-    if not path.is_file():
-        return path
     origin = {"run": run, "data": scored.data, "split": scored.split, "folder": folder}
-    existing = read_json(path)
-    if is_evaluation(existing) and {key: existing.get(key) for key in origin} == origin:
-        return path
-    return path.with_name(f"{path.stem}-{sha256(repr(origin).encode()).hexdigest()[:8]}.json")
+    other = path.with_name(f"{path.stem}-{sha256(repr(origin).encode()).hexdigest()[:8]}.json")
+    return other if is_of_other_data(path, origin) else path
 
 
 def _is_best(workspace: Workspace, member: LoadedCheckpoint) -> bool:

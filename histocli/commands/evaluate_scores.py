@@ -13,6 +13,7 @@ from histocli.listeners import SILENT, CommandListener
 from histocli.metrics import Measurement
 from histocli.metrics.thresholds import parse_threshold
 from histocli.reports.evaluation import EvaluationReport, read_evaluation, write_evaluation
+from histocli.text import join_first
 from histocli.workspace import Workspace, is_path
 
 if TYPE_CHECKING:
@@ -115,8 +116,7 @@ def _make_hint(workspace: Workspace) -> str:
     names = sorted(path.name for path in folder.glob("*.csv") if path.with_suffix(".json").is_file())
     if not names:
         return f"histo eval and histo train --folds write files of scores to {folder}"
-    shown = [*names[:_MAX_LISTED], *(["..."] if len(names) > _MAX_LISTED else [])]
-    return f"histo eval and histo train --folds write such files; in {folder}: {', '.join(shown)}"
+    return f"histo eval and histo train --folds write such files; in {folder}: {join_first(names, _MAX_LISTED)}"
 
 
 def _read_report(path: Path, given: Path) -> EvaluationReport:

@@ -15,8 +15,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.files.file import make_file
 from histocli.labels.table_files import read_labels
 from histocli.metrics import compute_auc
-from histocli.plots.slides import draw_froc, draw_slide_roc
-from histocli.plots.style import COLUMN, PlotStyle, save
+from histocli.plots.slides import write_slide_curves
 from histocli.reports.slides import MAXIMUM, ChosenScore, Estimate, Recall, SlideEvaluation, find_slide_evaluation_path
 from histocli.schema import to_json
 from histocli.slides.annotations import TumourAreas, check_inside, read_tumour
@@ -95,19 +94,12 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
         _check_comparable(finished, training)
         chosen = _choose_score(config.choose_on, _evaluate_slides(training, find_truth, threshold)[0])
     notes += describe_found(found)
-    measured = {slide.name for slide in slides}
-    used = find_used_slides(workspace, [slide for _, slide in finished if slide.record.slide in measured], files)
+    measured = [slide for _, slide in finished if slide.record.slide not in without_truth]
+    used = find_used_slides(workspace, measured, files)
     report = _compute_report(config, slides, without_truth, threshold, chosen, used)
     path = find_slide_evaluation_path(workspace, config.slides)
     write_json(path, to_json(report))
-    roc, draw = workspace.plots_dir / f"{path.stem}-roc.png", partial(draw_slide_roc, report=report)
-    plots = [save(roc, PlotStyle(), COLUMN, COLUMN + 1, draw)]
-    froc = workspace.plots_dir / f"{path.stem}-froc.png"
-    if report.sensitivity:
-        plots.append(save(froc, PlotStyle(), COLUMN, COLUMN, partial(draw_froc, report=report)))
-    else:
-        froc.unlink(missing_ok=True)  # of an earlier call with annotations
-    return WrittenSlideEvaluation(report, path, plots, notes)
+    return WrittenSlideEvaluation(report, path, write_slide_curves(workspace.plots_dir, path.stem, report), notes)
 
 
 def _evaluate_slides(
@@ -241,8 +233,7 @@ def _compute_report(
     used: UsedSlides,
 ) -> SlideEvaluation:
     """Compute the metrics of all slides and their intervals by bootstrap."""
-    rng = np.random.default_rng(config.seed)
-    draws = rng.integers(0, len(slides), (_RESAMPLES, len(slides)))
+    draws = np.random.default_rng(0).integers(0, len(slides), (_RESAMPLES, len(slides)))
 
     def estimate(metric: Callable[[list[EvaluatedSlide]], float | None]) -> Estimate:
         values = [metric([slides[i] for i in draw]) for draw in draws.tolist()]
@@ -269,15 +260,26 @@ def _compute_report(
         auc={name: estimate(partial(_compute_auc, name=name)) for name in AGGREGATIONS},
         scores={slide.name: slide.scores for slide in slides},
         labels={slide.name: slide.label for slide in slides},
-        froc=estimate(lambda drawn: compute_froc(_collect_matches(drawn)).score)
-        if curve.sensitivity
-        else Estimate(None),
+        froc=estimate(lambda drawn: compute_froc(_collect_matches(drawn)).score),
         false_positives=curve.false_positives,
         sensitivity=curve.sensitivity,
         recall=recall if curve.sensitivity else {},
         chosen=chosen,
+        undefined=_explain_undefined(slides),
         **used._asdict(),
     )
+
+
+def _explain_undefined(slides: list[EvaluatedSlide]) -> dict[str, str]:
+    """Return why the AUC of slides, or the FROC curve of annotated slides, cannot be computed."""
+    reasons = {}
+    counts = Counter(slide.label for slide in slides)
+    if len(counts) < 2:
+        reasons["auc"] = f"slides of both classes are needed ({counts[1]:,} with tumour, {counts[0]:,} without)"
+    matches = _collect_matches(slides)
+    if matches and not any(match.lesion_sizes for match in matches):
+        reasons["froc"] = "no annotated lesion is larger than isolated tumour cells"
+    return reasons
 
 
 def _collect_matches(slides: list[EvaluatedSlide]) -> list[MatchedDetections]:

@@ -17,9 +17,8 @@ from histocli.errors import HistoError
 from histocli.files.outputs import check_output, write_output
 from histocli.inference.forward import compute_log_odds
 from histocli.metrics.calibration import compute_probabilities
-from histocli.metrics.curves import Floats
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from histocli.models.export import Probability
+from histocli.models.export import Exported, Probability
 from histocli.models.export import export as write
 from histocli.models.wsinfer import write_wsinfer
 from histocli.packages import require_packages
@@ -58,9 +57,14 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
         check_output(config.out, workspace, [source], is_zip=True)
     sha256, checkpoint = hash_file(source), load_checkpoint(source)
     out = config.out or workspace.export_path(sha256, config.format)
+    origin, pixels = _sample_patches(workspace)
     if config.format is ExportFormat.WSINFER:
-        return _export_wsinfer(workspace, checkpoint, out)
-    module = Probability(checkpoint.build(), checkpoint.temperature)
+        if out.exists():
+            raise HistoError(f"{out} exists already", "give a new folder: --out DIR")
+        with create_folder_atomically(out) as folder:
+            run = write_wsinfer(checkpoint.build(), checkpoint.temperature, folder)
+            difference = _compare(run, checkpoint, pixels)
+        return Export(out, difference, origin)
     facts = {
         "histo": histocli.__version__,
         "run": checkpoint.run,
@@ -72,44 +76,28 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
         "output": "probability of tumour in the central 32x32, and its log odds before calibration",
         "use": "research only: not a medical device",
     }
-    origin, pixels = _sample_patches(workspace)
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    [odds] = compute_log_odds(module.model, images, choose_compute(Device.CPU, Precision.FP32)).numpy()
-    expected = np.stack(
-        [compute_probabilities(odds.astype(np.float64), checkpoint.temperature), compute_probabilities(odds)]
-    )
     with write_output(out) as temporary:
-        run = write(module, config.format, temporary, facts)
-        floats = images.float().div(255).contiguous().numpy()
-        parts = [np.stack(run(part)) for part in np.split(floats, [1, 8]) if len(part)]
-        probs, log_odds = np.concatenate(parts, 1).astype(np.float64)
-        difference = _compare(np.stack([probs, compute_probabilities(log_odds)]), expected)
+        run = write(Probability(checkpoint.build(), checkpoint.temperature), config.format, temporary, facts)
+        difference = _compare(run, checkpoint, pixels)
     return Export(out, difference, origin)
 
 
-def _export_wsinfer(workspace: Workspace, checkpoint: Checkpoint, out: Path) -> Export:
-    """Write the folder that WSInfer reads, after comparing its scores with those of the checkpoint."""
-    if out.exists():
-        raise HistoError(f"{out} exists already", "give a new folder: --out DIR")
-    origin, pixels = _sample_patches(workspace)
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    [odds] = compute_log_odds(checkpoint.build(), images, choose_compute(Device.CPU, Precision.FP32)).numpy()
-    expected = compute_probabilities(odds.astype(np.float64), checkpoint.temperature)
-    with create_folder_atomically(out) as temporary:
-        run = write_wsinfer(checkpoint.build(), checkpoint.temperature, temporary)
-        floats = images.float().div(255).contiguous().numpy()
-        actual = np.concatenate([run(part)[0] for part in np.split(floats, [1, 8]) if len(part)])
-        difference = _compare(actual.astype(np.float64), expected)
-    return Export(out, difference, origin)
+def _compare(run: Exported, checkpoint: Checkpoint, pixels: Pixels) -> float:
+    """Return the largest difference in probability between an exported network and its checkpoint.
 
-
-def _compare(actual: Floats, expected: Floats) -> float:
-    """Return the largest difference of two arrays of probabilities.
+    `run` returns calibrated probabilities, and log odds before calibration if the format has them.
 
     Raises:
         HistoError: it is too large.
     """
-    difference = float(np.abs(actual - expected).max())
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    [odds] = compute_log_odds(checkpoint.build(), images, choose_compute(Device.CPU, Precision.FP32)).numpy()
+    expected = compute_probabilities(odds.astype(np.float64), checkpoint.temperature), compute_probabilities(odds)
+    floats = images.float().div(255).contiguous().numpy()
+    outputs = [np.stack(run(part)) for part in np.split(floats, [1, 8]) if len(part)]
+    probs, *log_odds = np.concatenate(outputs, 1).astype(np.float64)
+    actual = [probs, *map(compute_probabilities, log_odds)]
+    difference = float(np.abs(np.stack(actual) - np.stack(expected[: len(actual)])).max())
     if not difference <= TOLERANCE:
         raise HistoError(
             f"the exported network's probabilities differ from the checkpoint's by up to {difference:.2g}",

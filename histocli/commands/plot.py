@@ -17,7 +17,7 @@ from histocli.inference.score_table import find_clusters, read_scores
 from histocli.plots import MissingInputError, Plot
 from histocli.reports.conditions import group_by_conditions
 from histocli.reports.evaluation import EvaluationReport, find_newest_name, read_evaluations
-from histocli.reports.run import EpochRecord, list_members, read_history, read_run
+from histocli.reports.run import Epoch, list_members, make_history_hint, read_history, read_run
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError, read_resolutions
 from histocli.text import shorten_to_length
 from histocli.workspace import Workspace
@@ -273,12 +273,14 @@ def _plan_curves(workspace: Workspace, run: str, data: Sequence[str]) -> Plot:
     return Plot(f"{run}-{PlotKind.CURVES}", COLUMN, 4.6, partial(draw_curves, run=record, history=history))
 
 
-def _read_history(workspace: Workspace, run: str) -> list[EpochRecord]:
+def _read_history(workspace: Workspace, run: str) -> list[Epoch]:
     """Read the epochs of a run; raise `MissingInputError` if there are none."""
+    folder = workspace.run_dir(run)
     try:
-        history = read_history(workspace.run_dir(run) / "history.jsonl")
+        history = read_history(folder / "history.jsonl")
     except FileNotFoundError:
-        raise MissingInputError(f"the run {run!r} has no history", f"histo train --name {run}") from None
+        hint = make_history_hint(folder) if folder.is_dir() else ""
+        raise MissingInputError(f"the run {run!r} has no history", hint) from None
     if not history:
         raise MissingInputError(f"the run {run!r} has not finished an epoch", f"histo train --resume --name {run}")
     return history

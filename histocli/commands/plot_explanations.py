@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histocli.commands.plot_sheets import explain_groups, make_captions, plan_sheet, read_tables
+from histocli.commands.plot_sheets import explain_groups, list_packed, make_captions, plan_sheet, read_tables
 from histocli.config import CHECKPOINT, PlotConfig
 from histocli.data.manifest import read_manifest
 from histocli.enums import PlotKind, Resize
@@ -116,11 +116,11 @@ def _read_ids(workspace: Workspace, ids: Sequence[str], data: Sequence[str]) -> 
     """Return the ids and pixels of patches in the packed data sets, or in those that `data` names.
 
     Raises:
-        HistoError: no data set has a patch of that id, or several have one.
+        HistoError: no data set has a patch of that id, or several have one; or `data` names only subsets.
     """
     ids = list(dict.fromkeys(ids))
     _check_count(len(ids))
-    names = [name for name in workspace.list_datasets() if not data or name in data]
+    names = list_packed(workspace, data)
     places: dict[str, list[tuple[str, int]]] = {key: [] for key in ids}
     for name in names:
         for row, key in enumerate(read_manifest(workspace.manifest_path(name), ("id",))["id"]):

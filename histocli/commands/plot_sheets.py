@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def plan_samples(workspace: Workspace, run: str | None, data: Sequence[str]) -> list[Plot]:
     """Return a sheet of samples of the run's data set, or of those that `data` names."""
-    names = [name for name in workspace.list_datasets() if not data or name in data]
+    names = list_packed(workspace, data)
     if not data and run is not None:
         config = workspace.run_dir(run) / "config.json"
         own = read_run(config.parent).data if config.is_file() else ""
@@ -33,6 +33,23 @@ def plan_samples(workspace: Workspace, run: str | None, data: Sequence[str]) -> 
         workspace.check_complete(*workspace.list_incomplete())
         raise MissingInputError("there are no packed patches yet", "histo download packs them")
     return [_plan_sample_sheet(workspace, name) for name in names]
+
+
+def list_packed(workspace: Workspace, data: Sequence[str]) -> list[str]:
+    """Return the packed data sets: all, or those that `data` names.
+
+    Raises:
+        MissingInputError: `data` names none of them, but for example a subset, which has no patches of its own.
+    """
+    names = [name for name in workspace.list_datasets() if not data or name in data]
+    for name in () if names else data:
+        if name not in workspace.list_subsets():
+            raise MissingInputError(f"the patches of {name} are not in this workspace", "histo download packs patches")
+        source = next(iter(read_manifest(workspace.manifest_path(name), ("label", "data"))["data"]), "")
+        raise MissingInputError(
+            f"{name} is a subset of the data set {source}, which has its patches", f"name the data set: --data {source}"
+        )
+    return names
 
 
 def _plan_sample_sheet(workspace: Workspace, name: str) -> Plot:

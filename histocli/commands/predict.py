@@ -35,6 +35,7 @@ from histocli.inference.predictor import ScoredChunk
 from histocli.inference.writers import open_part, open_writer
 from histocli.listeners import SILENT, CommandListener
 from histocli.locks import hold
+from histocli.schema import to_json
 from histocli.signals import Stopped
 from histocli.text import format_count
 from histocli.workspace import Workspace
@@ -63,7 +64,7 @@ def predict(
             be read.
     """
     check_predict_options(workspace, config, ranks)
-    job = ranks.on_all_ranks(lambda: open_job(workspace, config, pool, listener))
+    job = ranks.on_all_ranks(lambda: open_job(workspace, config, pool, listener, ranks))
     for checkpoint in job.predictor.checkpoints:
         listener.on_note(checkpoint.describe())
     for note in job.inputs.notes:
@@ -115,7 +116,7 @@ def _write_parts(job: Job, fingerprint: str, ranks: Ranks) -> Prediction:
             _report_unreadable(parts.read_counts(number, Counts), job.listener)
     patches = parts.select_share(job.inputs.patches)
     try:
-        with closing(job.score(patches, is_reporting=ranks.size == 1)) as chunks:
+        with closing(job.score(patches)) as chunks:
             for number in parts.assigned:
                 _write_part(job, parts, number, islice(chunks, parts.chunks_per_part))
     except BaseException as error:
@@ -199,20 +200,15 @@ def _report_unreadable(counts: Counts, listener: CommandListener) -> None:
 
 def _compute_fingerprint(workspace: Workspace, job: Job) -> str:
     """Return a SHA-256 of everything that the result depends on; parts are only used again if it is the same."""
-    options = (
-        *("split", "output_format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors", "escape_formulas"),
-        *("prevalence", "columns", "mpp"),
-    )
+    rows = replace(describe_rows(job.config, job.predictor), id=job.inputs.id_kind, white=dict(job.inputs.white))
     values = {
         "histo": histocli.__version__,
         "inputs": hash_inputs(job.inputs, job.config.inputs, workspace, job.lines, job.config.split),
         "total": job.inputs.total,
         "done": job.predicted.digest if job.predicted else None,
-        "id": job.inputs.id_kind,
-        "white": dict(job.inputs.white),
         "size": job.chunk_size,
-        "checkpoints": job.predictor.digests,
         "compute": job.predictor.kind,
-        **{name: getattr(job.config, name) for name in options},
+        "rows": to_json(rows),
+        **{name: getattr(job.config, name) for name in ("split", "output_format", "qc", "errors", "columns")},
     }
     return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -76,30 +76,6 @@ class Prediction(NamedTuple):
     skipped: int
 
 
-@dataclass(frozen=True)
-class _ScoringListener(CommandListener):
-    """Passes progress and remarks on to another listener, and raises or passes on the errors of unreadable patches."""
-
-    listener: CommandListener
-    errors: OnError
-    is_reporting: bool
-
-    def on_progress(self, done: int) -> None:
-        """Pass the number of scored patches on."""
-        self.listener.on_progress(done)
-
-    def on_unreadable(self, error: HistoError) -> None:
-        """Raise the error if the first one ends the command, else pass it on."""
-        if self.errors is OnError.FAIL:
-            raise error
-        if self.is_reporting:
-            self.listener.on_unreadable(error)
-
-    def on_remark(self, what: str, example: str) -> None:
-        """Pass the first image with this remark on."""
-        self.listener.on_remark(what, example)
-
-
 class Job(NamedTuple):
     """The opened checkpoints and inputs of `predict`."""
 
@@ -115,6 +91,7 @@ class Job(NamedTuple):
     skipped: int  # the number of inputs that the file has already
     listener: CommandListener
     likeness_meter: LikenessMeter
+    is_alone: bool  # whether this is the only process, which reports unreadable patches at once
 
     @property
     def out(self) -> Path:
@@ -122,17 +99,21 @@ class Job(NamedTuple):
         assert self.config.out is not None
         return resolve_link(self.config.out)
 
-    def score(self, patches: Iterable[Patch], *, is_reporting: bool = True) -> Generator[ScoredChunk, None, None]:
-        """Read and score patches as `BatchPredictor.predict_patches` does; report unreadable ones if `is_reporting`.
-
-        Raises:
-            HistoError: a patch cannot be read, and `errors` is `fail`.
-        """
-        listener = _ScoringListener(self.listener, self.config.errors, is_reporting)
-        return self.predictor.predict_patches(patches, self.chunk_size, listener, self.pool)
+    def score(self, patches: Iterable[Patch]) -> Generator[ScoredChunk, None, None]:
+        """Read and score patches as `BatchPredictor.predict_patches` does."""
+        return self.predictor.predict_patches(patches, self.chunk_size, self.listener, self.pool)
 
     def write(self, chunk: ScoredChunk, writer: Writer) -> Counts:
-        """Write the rows of a chunk, and return the counts of its patches."""
+        """Write the rows of a chunk, report its unreadable patches, and return the counts.
+
+        Raises:
+            HistoError: a patch cannot be read, and `errors` is `fail`; or the rows cannot be written.
+        """
+        for _, error in chunk.failures:
+            if self.config.errors is OnError.FAIL:
+                raise error
+            if self.is_alone:
+                self.listener.on_unreadable(error)
         failures = [[patch.id, patch.path, str(error), error.hint] for patch, error in chunk.failures]
         likeness = self.likeness_meter.measure(chunk.pixels)
         counts = Counts(len(chunk.patches), failures, remarks=chunk.remarks, likeness=likeness)
@@ -202,6 +183,7 @@ def open_job(
     config: PredictConfig,
     pool: DecodingProcesses | None,
     listener: CommandListener,
+    ranks: Ranks,
 ) -> Job:
     """Load the networks, and open the inputs.
 
@@ -240,7 +222,10 @@ def open_job(
         inputs, skipped = inputs._replace(patches=new, total=len(new)), len(patches) - len(new)
     size = predictor.choose_chunk_size(config.batch_size)
     meter = predictor.make_likeness_meter(inputs.total)
-    return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, predicted, skipped, listener, meter)
+    return Job(
+        *(config, predictor, threshold, flagger, inputs, lines, size, pool, predicted, skipped, listener, meter),
+        is_alone=ranks.size == 1,
+    )
 
 
 def check_output_unchanged(job: Job) -> None:

@@ -37,13 +37,13 @@ from histocli.slides.records import (
     HEATMAP,
     HEATMAP_PICTURE,
     NO_TISSUE,
-    RECORD_FILE,
     SCORED,
     SCORES,
     TABLE,
     TISSUE,
     FinishedSlide,
     SlideRecord,
+    remove_finished,
     write_finished,
     write_table,
 )
@@ -55,10 +55,15 @@ from histocli.workspace import Workspace
 
 
 class SlidePrediction(NamedTuple):
-    """The record of each slide, in the order of the inputs, and how many were finished before."""
+    """The record of each slide, in the order of the inputs, and the rows of `slides.csv`.
+
+    `finished_before` is how many slides an earlier call had finished, and `scored` how many were scored now.
+    """
 
     records: list[SlideRecord]
     finished_before: int
+    scored: int
+    table: list[SlideRecord]
 
 
 @apply_compute_settings()
@@ -106,42 +111,42 @@ def predict_slides(
                 _predict_and_record(job, slide, records, listener)
             finally:
                 if ranks.is_rank0:
-                    _write_table_so_far(out, slides, records | earlier, listener)
+                    _write_table_so_far(out, records | earlier, listener)
             listener.on_slide_end(records[slide.name])
         for others in ranks.all_gather(records):
             records |= others
         # An earlier record that has the name of a slide of this call is that of another slide, whose map stays.
-        ranks.on_rank0(lambda: _write_last_table(out, slides, records | earlier, listener))
-    return SlidePrediction([records[slide.name] for slide in slides], len(slides) - len(todo))
+        table = ranks.on_rank0(lambda: _write_last_table(out, slides, records | earlier, listener))
+    scored = sum(records[slides[number].name].status == SCORED for number in todo)
+    return SlidePrediction([records[slide.name] for slide in slides], len(slides) - len(todo), scored, table)
 
 
-def _write_table(out: Path, slides: list[SlideFile], records: dict[str, SlideRecord]) -> None:
-    """Write `slides.csv`: the slides of this call in the order of the inputs, then those of earlier calls."""
-    names = dict.fromkeys([slide.name for slide in slides] + list(records))
-    write_table(out, [records[name] for name in names if name in records])
+def _write_table(out: Path, records: dict[str, SlideRecord]) -> list[SlideRecord]:
+    """Write `slides.csv`, sorted by name, and return its rows."""
+    rows = [records[name] for name in sorted(records)]
+    write_table(out, rows)
+    return rows
 
 
-def _write_table_so_far(
-    out: Path, slides: list[SlideFile], records: dict[str, SlideRecord], listener: SlideListener
-) -> None:
+def _write_table_so_far(out: Path, records: dict[str, SlideRecord], listener: SlideListener) -> None:
     """Write `slides.csv` while slides are still being scored.
 
     If this fails, only warn: it is written again at the end. An error here would hide that of a slide, and other
     processes would wait for this one.
     """
     try:
-        _write_table(out, slides, records)
+        _write_table(out, records)
     except (HistoError, OSError) as error:
         listener.on_warning(f"{TABLE} cannot be written yet: {error}")
 
 
 def _write_last_table(
     out: Path, slides: list[SlideFile], records: dict[str, SlideRecord], listener: SlideListener
-) -> None:
-    """Write `slides.csv` when all slides are finished, without earlier maps of the same slides."""
+) -> list[SlideRecord]:
+    """Write `slides.csv` when all slides are finished, without earlier maps of the same slides; return its rows."""
     for name in remove_other_records(out, slides, listener):
         records.pop(name, None)
-    _write_table(out, slides, records)
+    return _write_table(out, records)
 
 
 def _predict_and_record(
@@ -159,7 +164,7 @@ def _predict_and_record(
     except HistoError as error:
         remove_stale_record(job, slide)
         text = f"{error}; {error.hint}" if error.hint else str(error)
-        records[slide.name] = SlideRecord(slide.name, FAILED, error=text)
+        records[slide.name] = SlideRecord(slide.name, FAILED, error=text, path=slide.full_path)
         if job.config.errors is OnError.FAIL:
             raise
 
@@ -173,18 +178,26 @@ def _predict_slide(job: SlideJob, slide: SlideFile, listener: SlideListener) -> 
         mpp, remark = job.resolutions.find(opened, slide)
         mask = find_mask(job.config, slide)
         plan = plan_slide(opened, mpp, job.config.step, mask, not job.config.no_mask)
-        (folder / RECORD_FILE).unlink(missing_ok=True)  # the earlier map is not valid from now on
+        remove_finished(folder)  # the earlier map is not valid from now on
         total = int(plan.needed.sum())
         chunk_size = job.predictor.choose_chunk_size(job.config.batch_size)
         listener.on_total(total)
         listener.on_progress(0)
         scores = score_squares(opened, plan.grid, plan.needed, job.predictor, chunk_size, listener.on_progress)
-    measures = measure_slide(scores, plan.tissue_share, plan.grid, mpp, job.threshold)
+    measures = measure_slide(scores, plan.tissue_share, plan.grid, job.threshold)
     flags = [*plan.flags, *([remark] if remark else [])]
     status = SCORED if total else NO_TISSUE
     runs = "; ".join(job.predictor.runs)
     record = SlideRecord(
-        slide.name, status, mpp[0], total, plan.tissue_mm2, *measures, "; ".join(flags), checkpoint=runs
+        slide.name,
+        status,
+        mpp[0],
+        total,
+        plan.tissue_mm2,
+        job.threshold,
+        *measures,
+        flags="; ".join(flags),
+        checkpoint=runs,
     )
     if find_slide_state(job.config, slide) != state:
         what = f"{slide.path} or its mask" if mask else str(slide.path)

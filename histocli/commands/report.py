@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from histocli.commands.plot import check_data, check_runs, list_newest_run
 from histocli.config import ReportConfig
+from histocli.data.dataset import read_dataset
 from histocli.data.groups import find_split_unit
 from histocli.data.manifest import read_manifest
 from histocli.errors import HistoError
@@ -21,7 +22,7 @@ from histocli.pages.charts import make_evaluation_charts, make_learning_curves, 
 from histocli.pages.content import ComparisonSection, EvaluationSection, RunSection, render
 from histocli.pages.gallery import make_error_galleries
 from histocli.pages.maps import MapGallery, make_evaluation_maps
-from histocli.pages.model_card import read_dataset, summarise_split
+from histocli.pages.model_card import count_used_patches
 from histocli.pages.operating import count_operating_points
 from histocli.pages.slides import make_slide_section
 from histocli.plots import MissingInputError
@@ -186,9 +187,9 @@ def _make_run_section(
         run=run,
         record=record,
         charts=make_learning_curves(history) if history else [],
-        splits=[] if manifest is None else [summarise_split(manifest, name) for name in ("train", "val")],
+        splits={} if manifest is None else count_used_patches(manifest),
         split_by="" if manifest is None else find_split_unit(manifest),
-        dataset=read_dataset(workspace.dataset_path(record.data)) if record and record.data else None,
+        dataset=read_dataset(workspace, record.data) if record and record.data else None,
         repeats=_find_repeats(workspace, run),
         weights_note=describe_weights(
             str(trained_with.get("arch") or ""), str(trained_with.get("weights") or "random")

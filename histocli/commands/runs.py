@@ -14,7 +14,15 @@ from histocli.errors import HistoError, UsageError
 from histocli.fs import measure_folder
 from histocli.locks import hold, is_held
 from histocli.models.checkpoint import load_checkpoint
-from histocli.reports.run import EpochRecord, RunRecord, list_members, make_history_hint, read_history, read_run
+from histocli.reports.run import (
+    Epoch,
+    RunRecord,
+    list_members,
+    make_epoch_key,
+    make_history_hint,
+    read_history,
+    read_run,
+)
 from histocli.schema import Count
 from histocli.temporary import remove_folder
 from histocli.workspace import Workspace
@@ -127,7 +135,7 @@ def _summarise(workspace: Workspace, run: str) -> RunSummary:
     """Return the summary of a run; if it cannot be read, its `problem` is the error, and its `fix` the hint."""
     folder = workspace.run_dir(run)
     problem = fix = ""
-    record, history = RunRecord(run, "", 0), list[EpochRecord]()
+    record, history = RunRecord(run, "", 0), list[Epoch]()
     try:
         record = read_run(folder)
         history = read_history(folder / "history.jsonl")
@@ -135,7 +143,7 @@ def _summarise(workspace: Workspace, run: str) -> RunSummary:
         problem, fix = str(error), error.hint
     except FileNotFoundError as error:
         problem, fix = f"there is no file {error.filename}", make_history_hint(folder)
-    best = max(history, key=lambda row: (-1.0 if row.val_auc is None else row.val_auc, -row.val_loss), default=None)
+    best = max(history, key=make_epoch_key, default=None)
     epochs = int(record.options.get("epochs") or 0)
     return RunSummary(
         run=run,

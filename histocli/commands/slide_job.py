@@ -24,6 +24,7 @@ from histocli.slides.records import (
     is_complete,
     read_failed_slides,
     read_finished,
+    remove_finished,
     write_finished,
 )
 from histocli.slides.resolution import GivenResolutions
@@ -172,6 +173,9 @@ def remove_stale_record(job: SlideJob, slide: SlideFile) -> None:
 
     It may be if the slide cannot be found, for example because a disk is not mounted; or if its mask cannot be read,
     and its file, the options and the checkpoints are the same. A map of another slide in the same folder stays too.
+
+    Raises:
+        HistoError: it cannot be removed.
     """
     folder, state = job.out / slide.name, _find_state(slide)
     if state is None:
@@ -183,7 +187,7 @@ def remove_stale_record(job: SlideJob, slide: SlideFile) -> None:
         or _lacks_only_mask(job, slide, finished, state)
     ):
         return
-    (folder / RECORD_FILE).unlink(missing_ok=True)
+    remove_finished(folder)
 
 
 def _lacks_only_mask(job: SlideJob, slide: SlideFile, finished: FinishedSlide, state: State) -> bool:
@@ -206,13 +210,15 @@ def _find_state(slide: SlideFile) -> State | None:
 def read_earlier_records(out: Path, slides: list[SlideFile], listener: SlideListener) -> dict[str, SlideRecord]:
     """Return the records, by name, of the slides that earlier calls scored in a folder, or could not score.
 
-    Those of `slides` are left out. A map of another slide that has the name of one of them is not: it stays valid. A
-    damaged file is left out, and a warning names it if it is not of one of the `slides`.
+    Those of `slides` are left out, also if they had other names. A map of another slide that has the name of one of
+    them is not: it stays valid. A damaged file is left out, and a warning names it if it is not of one of the `slides`.
     """
     by_name = {slide.name: slide for slide in slides}
+    paths = {slide.full_path for slide in slides}
     found: dict[str, SlideRecord] = {}
     try:
-        found |= {record.slide: record for record in read_failed_slides(out) if record.slide not in by_name}
+        failed = [record for record in read_failed_slides(out) if record.path not in paths]
+        found |= {record.slide: record for record in failed if record.slide not in by_name}
     except HistoError as error:
         listener.on_warning(f"{error}: the new {TABLE} leaves out the slides that failed before")
     folders_of_this_call = {out / slide.name for slide in slides}
@@ -262,7 +268,7 @@ def remove_other_records(out: Path, slides: list[SlideFile], listener: SlideList
         if slide is None or new is None or (is_renamed and not _can_be_same_slide(finished, new)):
             continue
         if not folder.samefile(out / slide.name):
-            (folder / RECORD_FILE).unlink()
+            remove_finished(folder)
             removed.append(finished.record.slide)
             listener.on_warning(
                 f"{folder} is an earlier map of {slide.path}, which is now named {slide.name}: "

@@ -9,7 +9,7 @@ from histocli.data.manifest import hash_file, read_manifest
 from histocli.enums import Weights
 from histocli.errors import HistoError
 from histocli.models import describe_weights, packaged
-from histocli.reports.run import read_run
+from histocli.reports.run import read_run, select_used_rows
 from histocli.slides.detection import SlideFile
 from histocli.slides.records import FinishedSlide
 from histocli.slides.resolution import list_keys
@@ -77,10 +77,11 @@ def _list_names(file: SlideFile) -> set[str]:
 
 
 def _read_slides(workspace: Workspace, run: str, digests: set[str]) -> dict[str, set[str]] | None:
-    """Return the slides of a run's splits `train` and `val`; None if none is known, or its manifest is another one."""
+    """Return the slides that a run trained and validated on; None if none is known, or its manifest is another one."""
     try:
-        path = workspace.run_dir(run) / "manifest.csv"
-        frame = read_manifest(path, ("id", "label", "slide", "split"))
+        folder = workspace.run_dir(run)
+        path = folder / "manifest.csv"
+        frame, shots = read_manifest(path, ("id", "label", "slide", "split")), read_run(folder).shots
         if not digests <= {hash_file(path)}:  # another run has this name now
             return None
         if "data" in frame:
@@ -88,7 +89,8 @@ def _read_slides(workspace: Workspace, run: str, digests: set[str]) -> dict[str,
                 frame.loc[rows.index, "slide"] = unify_slide_names(workspace, str(data), rows["slide"])
     except HistoError:  # also if a name cannot be that of a run or data set
         return None
-    found = {split: set(frame.loc[frame["split"] == split, "slide"]) - {""} for split in ("train", "val")}
+    used = select_used_rows(frame, shots)
+    found = {split: set(used.loc[used["split"] == split, "slide"]) - {""} for split in ("train", "val")}
     return found if any(found.values()) else None
 
 

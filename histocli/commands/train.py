@@ -16,12 +16,11 @@ from histocli.inference.forward import compute_log_odds
 from histocli.metrics.calibration import compute_probabilities
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, publish_checkpoints
 from histocli.pages.model_card import write_card
-from histocli.reports.run import read_run
+from histocli.reports.run import Epoch, read_run
 from histocli.signals import catch_signals
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.listeners import Listener
 from histocli.training.options import check_run_options, check_values, complete_config
-from histocli.training.progress import Epoch
 from histocli.training.provenance import (
     check_run_name,
     find_interrupted_run,
@@ -132,7 +131,7 @@ def train_run(
                 config = _halve_batch_size(workspace, config, ranks)
             run = ranks.on_all_ranks(lambda: Run(workspace, config, ranks=ranks))
         stack.enter_context(explain_out_of_memory(run.train_loader.batch_size))
-        with catch_signals() as stop:
+        with catch_signals(listener.on_signal) as stop:
             if not resume:
                 new_name = ranks.on_rank0(lambda: stack.enter_context(reserve_name(workspace, name, config.arch)))
                 run.create(new_name, is_repeat=is_repeat)

@@ -76,7 +76,7 @@ def tune(
     start, ended, listener = time.monotonic(), 0, listener or TuneListener()
     config = replace(config, arch=tuple(map(find_short_name, config.arch)))
     config.check()
-    with catch_signals() as stop, apply_compute_settings():
+    with catch_signals(listener.on_signal) as stop, apply_compute_settings():
         study = open_study(workspace, config, given)
         path = workspace.metrics_dir / f"{config.name}-study.json"
         listener.on_study(study, study.list_trials())

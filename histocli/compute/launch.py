@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from histocli import child
-from histocli.compute.launcher import LAUNCHER, SECONDS_TO_SAVE, wake_suspended_children
+from histocli.compute.launcher import LAUNCHER, SECONDS_TO_SAVE
 from histocli.compute.rendezvous import RENDEZVOUS_FILE
 from histocli.errors import HistoError
 from histocli.threads import count_threads
@@ -51,8 +51,7 @@ def launch(arguments: list[str], processes: int) -> None:
             max_restarts=0,
         )
         try:
-            with wake_suspended_children():
-                elastic_launch(config, sys.executable)(*child.make_arguments("histocli"), *arguments)
+            elastic_launch(config, sys.executable)(*child.make_arguments("histocli"), *arguments)
         except SignalException as stopped:
             raise SystemExit(128 + stopped.sigval) from stopped
         except ChildFailedError as error:

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 RENDEZVOUS_FILE = "HISTO_RENDEZVOUS"  # variable: the file through which processes that `histo` started find each other
 _TIMEOUT = timedelta(minutes=30)  # torchrun has started all processes, but perhaps on a busy machine
 _FILE_TIMEOUT = timedelta(minutes=5)  # `histo` has started all processes, on this machine
-_FIRST_KEY = b"refcount/"  # of a file of torch's FileStore; its value is a number
-_MAX_FILE_BYTES = 1 << 20  # of such a file, before the processes have connected
-_WRITE_SECONDS = 1.0  # another process needs less to write a key and its value
+_STORE_BEGIN = (9).to_bytes(4, sys.byteorder) + b"refcount/"  # of a file of torch's FileStore: the first key
 _MAX_PROCESSES, _MAX_PORT = 1_000_000, 65_535
 _NAME_SECONDS, _CONNECT_SECONDS, _CONNECT_INTERVAL = 20.0, 5.0, 0.2
 _POLL_INTERVAL = 0.02  # seconds between two checks of the store
@@ -97,41 +95,21 @@ def find_processes() -> Rendezvous:
 
 
 def _check_store_file(path: Path) -> None:
-    """Check that a file is a store, or that one can be made there.
-
-    torch would wait without end for the rest of a truncated file, and write into any file. Ctrl-C could not interrupt
-    it.
+    """Refuse a file that is not torch's, because torch would write into it, and might wait for ever for its rest.
 
     Raises:
-        UsageError: the file has other content, or cannot be read and written.
+        UsageError: the file begins otherwise than a store, or none can be made there.
     """
-    is_usable = path.parent.is_dir()
-    if path.is_symlink() or path.exists():
-        is_usable = path.is_file() and not path.is_symlink() and os.access(path, os.R_OK | os.W_OK)
-        deadline = time.monotonic() + _WRITE_SECONDS
-        while is_usable and not _is_complete_store(path):  # another process may be writing it
-            is_usable = time.monotonic() < deadline
-            time.sleep(_POLL_INTERVAL)
-    if not is_usable:
+    if path.is_file():
+        with path.open("rb") as file:
+            is_store = _STORE_BEGIN.startswith(file.read(len(_STORE_BEGIN)))  # another process may be writing it
+    else:
+        is_store = path.parent.is_dir() and not path.exists()
+    if not is_store:
         raise UsageError(
             f"the environment variable {RENDEZVOUS_FILE} is {str(path)[:200]!r}, which is no file of a job",
             f"histo sets it for the processes that it starts: unset {RENDEZVOUS_FILE}; for one process: unset RANK",
         )
-
-
-def _is_complete_store(path: Path) -> bool:
-    """Return whether a file is empty, or has keys and values of torch's FileStore, each after its length."""
-    with path.open("rb") as file:
-        data = file.read(_MAX_FILE_BYTES + 1)
-    texts: list[bytes] = []
-    at = 0
-    while at < len(data):
-        begin = at + 4
-        at = begin + int.from_bytes(data[at:begin], sys.byteorder)
-        texts.append(data[begin:at])
-    is_whole = at == len(data) <= _MAX_FILE_BYTES and len(texts) % 2 == 0
-    counts = [value for key, value in zip(texts[::2], texts[1::2], strict=False) if key == _FIRST_KEY]
-    return is_whole and texts[:1] in ([], [_FIRST_KEY]) and all(value.isdigit() and len(value) < 10 for value in counts)
 
 
 def _open_store(rank: int, size: int) -> "Store":

@@ -62,7 +62,6 @@ class SlideEvalConfig:
     annotations: Path | None = None
     threshold: float | None = None  # None: that of the predictions
     choose_on: Path | None = None  # maps of training slides, on which one of the scores of slides is chosen
-    seed: int = 0
 
 
 @dataclass(frozen=True)

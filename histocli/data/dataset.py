@@ -1,6 +1,7 @@
 """Open a manifest together with the packed pixels of its rows."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from hashlib import sha1
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,7 @@ from histocli.data.store import open_store
 from histocli.enums import SplitName
 from histocli.errors import HistoError
 from histocli.patch import Pixels
+from histocli.schema import Count, Json, from_json
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -21,6 +23,26 @@ if TYPE_CHECKING:
 
 ReadManifest = Callable[[Path, tuple[str, ...]], "pd.DataFrame"]  # reads a manifest with the required columns
 _SAMPLED = 64  # patches whose pixels are compared with the manifest
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The content of `dataset.json`: the source, options, labels, counts and checksums of a packed data set.
+
+    `labels` are the labels that occur: 0, 1, both or none. Earlier versions did not write all fields.
+    """
+
+    name: str = ""
+    source: str = ""
+    request: Json = field(default_factory=dict)
+    origin: str = ""
+    patches: Count = 0
+    sha256: str = ""
+    ids_sha256: str = ""
+    labels: list[int] = field(default_factory=list)
+    counts: dict[str, Count] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 class Subset(NamedTuple):
@@ -126,7 +148,8 @@ def open_packed(
     hint = f"histo download --name {name} --force packs it again"
     if len(frame) != len(store):
         raise HistoError(f"the manifest of {name} has {len(frame):,} rows, its array {len(store):,}", hint)
-    has_other_ids = _read_recorded_ids(workspace, name) not in (None, IdsDigest(frame["id"].tolist()).hexdigest())
+    record = read_dataset(workspace, name)
+    has_other_ids = bool(record and record.ids_sha256 not in ("", IdsDigest(frame["id"].tolist()).hexdigest()))
     rows = np.arange(len(store)) if has_other_ids else np.unique(np.linspace(0, len(store) - 1, _SAMPLED).astype(int))
     for row in rows if "sha1" in frame.columns and len(store) else ():
         if sha1(store[row].data, usedforsecurity=False).hexdigest() != frame["sha1"].iloc[row]:
@@ -138,18 +161,21 @@ def open_packed(
     return store, frame
 
 
+def read_dataset(workspace: Workspace, name: str) -> Dataset | None:
+    """Read the `dataset.json` of a data set; None if there is none.
+
+    Raises:
+        HistoError: it cannot be read, or a field has a wrong type.
+    """
+    path = workspace.dataset_path(name)
+    hint = f"histo download --name {name} --force packs it again"
+    return from_json(Dataset, read_json(path), str(path), hint) if path.exists() else None
+
+
 def find_source_name(workspace: Workspace, name: str) -> str:
     """Return the source that a data set was packed from, such as `pcam`; "" if it is not known."""
-    path = workspace.dataset_path(name)
-    dataset = read_json(path) if path.is_file() else None
-    return str(dataset.get("source") or "") if isinstance(dataset, dict) else ""
-
-
-def _read_recorded_ids(workspace: Workspace, name: str) -> str | None:
-    """Return the digest of the ids that were packed; None if it was not recorded."""
-    path = workspace.dataset_path(name)
-    recorded = read_json(path) if path.is_file() else None
-    return recorded.get("ids_sha256") if isinstance(recorded, dict) else None
+    record = read_dataset(workspace, name)
+    return record.source if record else ""
 
 
 def select_labelled(subset: Subset, split: SplitName) -> Subset:

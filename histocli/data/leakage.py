@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from histocli.atomic import read_json
-from histocli.data.dataset import find_source_name
+from histocli.data.dataset import read_dataset
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import PAIR, Array, group_overlaps
@@ -168,17 +167,18 @@ def unify_slide_names(workspace: Workspace, name: str, slides: "pd.Series[str]")
     Raises:
         HistoError: the data set's name cannot be that of one, or its `dataset.json` cannot be read.
     """
-    source = find_source_name(workspace, name)
-    if source not in ("synthetic", "synthetic-slides", "slides"):
+    dataset = read_dataset(workspace, name)
+    if not dataset or dataset.source not in ("synthetic", "synthetic-slides", "slides"):
         return slides.map(remove_prefix)
-    dataset = read_json(workspace.dataset_path(name))
-    request = dataset.get("request")
-    if not isinstance(request, dict):
-        request = {}
-    if source == "slides":
-        folder, *_ = request.get("from") or [""]  # synthetic slides can also be packed from their folder
-        return slides.where(slides == "", slides.map(partial(unify_name_of_file, Path(folder, "slide"))))
-    size = dataset.get("patches") if source == "synthetic" else f"side {request.get('slide-side')}"
+    request = dataset.request
+    if dataset.source == "slides":
+        # Synthetic slides can also be packed from their folder. If real slides are packed with them, none is taken for
+        # a synthetic one: a leak of a real slide would be missed.
+        folders = request.get("from")
+        paths = [Path(str(folder), "slide") for folder in (isinstance(folders, list) and folders) or [""]]
+        path = next((path for path in paths if not _SYNTHETIC_FOLDER.search(path.as_posix())), paths[0])
+        return slides.where(slides == "", slides.map(partial(unify_name_of_file, path)))
+    size = dataset.patches if dataset.source == "synthetic" else f"side {request.get('slide-side')}"
     return slides.where(slides == "", f"{size} of seed {request.get('seed')}: " + slides)
 
 

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from histocli.atomic import write_atomically
 from histocli.errors import HistoError
-from histocli.files.tables import make_table_writer, read_columns, read_table
+from histocli.files.tables import SEPARATORS, make_table_writer, read_columns, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,7 @@ SUBSET_COLUMNS = ("id", "label", "slide", "hospital", "split", "data", "index")
 UNLABELLED = -1  # the value of a missing label, which is an empty field in the file
 
 _NUMBER_COLUMNS = {"min", "max", "index"}
+_MAX_HEADER = 1 << 20  # characters
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,15}")
 
 
@@ -93,10 +94,14 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
 
 def is_subset(path: Path) -> bool:
     """Return whether this is the manifest of a subset that `balance` drew, and not of a data set, or missing."""
-    if not path.is_file():
-        return False
+    return path.is_file() and "index" in read_header(path)
+
+
+def read_header(path: Path) -> set[str]:
+    """Return the names of the columns of a manifest, without reading its rows."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return "index" in re.split(r"[,;]", file.readline().strip())
+        names = re.split(f"[{SEPARATORS}]", file.readline(_MAX_HEADER))
+    return {name.strip().strip('"') for name in names}
 
 
 def find_line(path: Path, row: int) -> int:

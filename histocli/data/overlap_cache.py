@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from histocli.atomic import read_json, write_atomically
-from histocli.data.dataset import Subset, open_packed
+from histocli.atomic import write_atomically
+from histocli.data.dataset import Subset, open_packed, read_dataset
 from histocli.data.groups import OVERLAP, SLIDE
 from histocli.data.overlaps import (
     CODING_ERROR,
@@ -84,9 +84,9 @@ def find_overlap_groups(workspace: Workspace, subset: Subset) -> Array | None:
     """
     frame = subset.frame
     has_unknown_slides = SLIDE not in frame.columns or (frame[SLIDE] == "").any()
-    if not has_unknown_slides or OVERLAP in frame.columns or not workspace.dataset_path(subset.data).is_file():
+    if not has_unknown_slides or OVERLAP in frame.columns:
         return None
-    if not read_json(workspace.dataset_path(subset.data)).get("sha256"):
+    if not _find_pixels_sha256(workspace, subset.data):
         return None  # an early version packed it, which could not search overlaps
     pairs = read_overlaps(workspace, subset.data)
     return None if pairs is None else name_groups(group_overlaps(pairs, len(subset.store)), subset.rows)
@@ -114,21 +114,25 @@ def _iterate_needed_paths(workspace: Workspace, data: str) -> Iterator[Path]:
     """Yield the paths of the overlaps of `data` within itself and with every other packed data set."""
     yield _path(workspace, data)
     for other in workspace.list_datasets():
-        if other != data and read_json(workspace.dataset_path(other)).get("sha256"):
+        if other != data and _find_pixels_sha256(workspace, other):
             yield _path(workspace, data, other)
 
 
 def _path(workspace: Workspace, data: str, other: str | None = None) -> Path:
     """Return the path of the overlaps; its name depends on the pixels, so that packing again makes a new one."""
-    pixels = [_read_pixels_sha256(workspace, name) for name in (data, other) if name]
+    pixels = []
+    for name in (data, other) if other else (data,):
+        if not (digest := _find_pixels_sha256(workspace, name)):
+            raise HistoError(
+                f"{workspace.dataset_path(name)} has no SHA-256 of the pixels",
+                f"histo download --name {name} --force packs it again",
+            )
+        pixels.append(digest)
     key = sha256(" ".join([str(MIN_OVERLAP), str(CODING_ERROR), *pixels]).encode()).hexdigest()[:16]
     return workspace.dataset_dir(data) / f"overlaps-{key}.npy"
 
 
-def _read_pixels_sha256(workspace: Workspace, name: str) -> str:
-    """Return the SHA-256 of a data set's pixels, as its `dataset.json` has it."""
-    path = workspace.dataset_path(name)
-    digest = read_json(path).get("sha256")
-    if not digest:
-        raise HistoError(f"{path} has no SHA-256 of the pixels", f"histo download --name {name} --force packs it again")
-    return str(digest)
+def _find_pixels_sha256(workspace: Workspace, name: str) -> str:
+    """Return the SHA-256 of a data set's pixels, as its `dataset.json` has it; "" if it has none."""
+    record = read_dataset(workspace, name)
+    return record.sha256 if record else ""

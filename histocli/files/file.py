@@ -174,9 +174,14 @@ class DiskReader:
     folder: str
     name: str
 
+    @property
+    def path(self) -> str:
+        """The path of the file."""
+        return f"{self.folder}/{self.name}"
+
     def __call__(self) -> bytes:
         """Read the file."""
-        return _read_regular(f"{self.folder}/{self.name}")
+        return _read_regular(self.path)
 
     def read_head(self, size: int) -> bytes:
         """Read the first bytes."""

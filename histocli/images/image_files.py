@@ -11,13 +11,13 @@ from histocli.images.decode import Preparation, decode_patch, is_8_bit, prepare,
 from histocli.images.intensity import Ranges, Values, infer_ranges, pick_sample, to_uint8
 from histocli.images.remarks import Remarks
 from histocli.images.sizes import ImageError
-from histocli.patch import Pixels
+from histocli.patch import Pixels, PortableLoader
 
 _HEAD_BYTES = 256  # of a file, which nearly always show whether the values of the image have more than 8 bits
 
 
 @dataclass(slots=True)
-class ImageFile:
+class ImageFile(PortableLoader):
     """Reads an image file and returns it as a patch (96,96,3); it can be sent to another process if `read` can."""
 
     name: str

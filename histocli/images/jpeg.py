@@ -44,3 +44,11 @@ def decode_jpeg(data: bytes) -> "Pixels | None":
             ) from error
         return None  # simplejpeg does not read this kind, for example an unusual sampling of colours
     return None if is_cmyk or _EXIF in data else pixels  # Exif data may turn the image
+
+
+def is_grey_jpeg(data: bytes) -> bool:
+    """Return whether the header of a JPEG says that it is grey; False for a kind that simplejpeg does not read."""
+    try:
+        return bool(simplejpeg.decode_jpeg_header(data)[2] == "Gray")
+    except ValueError:
+        return False

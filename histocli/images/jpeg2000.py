@@ -60,10 +60,20 @@ def has_8_bits(data: bytes) -> bool:
 
     It returns False if `data` is of another format, or ends before this marker.
     """
-    at = data.find(J2K) if data.startswith(JP2) else 0 if data.startswith(J2K) else -1
-    count = int.from_bytes(data[at + 40 : at + 42])
+    at, count = _find_codestream(data), count_components(data)
     depths = data[at + 42 : at + 42 + 3 * count : 3]  # the number of bits minus 1; the highest bit is set if signed
-    return at >= 0 and 0 < count == len(depths) and max(depths) < 8
+    return 0 < count == len(depths) and max(depths) < 8
+
+
+def count_components(data: bytes) -> int:
+    """Return how many channels a JP2 file or a codestream has; 0 for another format, or for too few bytes."""
+    at = _find_codestream(data)
+    return int.from_bytes(data[at + 40 : at + 42]) if at >= 0 else 0
+
+
+def _find_codestream(data: bytes) -> int:
+    """Return where the codestream begins; -1 if there is none."""
+    return data.find(J2K) if data.startswith(JP2) else 0 if data.startswith(J2K) else -1
 
 
 def _check_tile_header(part: bytes, size: Size, components: int) -> None:

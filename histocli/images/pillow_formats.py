@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.images import MAX_PIXELS
+from histocli.images.channels import GREY, TRANSPARENT
 from histocli.images.intensity import Values
 from histocli.images.other_formats import refuse_other_formats
 from histocli.images.sizes import ImageError, check_pixels
@@ -37,16 +38,17 @@ _DAMAGED = (
     *(OSError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError, AssertionError, EOFError),
     *(struct.error, NotImplementedError),
 )
+_GREY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _WITH_FRAMES = ("FLI", "DCX", "SPIDER")
 _ICONS = (b"\0\0\1\0", b"\0\0\2\0")  # ICO and CUR
 _EMBEDDED = re.compile(rb"\x89PNG\r\n\x1a\n....IHDR(.{8})|\0\0\0\x16ihdr(.{8})", re.DOTALL)
 
 
-def decode_by_pillow(data: bytes) -> tuple[Values, str]:
+def decode_by_pillow(data: bytes) -> tuple[Values, tuple[str, ...]]:
     """Decode an image that OpenCV does not read, or reads incorrectly.
 
     Returns:
-        Its values (H,W,3): uint8, or what the file has if it has more than 8 bits; and a remark, which may be "".
+        Its values (H,W,3): uint8, or what the file has if it has more than 8 bits; and remarks on it.
 
     Raises:
         ImageError: it is of a format that is not read, is damaged, or has more than `MAX_PIXELS` pixels.
@@ -62,11 +64,14 @@ def decode_by_pillow(data: bytes) -> tuple[Values, str]:
             image.load()
             if image.size != size:
                 raise ImageError("the image is damaged: its header gives another size than its pixels have")
+            remarks = tuple(_iterate_remarks(image))
             if image.mode.startswith(("I", "F")):  # more than 8 bits: `convert` would clip the values
-                return np.repeat(np.asarray(image)[:, :, None], 3, axis=2), _describe_choice(image)
-            return np.asarray(image.convert("RGB")), _describe_choice(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        reason = f"not an image that can be read (or over {MAX_PIXELS:,} pixels)"
+                return np.repeat(np.asarray(image)[:, :, None], 3, axis=2), remarks
+            return np.asarray(image.convert("RGB")), remarks
+    except UnidentifiedImageError:
+        reason = "not an image that can be read"
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        reason = f"the image has more than {MAX_PIXELS:,} pixels"
     except SyntaxError as error:
         reason = f"not an image that can be read: {error}"
     except _DAMAGED as error:
@@ -74,13 +79,16 @@ def decode_by_pillow(data: bytes) -> tuple[Values, str]:
     raise ImageError(reason)
 
 
-def _describe_choice(image: "ImageFile") -> str:
-    """Return a remark if the file has several images, of which this is one."""
+def _iterate_remarks(image: "ImageFile") -> Iterator[str]:
+    """Yield a remark if the file has several images, of which this is one; if it is grey; if pixels are transparent."""
     if len(image.info.get("sizes", ())) > 1:
-        return LARGEST_SIZE
-    if image.format in _WITH_FRAMES and getattr(image, "n_frames", 1) > 1:
-        return FIRST_FRAME
-    return ""
+        yield LARGEST_SIZE
+    elif image.format in _WITH_FRAMES and getattr(image, "n_frames", 1) > 1:
+        yield FIRST_FRAME
+    if image.mode in _GREY_MODES:
+        yield GREY
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
+        yield TRANSPARENT
 
 
 def _check_icons(data: bytes) -> None:

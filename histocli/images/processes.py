@@ -1,8 +1,8 @@
-"""Decode image files in separate processes.
+"""Decode image files, or draw synthetic patches, in separate processes.
 
 Threads share Python's interpreter lock. With any number of cores they decode only about 10,000 patches per second,
-which is too slow for a GPU. Each process has its own lock. Processes receive the files' names through a pipe, and write
-the pixels into memory that they share with this process. A pipe for the pixels would be slower: this process would read
+which is too slow for a GPU. Each process has its own lock. Processes receive the loaders through a pipe, and write the
+pixels into memory that they share with this process. A pipe for the pixels would be slower: this process would read
 it in many small steps, and wait for the lock in each.
 """
 
@@ -24,7 +24,7 @@ from histocli.child import make_arguments
 from histocli.errors import HistoError
 from histocli.images.image_files import ImageArray, ImageFile, PackedPatch
 from histocli.images.remarks import Remarks
-from histocli.patch import PATCH_SHAPE, Pixels
+from histocli.patch import PATCH_SHAPE, Pixels, PortableLoader
 
 MIN_FILES_FOR_PROCESSES = 4096  # fewer files are decoded faster without starting processes
 _SHARED_PATCHES = 256  # patches in the memory that is shared with a process, 7 MB
@@ -67,9 +67,9 @@ def decode_all(loaders: list[Loader], into: "Pixels | None" = None) -> Decoded:
 class DecodingProcesses:
     """Up to `count` processes that decode image files; each starts with `start` or when it is needed.
 
-    Any number of threads may call `decode`; each call waits for an idle process. Files that cannot be sent to another
-    process (a member of an archive, a row of an array), and files of a process that was killed, are decoded by this
-    process. `close` ends the processes. They also end when this process ends, even by a signal.
+    Any number of threads may call `decode`; each call waits for an idle process. Loaders that cannot be sent to another
+    process (of a member of an archive, of a row of an array), and those of a process that was killed, are called by
+    this process. `close` ends the processes. They also end when this process ends, even by a signal.
     """
 
     def __init__(self, count: int) -> None:
@@ -208,8 +208,8 @@ def _map_shared_memory(descriptor: int) -> Pixels:
 
 
 def _serialise(loaders: list[Loader]) -> list[bytes] | None:
-    """Serialise image files for another process, 256 in each request; return None if one cannot be sent."""
-    if not all(isinstance(load, ImageFile) for load in loaders):
+    """Serialise loaders for another process, 256 in each request; return None if one cannot be sent."""
+    if not all(isinstance(load, PortableLoader) for load in loaders):
         return None
     pieces = [loaders[first : first + _SHARED_PATCHES] for first in range(0, len(loaders), _SHARED_PATCHES)]
     try:

@@ -8,10 +8,9 @@ from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
 from histocli.errors import HistoError
-from histocli.images.image_files import ImageFile
 from histocli.images.processes import MIN_FILES_FOR_PROCESSES, Decoded, DecodingProcesses, Loader, decode_all
 from histocli.images.remarks import Remarks
-from histocli.patch import Patch, Pixels
+from histocli.patch import Patch, Pixels, PortableLoader
 from histocli.threads import count_threads
 
 CHUNK = 64  # patches in a task: with fewer, the cost of each task matters; with more, memory does
@@ -95,7 +94,7 @@ def _load_in_processes(
         if not pool.has_started:
             yield from map_ordered(load_chunk, islice(chunks, _THREADED_PATCHES // size), count_workers())
         if (more := next(chunks, None)) is not None:
-            if any(isinstance(patch.load, ImageFile) for patch in more):  # only files are sent to a process
+            if any(isinstance(patch.load, PortableLoader) for patch in more):  # only these are sent
                 pool.start()
             yield from map_ordered(partial(load_chunk, decode=pool.decode), chain([more], chunks), pool.count)
     finally:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from histocli.files.archives import is_archive, remove_archive_suffix
 from histocli.files.file import DiskReader, File, describe_others
+from histocli.text import join_first
 from histocli.workspace import Workspace
 
 _ARRAY_SUFFIXES = (".npz", ".parquet")  # they may have scores or other numbers, not images
@@ -51,7 +52,7 @@ def describe_unopened(names: Sequence[str], skipped: Sequence[File]) -> tuple[st
     ]
     if not unopened:
         return ()
-    listed = ", ".join(unopened[:_MAX_LISTED]) + (", ..." if len(unopened) > _MAX_LISTED else "")
+    listed = join_first(unopened, _MAX_LISTED)
     if len(unopened) == 1:
         return (
             f"1 archive is not opened, because there are images in the same folder: {listed}; unpack it, or give it as "

@@ -123,11 +123,12 @@ def hash_inputs(
     inputs: Inputs,
     names: Sequence[str],
     workspace: Workspace,
-    lines: list[bytes] | None = None,
-    split: SplitName | None = None,
+    lines: list[bytes] | None,
+    split: SplitName | None,
 ) -> str:
     """Return a SHA-256 of a folder's file names, a data set's manifest, and a file's size and time.
 
+    `Parts` compares the sizes and times of the files in folders: one changed image changes only one part.
     `inputs` are what `open_inputs` returned for the same `names`, `lines` and `split`.
     """
     digest = sha256()

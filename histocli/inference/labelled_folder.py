@@ -66,7 +66,7 @@ def score_folder(
     listener.on_total(math.ceil(total / ranks.size))
     meter = predictor.make_likeness_meter(total)
     with closing(predictor.predict_patches(share, size, listener)) as chunks:
-        scored = [_make_folder_chunk(chunk, meter.measure(chunk.pixels)) for chunk in chunks]
+        scored = [_make_folder_chunk(chunk, meter.measure(chunk.pixels), listener) for chunk in chunks]
     # Process 0 scored chunk 0, process 1 chunk 1, and so on: taking one chunk of each in turn gives the order of the
     # files.
     gathered = [chunk for turn in zip_longest(*ranks.all_gather(scored)) for chunk in turn if chunk]
@@ -77,7 +77,7 @@ def score_folder(
     for chunk in gathered:
         remarks.merge(chunk.remarks)
     unreadable = sum(chunk.unreadable for chunk in gathered)
-    counts = {**source.report.counts, "unreadable": unreadable}
+    counts = {**source.count_missing(split), "unreadable": unreadable}
     if (without_slide := counts.pop(WITHOUT_SLIDE, 0)) and ranks.is_rank0:  # they are not skipped
         rest = "it is evaluated if it has a label" if without_slide == 1 else "those with a label are evaluated"
         listener.on_note(f"the slide of {format_count(without_slide, 'image')} is not known; {rest}")
@@ -145,10 +145,12 @@ def _make_folder_options(config: EvalConfig) -> FolderOptions:
     return FolderOptions(locations=(config.data or "",), **given)
 
 
-def _make_folder_chunk(chunk: ScoredChunk, likeness: Likeness) -> _FolderChunk:
-    """Turn the scores of a chunk into a table, without its pixels."""
+def _make_folder_chunk(chunk: ScoredChunk, likeness: Likeness, listener: CommandListener) -> _FolderChunk:
+    """Turn the scores of a chunk into a table, without its pixels; the listener gets the errors of the others."""
     import pandas as pd
 
+    for _, error in chunk.failures:
+        listener.on_unreadable(error)
     table = pd.DataFrame(
         {
             "id": [patch.id for patch in chunk.patches],

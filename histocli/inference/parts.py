@@ -1,13 +1,15 @@
 """Write a file in parts: a job that was killed continues from the finished parts.
 
 The parts are in a hidden folder next to the file. Each part is written by one process of the job. Its JSON file has
-its size and checksum, which show whether the part is damaged, and the counts of its patches.
+its size and checksum, which show whether the part is damaged, the counts of its patches, and the sizes and times of
+the image files that it was made from.
 """
 
 import json
 import math
 import shutil
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -17,8 +19,10 @@ from typing import TypeVar
 from histocli.atomic import read_json
 from histocli.compute.ddp import Ranks
 from histocli.errors import HistoError
+from histocli.files.file import DiskReader
 from histocli.fs import make_folder, make_write_error, shorten_name
 from histocli.schema import from_json, to_json
+from histocli.unchanged import find_state
 
 T = TypeVar("T")
 _MAX_PARTS = 1024  # the largest number of parts of one file
@@ -50,6 +54,7 @@ class Parts:
         self.count = math.ceil(chunks / self.chunks_per_part)
         self.unfinished = ranks.on_rank0(self._prepare)
         self.assigned = self.unfinished[ranks.rank :: ranks.size]
+        self._states: defaultdict[int, dict[str, list[int] | None]] = defaultdict(dict)  # of files, by part and path
 
     def _prepare(self) -> list[int]:
         """Remove the parts of other jobs, and return the numbers of the unfinished parts of this one."""
@@ -74,13 +79,15 @@ class Parts:
         return self.folder / f"{number:04}.json"
 
     def _is_finished(self, number: int) -> bool:
-        """Return whether a part exists and is undamaged; after a power failure it may not be."""
+        """Return whether a part is there, not damaged by a power failure, and made from the files as they are now."""
         try:
             facts = read_json(self._facts_path(number))
             return bool(
-                facts["bytes"] == self.part_path(number).stat().st_size and facts["crc32"] == self._crc32(number)
+                facts["bytes"] == self.part_path(number).stat().st_size
+                and facts["crc32"] == self._crc32(number)
+                and all(_find_state(path) == state for path, state in facts["files"].items())
             )
-        except (HistoError, OSError, KeyError, TypeError):
+        except (HistoError, OSError, KeyError, TypeError, AttributeError):
             return False
 
     def _crc32(self, number: int) -> int:
@@ -91,9 +98,14 @@ class Parts:
         return checksum
 
     def select_share(self, patches: Iterable[T]) -> Iterator[T]:
-        """Yield the patches that belong to the parts of this process."""
+        """Yield the patches that belong to the parts of this process; note the size and time of each image file."""
         assigned = set(self.assigned)
-        return (patch for i, patch in enumerate(patches) if i // self.patches_per_part in assigned)
+        for i, patch in enumerate(patches):
+            if (number := i // self.patches_per_part) in assigned:
+                reader = getattr(getattr(patch, "load", None), "read", None)
+                if isinstance(reader, DiskReader):  # not in an archive, whose time and size `fingerprint` depends on
+                    self._states[number][reader.path] = _find_state(reader.path)
+                yield patch
 
     def count_patches(self, numbers: list[int]) -> int:
         """Return the number of patches in the parts with these numbers; the last part of the file may be shorter."""
@@ -115,6 +127,7 @@ class Parts:
                 "bytes": self.part_path(number).stat().st_size,
                 "crc32": self._crc32(number),
                 "counts": to_json(counts),
+                "files": self._states.pop(number, {}),
             }
             temporary = self.folder / f"{number:04}.tmp"
             temporary.write_text(json.dumps(facts), encoding="utf-8")
@@ -145,3 +158,11 @@ class Parts:
             OSError: it cannot be removed.
         """
         shutil.rmtree(self.folder)
+
+
+def _find_state(path: str) -> list[int] | None:
+    """Return the size and time of a file, as JSON has them; None if there is no such file."""
+    try:
+        return list(find_state(path))
+    except OSError:
+        return None

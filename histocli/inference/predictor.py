@@ -147,9 +147,8 @@ class BatchPredictor:
 
         On a CPU each core reads and scores its own chunks. A GPU scores one chunk while the CPU reads the next, in
         `pool`, or in processes that are started if there are many patches.
-        Before a chunk is yielded, the listener receives the error of each of its patches that cannot be read, in order,
-        and each kind of remark that is the first of its kind; after the caller has used the chunk, the number of
-        patches so far.
+        Before a chunk is yielded, the listener receives each kind of remark that is the first of its kind; after the
+        caller has used the chunk, the number of patches so far. The caller reports the patches that cannot be read.
 
         Raises:
             HistoError: as `predict_array`.
@@ -160,8 +159,6 @@ class BatchPredictor:
         scored = self._score_on_gpu(patches, size, pool) if self.has_gpu else self._score_on_cores(patches, size)
         with closing(scored) as chunks:
             for chunk in chunks:
-                for _, error in chunk.failures:
-                    listener.on_unreadable(error)
                 for what, remark in chunk.remarks.items():
                     if what not in seen:
                         seen.add(what)

@@ -9,7 +9,9 @@ import numpy as np
 from histocli.data.dataset import has_same_patches
 from histocli.data.leakage import unify_slide_names
 from histocli.data.manifest import hash_file, read_manifest
+from histocli.errors import HistoError
 from histocli.models.checkpoint import Checkpoint
+from histocli.reports.run import read_run, select_used_rows
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -71,13 +73,14 @@ class RunPatchCounts(NamedTuple):
 def load_run_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: ManifestCache) -> RunPatches | None:
     """Return the patches that a checkpoint's run trained and validated on.
 
-    Returns None if the manifest that it was trained with is not in the workspace, or if its data set has changed.
+    Returns None if the manifest that it was trained with is not in the workspace, if its data set has changed, or if it
+    is not known which patches `--shots` drew.
     """
     path = find_training_manifest(workspace, [checkpoint], manifests)
     if path is None:
         return None
-    frame = manifests.read(path, ("id", "label", "split"))
-    if "data" not in frame.columns or frame["data"].nunique() != 1:
+    frame = _select_used_rows(workspace, checkpoint, manifests.read(path, ("id", "label", "split")))
+    if frame is None or "data" not in frame.columns or frame["data"].nunique() != 1:
         return None
     data = str(frame["data"].iloc[0])
     digests = read_pixel_digests(workspace, data, frame, manifests)
@@ -90,6 +93,24 @@ def load_run_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: Ma
     slides = set(zip(frame["split"], list_slides(workspace, data, frame), strict=True))
     train, val = (frozenset(name for split, name in slides if split == wanted and name) for wanted in patches)
     return RunPatches(patches["train"], patches["val"], train, val)
+
+
+def _select_used_rows(workspace: Workspace, checkpoint: Checkpoint, manifest: "pd.DataFrame") -> "pd.DataFrame | None":
+    """Return the rows of its manifest that a checkpoint's run used; None if it is not known what `--shots` drew.
+
+    The draw depends only on the manifest, the number of patches and the seed. A later run of the same name may have
+    others.
+    """
+    if checkpoint.config.get("shots") is None:
+        return manifest
+    try:
+        record = read_run(workspace.run_dir(checkpoint.run))
+    except HistoError:
+        return None
+    is_same_draw = record.manifest_sha256 == checkpoint.manifest_sha256 and all(
+        record.options.get(name) == checkpoint.config.get(name) for name in ("shots", "seed")
+    )
+    return select_used_rows(manifest, record.shots) if is_same_draw and record.shots else None
 
 
 def find_training_manifest(

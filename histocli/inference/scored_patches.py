@@ -76,8 +76,11 @@ def _read_folder(report: EvaluationReport, scores: "pd.DataFrame") -> Pixels:
         return patches
     images, _ = find_images(list_files(Path(report.folder or "")))
     how = Preparation(Resize(report.resize), report.mpp, ranges=infer_file_ranges(images))
-    for key, file in zip(make_unique_ids(images), images, strict=True):
-        if (row := row_of.pop(key, None)) is not None:
+    ids = make_unique_ids(images)
+    # In a folder that is itself a class, such as `tumor`, ids that are paths begin with its name.
+    prefix = f"{next(iter(row_of)).partition('/')[0]}/" if row_of.keys().isdisjoint(ids) else ""
+    for key, file in zip(ids, images, strict=True):
+        if (row := row_of.pop(prefix + key, None)) is not None:
             patches[row] = ImageFile(file.name, file.read, how)()
     if row_of:
         missing = f"{min(row_of)!r}" + (f" and {len(row_of) - 1} others" if len(row_of) > 1 else "")

@@ -5,7 +5,6 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from histocli.errors import HistoError
@@ -164,7 +163,7 @@ def read_labels(file: File) -> dict[str, int]:
     ids, labels = table.read_ids(), table.read_labels(None, {})
     table.check_labels(labels, "correct the table, or remove the wrong column")  # the callers have no --label-column
     check_ids(table, ids, [])
-    check_ids(table, ids, list(map(str, labels)), "labels", keys=_remove_suffixes(ids))
+    check_ids(table, ids, list(map(str, labels)), "labels", keys=list(map(remove_suffix, ids)))
     return dict(zip(ids, labels, strict=True))
 
 
@@ -177,10 +176,10 @@ def read_slides(file: File) -> dict[str, str]:
     """
     table = read_patch_table(file)
     ids, slides = table.read_ids(), table.columns[table.require("slide")]
-    check_ids(table, ids, slides, "slides", keys=_remove_suffixes(ids))
+    check_ids(table, ids, slides, "slides", keys=list(map(remove_suffix, ids)))
     return dict(zip(ids, slides, strict=True))
 
 
-def _remove_suffixes(ids: Sequence[str]) -> list[str]:
-    """Remove the suffixes of ids that are file names: `a.tif` and `a` are the same image."""
-    return [split_suffix(key)[0] if is_image(key) else key for key in ids]
+def remove_suffix(key: str) -> str:
+    """Remove the suffix of an id that is a file name: `a.tif` and `a` are the same image."""
+    return split_suffix(key)[0] if is_image(key) else key

@@ -71,7 +71,8 @@ def explain_few_clusters(metric: Metric, by: str, clusters: int, by_class: Class
     count = metric.count_informative(clusters, by_class.normal, by_class.tumour)
     if count >= FEW_CLUSTERS:
         return ""
-    kind = "tumour" if count == by_class.tumour else "normal"
+    rarer = "tumour" if by_class.tumour <= by_class.normal else "normal"  # it limits a metric that needs both classes
+    kind = rarer if metric.classes == "both" else metric.classes
     if count == clusters:
         text = f"there {'is' if count == 1 else 'are'} only {count}"
     elif by == "patch":

@@ -23,7 +23,7 @@ from histocli.locks import hold
 from histocli.metrics.calibration import HIGHEST, LOWEST
 from histocli.metrics.curves import Floats, Ints
 from histocli.models import Classifier, packaged
-from histocli.models.archive import check_archive
+from histocli.models.archive import load_archive
 from histocli.models.backbone import HEAD
 from histocli.models.limits import build_for
 from histocli.reports.run import list_members
@@ -165,11 +165,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         HistoError: the file is missing or damaged, is not a checkpoint of histo, or has another format.
     """
     try:
-        check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_archive(path)
     except FileNotFoundError:
         raise DamagedError(f"there is no checkpoint {path}", "histo train makes one") from None
-    except Exception as error:  # damaged bytes can make PyTorch raise any kind of exception
+    except Exception as error:  # damaged bytes can cause any kind of exception
         is_onnx = path.suffix.lower() == ".onnx"
         hint = "give the checkpoint that it was exported from, and --engine onnx" if is_onnx else ""
         is_temporary = isinstance(error, OSError) or is_out_of_memory(error)

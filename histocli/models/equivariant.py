@@ -6,8 +6,8 @@ the order of `data.transforms.make_d4_views`): (N,8C,H,W), where channel 8c+g is
 image is transformed by a symmetry, each plane is transformed in the same way, and the eight planes of a field change
 places. Therefore the maximum or mean over the planes and the image does not change.
 
-Each layer makes the eight filters of an output field from one filter, by index, and convolves once. The layer is
-exactly equivariant if its grid is symmetric: (H + 2 padding - kernel_size) is a multiple of the stride.
+Each layer makes the eight filters of an output field from one filter, by index, and convolves once, without padding and
+with a stride of 1, so that it is exactly equivariant.
 """
 
 import torch
@@ -24,13 +24,10 @@ class LiftingConv(nn.Module):
 
     pixels: Tensor
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
-        self.stride, self.padding = stride, padding
         self.register_buffer("pixels", _index_transformed_pixels(kernel_size), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -38,7 +35,7 @@ class LiftingConv(nn.Module):
         fields, channels, side = self.weight.shape[:3]
         rotated = self.weight.flatten(2)[:, :, self.pixels].transpose(1, 2)  # (out,8,in,k²)
         filters = rotated.reshape(ORDER * fields, channels, side, side)
-        return F.conv2d(images, filters, stride=self.stride, padding=self.padding)
+        return F.conv2d(images, filters)
 
 
 class GroupConv(nn.Module):
@@ -49,14 +46,12 @@ class GroupConv(nn.Module):
 
     index: Tensor
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
         # Of three dimensions, which have the right fan-in; Module.to(memory_format=...) fails on five.
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, ORDER * kernel_size**2))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.kernel_size = kernel_size
         self.register_buffer("index", _index_transformed_filter(kernel_size), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -65,7 +60,7 @@ class GroupConv(nn.Module):
         rotated = self.weight.flatten(0, 1).index_select(1, self.index)  # several times as fast as [..., index]
         rotated = rotated.view(fields, channels, ORDER, ORDER * side**2).transpose(1, 2)  # (out,8,in,8k²)
         filters = rotated.reshape(ORDER * fields, ORDER * channels, side, side)
-        return F.conv2d(maps, filters, stride=self.stride, padding=self.padding)
+        return F.conv2d(maps, filters)
 
 
 class GroupBatchNorm(nn.Module):
@@ -79,9 +74,8 @@ class GroupBatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.momentum, self.eps = momentum, eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -92,7 +86,7 @@ class GroupBatchNorm(nn.Module):
         mean, var, weight, bias = (
             tensor.repeat_interleave(ORDER) for tensor in (self.running_mean, self.running_var, self.weight, self.bias)
         )
-        normal = F.batch_norm(maps, mean, var, weight, bias, self.training, self.momentum, self.eps)
+        normal = F.batch_norm(maps, mean, var, weight, bias, self.training)
         if self.training:  # `batch_norm` has updated the copies `mean` and `var`
             with torch.no_grad():
                 self.running_mean.copy_(mean.view(-1, ORDER).mean(1))

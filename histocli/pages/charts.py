@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from histocli.metrics.curves import CalibrationBin, Histogram
 from histocli.reports.evaluation import EvaluationReport
-from histocli.reports.run import EpochRecord
+from histocli.reports.run import Epoch
 from histocli.text import format_metric
 
 Points = tuple[tuple[float, float], ...]
@@ -84,7 +84,7 @@ class Chart:
         return " ".join(f"{self.compute_left(x):g},{self.compute_top(y):g}" for x, y in line.points)
 
 
-def make_learning_curves(history: Sequence[EpochRecord]) -> list[Chart]:
+def make_learning_curves(history: Sequence[Epoch]) -> list[Chart]:
     """Return the charts of the loss, and of the AUC and accuracy on the validation patches, by epoch."""
     last = history[-1]
     epochs = _make_epoch_axis(history)
@@ -99,7 +99,10 @@ def make_learning_curves(history: Sequence[EpochRecord]) -> list[Chart]:
             Line("validation", tuple((epoch, val) for epoch, _, val in losses), "1", has_dots=True),
         ),
     )
-    metrics = (("AUC", [row.val_auc for row in history]), ("accuracy", [row.val_accuracy for row in history]))
+    metrics: dict[str, list[float | None]] = {
+        "AUC": [row.val_auc for row in history],
+        "accuracy": [row.val_accuracy for row in history],
+    }
     lines = tuple(
         Line(
             f"validation {name}",
@@ -107,9 +110,9 @@ def make_learning_curves(history: Sequence[EpochRecord]) -> list[Chart]:
             str(style),
             has_dots=True,
         )
-        for style, (name, values) in enumerate(metrics)
+        for style, (name, values) in enumerate(metrics.items())
     )
-    shown = [f"{name} {format_metric(values[-1])}" for name, values in metrics]
+    shown = [f"{name} {format_metric(values[-1])}" for name, values in metrics.items()]
     lowest = min((y for line in lines for _, y in line.points), default=0.0)
     rates = Chart(
         "Validation metrics by epoch",
@@ -207,7 +210,7 @@ def make_rate_axis(title: str) -> Axis:
     return Axis(title, 0, 1, tuple((i / 5, f"{i / 5:g}") for i in range(6)))
 
 
-def _make_epoch_axis(history: Sequence[EpochRecord]) -> Axis:
+def _make_epoch_axis(history: Sequence[Epoch]) -> Axis:
     first, last = history[0].epoch, history[-1].epoch
     step = max(1, math.ceil((last - first) / _TICKS))
     ticks = tuple((epoch, str(epoch)) for epoch in range(first, last + 1, step))

@@ -6,16 +6,17 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from histocli import __version__
+from histocli.data.dataset import Dataset
 from histocli.metrics.groups import GroupMetrics
 from histocli.metrics.registry import find_metric_title
 from histocli.pages import charts
 from histocli.pages.charts import Chart
 from histocli.pages.gallery import Gallery
 from histocli.pages.maps import MapGallery
-from histocli.pages.model_card import DatasetRecord, SplitSummary
 from histocli.pages.operating import OperatingPoints
 from histocli.pages.slides import SlideSection
 from histocli.reports.audit import SPLIT_SENTENCES
+from histocli.reports.balance import SplitCounts
 from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, format_interval
 from histocli.reports.repeats import RepeatsReport
@@ -55,9 +56,9 @@ class RunSection:
     run: str
     record: RunRecord | None
     charts: list[Chart]
-    splits: list[SplitSummary]
+    splits: dict[str, SplitCounts]
     split_by: str
-    dataset: DatasetRecord | None
+    dataset: Dataset | None
     repeats: list[RepeatsReport]
     evaluations: list[EvaluationSection]
     weights_note: str = ""

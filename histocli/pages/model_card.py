@@ -4,24 +4,25 @@ The sections follow Mitchell et al., "Model Cards for Model Reporting" (2019). T
 `templates/model_card.md.j2`.
 """
 
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from histocli.atomic import read_json, write_atomically, write_text
+from histocli.atomic import write_atomically, write_text
+from histocli.data.dataset import read_dataset
 from histocli.data.groups import explain_weak_validation, find_split_unit
 from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
-from histocli.inference.score_table import make_validation_table, measure_scores
-from histocli.metrics import Measurement, Uncertainty
+from histocli.inference.checkpoints import TORCH, LoadedCheckpoint
+from histocli.inference.validation import evaluate_best
+from histocli.metrics import Uncertainty
 from histocli.metrics.registry import find_metric_title
 from histocli.models import describe_weights
 from histocli.models.checkpoint import Checkpoint
 from histocli.pages.markdown import escape_markdown, make_code_span
 from histocli.reports.audit import SPLIT_SENTENCES
+from histocli.reports.balance import SplitCounts, count_patches
 from histocli.reports.evaluation import format_interval, read_evaluations
 from histocli.reports.run import read_run
-from histocli.schema import Count, from_json
 from histocli.text import format_metric, pluralise
 from histocli.workspace import Workspace
 
@@ -33,41 +34,6 @@ _CARD = "model_card.md"
 _EVALUATIONS = "## Evaluations\n"
 
 
-@dataclass(frozen=True)
-class DatasetRecord:
-    """The fields of `dataset.json` that the card shows."""
-
-    source: str
-    origin: str
-    patches: Count
-    sha256: str
-    checksums: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, Count] = field(default_factory=dict)
-
-
-class SplitSummary(NamedTuple):
-    """The number of labelled patches of each class in a split, and of known slides."""
-
-    name: str
-    tumour: int
-    normal: int
-    slides: int
-
-
-class ValidationSummary(NamedTuple):
-    """The metrics of the best epoch on the validation patches.
-
-    `units` names what the bootstrap draws, for example slides. `no_interval` has, for each reason, the names of the
-    metrics that have no interval by bootstrap.
-    """
-
-    measured: Measurement
-    before_calibration: dict[str, float | None]
-    uncertainty: Uncertainty
-    units: str
-    no_interval: dict[str, list[str]]
-
-
 def write_card(workspace: Workspace, run: str, best: Checkpoint) -> Path:
     """Write the model card of a finished run, from its best.pt and from other files in its folder and the workspace.
 
@@ -76,7 +42,7 @@ def write_card(workspace: Workspace, run: str, best: Checkpoint) -> Path:
     """
     folder = workspace.run_dir(run)
     record = read_run(folder)
-    best_sha256 = hash_file(folder / "best.pt")
+    loaded = LoadedCheckpoint(folder / "best.pt", hash_file(folder / "best.pt"), best, TORCH)
     manifest = read_manifest(folder / "manifest.csv", ("id", "label", "slide", "split"))
     text = (
         _make_environment()
@@ -84,10 +50,10 @@ def write_card(workspace: Workspace, run: str, best: Checkpoint) -> Path:
         .render(
             run=record,
             best=best,
-            best_sha256=best_sha256,
+            best_sha256=loaded.sha256,
             n_weights=sum(tensor.numel() for tensor in best.model.values()),
-            dataset=read_dataset(workspace.dataset_path(record.data)),
-            splits=[summarise_split(manifest, name) for name in ("train", "val")],
+            dataset=read_dataset(workspace, record.data),
+            splits=count_used_patches(manifest),
             split_by=find_split_unit(manifest),
             weakness=explain_weak_validation([manifest]),
             weights_note=describe_weights(best.arch, str(record.options.get("weights") or "random")),
@@ -96,11 +62,11 @@ def write_card(workspace: Workspace, run: str, best: Checkpoint) -> Path:
                 for name, value in record.options.items()
                 if value is not None and (name, value) != ("extended_after", 0)
             ],
-            validation=_summarise_validation(best, manifest) if best.validation else None,
+            validation=evaluate_best(loaded, manifest, record.data) if best.validation else None,
             threshold_rule=best.config.get("threshold", "0.5"),
         )
     )
-    evaluations = _render_evaluations(workspace, run, best_sha256)
+    evaluations = _render_evaluations(workspace, run, loaded.sha256)
     write_text(folder / _CARD, f"{text.rstrip()}\n\n{_EVALUATIONS}\n{evaluations}")
     return folder / _CARD
 
@@ -138,30 +104,10 @@ def _render_evaluations(workspace: Workspace, run: str, best_sha256: str) -> str
     return f"{text.rstrip()}\n"
 
 
-def read_dataset(path: Path) -> DatasetRecord | None:
-    """Read a `dataset.json`; None if the file does not exist."""
-    return from_json(DatasetRecord, read_json(path), str(path)) if path.exists() else None
-
-
-def summarise_split(manifest: "pd.DataFrame", name: str) -> SplitSummary:
-    """Count the labelled patches and the known slides of a split of a manifest."""
-    rows = manifest[(manifest["split"] == name) & (manifest["label"] != UNLABELLED)]
-    tumour = int(rows["label"].sum())
-    return SplitSummary(name, tumour, len(rows) - tumour, int(rows.loc[rows["slide"] != "", "slide"].nunique()))
-
-
-def _summarise_validation(best: Checkpoint, manifest: "pd.DataFrame") -> ValidationSummary:
-    """Return the metrics on the validation patches; the checkpoint contains their scores."""
-    measured, before, uncertainty = measure_scores(
-        make_validation_table(best, manifest, best.temperature), best.threshold
-    )
-    return ValidationSummary(
-        measured=measured,
-        before_calibration=before,
-        uncertainty=uncertainty,
-        units=pluralise(uncertainty.bootstrap.by),
-        no_interval=uncertainty.group_missing_intervals(measured),
-    )
+def count_used_patches(manifest: "pd.DataFrame") -> dict[str, SplitCounts]:
+    """Count the labelled patches and the known slides of the splits train and val of a manifest."""
+    counts = count_patches(manifest[manifest["label"] != UNLABELLED])
+    return {name: counts[name] for name in ("train", "val") if name in counts}
 
 
 @cache
@@ -177,6 +123,7 @@ def _make_environment() -> "Environment":
         "known": _format_count,
         "code": make_code_span,
         "metric": find_metric_title,
+        "plural": pluralise,
     }
     environment.filters["split_sentence"] = SPLIT_SENTENCES.__getitem__
     return environment

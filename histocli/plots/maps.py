@@ -6,10 +6,10 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch as LegendPatch
 
-from histocli.plots.slides import COLOURS
 from histocli.plots.style import CLASS_COLOURS, CLASS_NAMES, PAGE, TUMOUR, set_title
 from histocli.slides.patch_maps import PatchMap
 
+_COLOURS = "inferno"  # the colour map of probabilities
 _BACKGROUND = "#EEEEEE"  # of the places without a patch: unlike all colours of the map
 _MARGIN = 2  # cells around the patches
 
@@ -34,7 +34,7 @@ def draw_map(figure: Figure, shown: PatchMap, source: str, threshold: float | No
     is marked on the colour bar.
     """
     panels: list[Axes] = list(figure.subplots(1, 2 if has_labels(shown) else 1, squeeze=False)[0])
-    image = _draw_panel(panels[0], shown, shown.probs, COLOURS)
+    image = _draw_panel(panels[0], shown, shown.probs, _COLOURS)
     bar = figure.colorbar(image, ax=panels, location="bottom", shrink=0.5, label="probability of tumour")
     if threshold is not None:
         bar.ax.axvline(threshold, color=TUMOUR, linewidth=1.2)

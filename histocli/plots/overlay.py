@@ -18,7 +18,7 @@ from histocli.plots.evaluation import (
 from histocli.plots.style import GREEN, GREY, NORMAL, ORANGE, PURPLE, TUMOUR, set_title
 from histocli.reports.conditions import have_same_patches
 from histocli.reports.evaluation import EvaluationReport
-from histocli.reports.run import EpochRecord, RunRecord
+from histocli.reports.run import Epoch, RunRecord
 
 _COLOURS = (NORMAL, TUMOUR, GREEN, PURPLE, ORANGE)
 _LINES = ("-", "--", "-.")
@@ -57,7 +57,7 @@ def draw_calibration_of_runs(figure: Figure, reports: Sequence[EvaluationReport]
     _finish(figure, "Calibration", reports)
 
 
-def draw_curves_of_runs(figure: Figure, runs: Sequence[tuple[RunRecord, list[EpochRecord]]]) -> None:
+def draw_curves_of_runs(figure: Figure, runs: Sequence[tuple[RunRecord, list[Epoch]]]) -> None:
     """Draw the validation loss and the validation AUC of each run by epoch."""
     loss, auc = figure.subplots(2, 1, sharex=True)
     for i, (run, history) in enumerate(runs):
@@ -74,7 +74,7 @@ def draw_curves_of_runs(figure: Figure, runs: Sequence[tuple[RunRecord, list[Epo
     set_title(figure, "Learning curves", ", ".join(dict.fromkeys(f"{run.data} val" for run, _ in runs)), patches)
 
 
-def _draw_column(axes: Axes, history: list[EpochRecord], key: str, i: int, label: str) -> None:
+def _draw_column(axes: Axes, history: list[Epoch], key: str, i: int, label: str) -> None:
     points = [(row.epoch, value) for row in history if (value := getattr(row, key)) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), marker="o", **_style(i), label=label)

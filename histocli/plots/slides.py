@@ -1,25 +1,31 @@
 """Draw pictures of a slide, its tissue and the map of its scores, and the curves of slides."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from histocli.atomic import write_atomically
 from histocli.patch import Pixels
-from histocli.plots.style import GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, PlotStyle, save, set_title
-from histocli.reports.slides import Estimate, SlideEvaluation
+from histocli.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, PlotStyle, save, set_title
+from histocli.reports.slides import MAXIMUM, Estimate, SlideEvaluation
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.lesions import FALSE_POSITIVES
-from histocli.slides.measures import Map
+from histocli.slides.measures import Map, find_regions
 from histocli.text import format_count, format_metric
 
 _MAX_SIDE = 1600  # pixels: the longer side of a picture
-_OPACITY = 0.6  # the opacity of the map over the slide
-COLOURS = "inferno"  # the colour map of probabilities
+_OPACITY = (0.1, 0.75)  # the opacity of the map over the slide, for the probabilities 0 and 1
+_OUTLINES = (("white", 2.0), ("black", 1.0))  # colours and widths in points: on dark tissue, only the white is seen
+_COLOURS = "viridis"  # the colour map of probabilities: blue, green and yellow are not the colours of stained tissue
+_MAX_COLUMNS = 100  # of a map whose outlines have their full width: the squares of others are smaller
 _BAR_LENGTHS_MM = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # lengths of a scale bar in mm
 
 
@@ -52,33 +58,56 @@ def write_heatmap_picture(
         rows, columns = grid.shape
         shown = axes.imshow(
             np.ma.masked_invalid(scores),
-            cmap=COLOURS,
+            cmap=_make_transparent(_COLOURS),
             vmin=0,
             vmax=1,
-            alpha=_OPACITY,
             interpolation="nearest",
             extent=(0.0, columns * side, rows * side, 0.0),
         )
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         axes.grid(False)
         axes.spines[:].set_visible(False)
+        outlines = [np.array(ring) * side for region in find_regions(scores, threshold) for ring in region.rings]
         bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="probability of tumour")
-        bar.solids.set_alpha(1)  # type: ignore[union-attr]
-        bar.ax.axhline(threshold, color=TUMOUR, linewidth=1.2)
+        for colour, points in _OUTLINES:
+            thinner = points * min(_MAX_COLUMNS / columns, 1)
+            axes.add_collection(LineCollection(outlines, colors=colour, linewidths=thinner))
+            bar.ax.axhline(threshold, color=colour, linewidth=points)
         _draw_scale_bar(axes, width, height, overview_mpp)
-        scored = int(np.isfinite(scores).sum())
-        set_title(figure, name, f"{scored:,} squares of {grid.step * grid.mpp:.0f} µm; threshold {threshold:.3g}")
+        squares = format_count(int(np.isfinite(scores).sum()), "square")
+        outlined = f"outlined where the probability is at or above the threshold {threshold:.3g}"
+        set_title(figure, name, f"{squares} of {grid.step * grid.mpp:.0f} µm; {outlined}")
 
     save(path, PlotStyle(), PAGE, PAGE * ratio * 0.8 + 0.8, draw)
 
 
-def draw_slide_roc(figure: Figure, report: SlideEvaluation) -> None:
+def _make_transparent(name: str) -> ListedColormap:
+    """Return a colour map whose low values are nearly transparent, so that they do not hide the tissue."""
+    colours = colormaps[name](np.linspace(0, 1, 256))
+    colours[:, 3] = np.linspace(*_OPACITY, 256)
+    return ListedColormap(colours)
+
+
+def write_slide_curves(folder: Path, name: str, report: SlideEvaluation) -> list[Path]:
+    """Write the ROC and the FROC curve that have a value, remove those of an earlier call, and return their paths."""
+    written = []
+    for kind, draw, height, is_defined in (
+        ("roc", _draw_roc, COLUMN + 1, report.auc[MAXIMUM].value is not None),
+        ("froc", _draw_froc, COLUMN, bool(report.sensitivity)),
+    ):
+        path = folder / f"{name}-{kind}.png"
+        if is_defined:
+            written.append(save(path, PlotStyle(), COLUMN, height, partial(draw, report=report)))
+        else:
+            path.unlink(missing_ok=True)
+    return written
+
+
+def _draw_roc(figure: Figure, report: SlideEvaluation) -> None:
     """Draw the ROC curves of slides, one for each way to make one score of a slide."""
     axes: Axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="chance")
     for (name, estimate), colour in zip(report.auc.items(), (NORMAL, ORANGE, GREEN), strict=True):
-        if estimate.value is None:
-            continue
         axes.plot(
             *zip(*report.compute_roc(name), strict=True),
             color=colour,
@@ -87,10 +116,11 @@ def draw_slide_roc(figure: Figure, report: SlideEvaluation) -> None:
         )
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     figure.legend(loc="outside lower center")
-    set_title(figure, "ROC of slides", f"{report.slides:,} slides, {report.tumour_slides:,} with tumour")
+    what = f"{format_count(report.slides, 'slide')}, {report.tumour_slides:,} with tumour"
+    set_title(figure, "ROC of slides", what)
 
 
-def draw_froc(figure: Figure, report: SlideEvaluation) -> None:
+def _draw_froc(figure: Figure, report: SlideEvaluation) -> None:
     """Draw the FROC curve, and the points whose mean is the score."""
     axes: Axes = figure.add_subplot()
     last = max(report.false_positives[-1], FALSE_POSITIVES[-1])
@@ -103,7 +133,7 @@ def draw_froc(figure: Figure, report: SlideEvaluation) -> None:
     axes.set(xlim=(0, FALSE_POSITIVES[-1]))
     axes.legend(loc="lower right")
     lesions = sum(recall.lesions for recall in report.recall.values())
-    what = f"{format_count(lesions, 'lesion')} in {report.slides:,} slides"
+    what = f"{format_count(lesions, 'lesion')} in {format_count(report.slides, 'slide')}"
     set_title(figure, "FROC of lesions", f"{what}; score {_format_estimate(report.froc)}")
 
 

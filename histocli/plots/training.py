@@ -5,13 +5,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from histocli.plots.style import GREEN, GREY, NORMAL, PURPLE, TUMOUR, set_title
-from histocli.reports.run import EpochRecord, RunRecord
+from histocli.reports.run import Epoch, RunRecord, make_epoch_key
 from histocli.text import format_metric
 
 _MARKED_EPOCHS = 30  # with more epochs the markers would overlap
 
 
-def draw_curves(figure: Figure, run: RunRecord, history: list[EpochRecord]) -> None:
+def draw_curves(figure: Figure, run: RunRecord, history: list[Epoch]) -> None:
     """Draw loss, validation AUC and accuracy, and learning rate by epoch; the best epoch is marked."""
     loss, quality, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
     _draw_line(loss, history, "train_loss", "training", TUMOUR)
@@ -27,20 +27,19 @@ def draw_curves(figure: Figure, run: RunRecord, history: list[EpochRecord]) -> N
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     rate.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     rate.set_xlim(history[0].epoch - 0.5, history[-1].epoch + 0.5)
-    aucs = [(row.val_auc, row.epoch) for row in history if row.val_auc is not None]
-    best = max(aucs, key=lambda pair: pair[0], default=None)
-    if best:
-        for axes in (loss, quality, rate):
-            axes.axvline(best[1], color=GREY, linestyle=":", linewidth=0.9)
+    best = max(history, key=make_epoch_key)
+    for axes in (loss, quality, rate):
+        axes.axvline(best.epoch, color=GREY, linestyle=":", linewidth=0.9)
     loss.legend(loc="best")
     quality.legend(loc="best")
     figure.align_ylabels()
-    epochs = history[-1].epoch
-    result = f"best AUC {format_metric(best[0], 3)} at epoch {best[1]} of {epochs}" if best else "AUC undefined"
+    has_auc = best.val_auc is not None
+    measured = f"best AUC {format_metric(best.val_auc, 3)}" if has_auc else "AUC undefined; lowest loss"
+    result = f"{measured} at epoch {best.epoch} of {history[-1].epoch}"
     set_title(figure, f"Learning curves: {run.run}", f"{run.data} val, n = {run.val_patches:,}", result)
 
 
-def _draw_line(axes: Axes, history: list[EpochRecord], key: str, label: str, colour: str) -> None:
+def _draw_line(axes: Axes, history: list[Epoch], key: str, label: str, colour: str) -> None:
     values = [(row.epoch, getattr(row, key)) for row in history]
     points = [(epoch, value) for epoch, value in values if value is not None]
     marker = "o-" if len(points) <= _MARKED_EPOCHS else "-"

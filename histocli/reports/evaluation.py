@@ -1,6 +1,7 @@
 """The report of `histo eval`: the metrics of checkpoints on labelled patches."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -201,6 +202,17 @@ def format_interval(uncertainty: Uncertainty | None, name: str, digits: int = 4)
 def is_evaluation(value: object) -> bool:
     """Return whether the content of a JSON file in `metrics/` is an evaluation, and not another kind of report."""
     return isinstance(value, dict) and {"run", "data", "split", "scores", "metrics", "curves"} <= value.keys()
+
+
+def is_of_other_data(path: Path, origin: Mapping[str, str | None]) -> bool:
+    """Return whether a report in `metrics/` is there and has other values of `origin`, such as another folder.
+
+    A damaged file has none, and is written again.
+    """
+    with suppress(HistoError):
+        content = read_json(path) if path.is_file() else None
+        return isinstance(content, dict) and {name: content.get(name) for name in origin} != origin
+    return False
 
 
 def read_evaluations(workspace: Workspace, run: str, data: Collection[str] = ()) -> dict[Path, EvaluationReport]:

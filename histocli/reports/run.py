@@ -4,13 +4,17 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histocli.atomic import read_json
 from histocli.errors import HistoError, describe_value
 from histocli.reports.audit import AuditReport
-from histocli.schema import Count, from_json
+from histocli.schema import Count, Fraction, from_json
 from histocli.text import format_count
 from histocli.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MEMBER = re.compile(r"(.+)-(fold|seed)(\d+)")  # the name of a fold, or of one of several seeds
 
@@ -37,6 +41,13 @@ class Shots:
             f"few-shot: {k:,} tumour and {k:,} normal patches{where}, drawn with seed {seed} from {self.drawn_from:,} "
             "training patches"
         )
+
+
+def select_used_rows(manifest: "pd.DataFrame", shots: Shots | None) -> "pd.DataFrame":
+    """Return the rows of a run's manifest without the training patches that `--shots` did not draw."""
+    if shots is None:
+        return manifest
+    return manifest[(manifest["split"] != "train") | manifest["id"].isin(shots.ids)]
 
 
 @dataclass(frozen=True)
@@ -67,18 +78,28 @@ class RunRecord:
             raise ValueError(f"has the epochs {describe_value(epochs)}, which is not a whole number")
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """Loss, validation metrics and learning rate of an epoch; an undefined metric is None."""
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """The metrics of an epoch: a row of `history.jsonl`.
+
+    Those of the validation patches are of uncalibrated probabilities; the accuracy is at the threshold 0.5. Early
+    versions did not write the fields with defaults.
+    """
 
     epoch: Count
-    train_loss: float
-    val_loss: float
-    val_auc: float | None
-    val_accuracy: float | None
-    lr: float
     step: Count = 0
+    train_loss: float
+    lr: float
+    patches_per_second: float = 0.0
     seconds: float = 0.0
+    val_loss: float
+    val_auc: Fraction | None
+    val_accuracy: Fraction
+
+
+def make_epoch_key(epoch: Epoch) -> tuple[float, float]:
+    """Return the key that orders epochs: the validation AUC, then the loss; only the loss if there is no AUC."""
+    return (-1.0 if epoch.val_auc is None else epoch.val_auc, -epoch.val_loss)
 
 
 def read_run(run_dir: Path) -> RunRecord:
@@ -142,7 +163,7 @@ def make_history_hint(run_dir: Path) -> str:
     return "restore it from a copy"
 
 
-def read_history(path: Path) -> list[EpochRecord]:
+def read_history(path: Path) -> list[Epoch]:
     """Read the `history.jsonl` of a run.
 
     Raises:
@@ -158,5 +179,5 @@ def read_history(path: Path) -> list[EpochRecord]:
             value = json.loads(line.decode())
         except (ValueError, RecursionError) as error:
             raise HistoError(f"cannot read {path}, line {number}, as JSON: {error}", hint) from error
-        rows.append(from_json(EpochRecord, value, f"{path}, line {number}", hint))
+        rows.append(from_json(Epoch, value, f"{path}, line {number}", hint))
     return rows

@@ -1,7 +1,6 @@
 """The report of `histo eval --maps`: slide-level AUC, FROC and the recall of lesions."""
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -10,17 +9,18 @@ import numpy as np
 
 from histocli.atomic import read_json
 from histocli.enums import Weights
-from histocli.errors import HistoError
 from histocli.metrics.curves import compute_roc, rank_scores
 from histocli.reports.caveats import Caveat
+from histocli.reports.evaluation import is_of_other_data
 from histocli.schema import Count, Fraction, from_json
-from histocli.text import format_count
+from histocli.text import format_count, join_first
 from histocli.workspace import Workspace, make_name
 
 Interval = tuple[float, float]
 MAXIMUM = "maximum"  # the score of a slide that is its highest probability
 _MIN_SLIDES = 10  # slides of a class, below which intervals are too narrow
 _MAX_LISTED = 3  # names of slides in a caveat
+_TITLES = {"auc": "the AUC and the ROC curve of slides", "froc": "the FROC curve and the recall of lesions"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SlideEvaluation:
 
     `auc` has the AUC of each aggregation, which is a way to make one score of a slide, such as the maximum; `chosen` is
     one of them, None if none was chosen. `froc`, `false_positives` and `sensitivity` are the score and the curve of
-    Camelyon16, `recall` is by size; without annotations they are empty.
+    Camelyon16, `recall` is by size; without annotations they are empty. `undefined` says why a metric has no value.
 
     `checkpoints` are the runs of the networks that made the maps (empty if this is not known), `unknown_checkpoints`
     those whose slides are not known. `in_training` and `in_validation` are the measured slides that the others were
@@ -83,6 +83,7 @@ class SlideEvaluation:
     in_training: list[str] = field(default_factory=list)
     in_validation: list[str] = field(default_factory=list)
     weights_notes: list[str] = field(default_factory=list)
+    undefined: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that fields fit each other: the file may come from someone else."""
@@ -96,10 +97,14 @@ class SlideEvaluation:
             raise ValueError("has a FROC curve that does not begin at 0 and rise")
 
     def list_caveats(self) -> list[Caveat]:
-        """Return why the metrics may be better, or their intervals narrower, than on new slides."""
-        caveats = []
+        """Return why metrics have no value, may be better than on new slides, or have intervals that are too narrow."""
+        caveats = [
+            Caveat(f"{title} cannot be computed: {self.undefined[name]}", is_serious=True)
+            for name, title in _TITLES.items()
+            if name in self.undefined
+        ]
         if used := sorted({*self.in_training, *self.in_validation}):
-            names = ", ".join(used[:_MAX_LISTED]) + (", ..." if len(used) > _MAX_LISTED else "")
+            names = join_first(used, _MAX_LISTED)
             were = f"{format_count(self.slides, 'slide')} {'was' if len(used) == 1 else 'were'}"
             text = f"{len(used):,} of {were} used to train or validate the checkpoint ({names})"
             caveats.append(Caveat(f"{text}: the metrics are too good", is_serious=True))
@@ -136,15 +141,7 @@ def find_slide_evaluation_path(workspace: Workspace, folder: Path) -> Path:
         workspace.metrics_dir / f"{make_name(text)}.json"
         for text in (name, f"{name}-{sha256(os.fsencode(place)).hexdigest()[:8]}")
     )
-    return other if other.is_file() or _is_of_other_folder(first, place) else first
-
-
-def _is_of_other_folder(path: Path, folder: Path) -> bool:
-    """Return whether a file is the evaluation of the maps in another folder; a damaged file is written again."""
-    with suppress(HistoError):
-        content = read_json(path) if path.is_file() else None
-        return isinstance(content, dict) and content.get("folder", str(folder)) != str(folder)
-    return False
+    return other if other.is_file() or is_of_other_data(first, {"folder": str(place)}) else first
 
 
 def read_slide_evaluation(workspace: Workspace, folder: Path) -> SlideEvaluation | None:

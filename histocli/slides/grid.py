@@ -97,7 +97,8 @@ def find_level(slide: Slide, slide_mpp: tuple[float, float], mpp: float) -> int:
 
 def _compute_edges(size: int, side: float) -> Edges:
     """Return the edges of the squares that cover `size` pixels."""
-    count = max(1, math.ceil(size / side - 1e-6))
+    # An edge less than half a pixel before the border is rounded to it: a square from there would have no pixels.
+    count = max(1, math.ceil((size - 0.5) / side - 1e-6))
     return np.round(np.arange(count + 1) * side).astype(np.int64)
 
 

@@ -1,5 +1,6 @@
 """Read the tumour of a slide from a mask: a TIFF of one channel, such as Camelyon's evaluation masks, or a PNG."""
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from histocli.images.sizes import ImageError
 from histocli.images.tiff_segments import decode_with_opencv
 from histocli.patch import Pixels
 from histocli.slides.grid import Grid, Mask
+from histocli.slides.tiff import find_tile_size
 
 Positions = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -210,11 +212,7 @@ def _open_largest_page(path: Path) -> Iterator[Any]:
         try:
             file: Any = stack.enter_context(tifffile.TiffFile(path))
             page: Any = max(islice(file.pages, _MAX_PAGES), key=lambda page: page.imagewidth * page.imagelength)
-            tile = (
-                page.tilewidth * page.tilelength
-                if page.is_tiled
-                else page.imagewidth * min(page.rowsperstrip, page.imagelength)
-            )
+            tile = math.prod(find_tile_size(page))
             is_mask = page.samplesperpixel == 1 and page.dtype in (np.uint8, np.bool_)
         except Exception as error:  # a damaged file can make tifffile raise any kind of exception
             raise HistoError(

@@ -37,30 +37,20 @@ class Region(NamedTuple):
     mean: float
 
 
-def measure_slide(
-    scores: Map, tissue_share: Map, grid: Grid, mpp: tuple[float, float], threshold: float
-) -> SlideMeasures:
+def measure_slide(scores: Map, tissue_share: Map, grid: Grid, threshold: float) -> SlideMeasures:
     """Measure a map of probabilities (rows, columns), which is NaN where no square was scored.
 
     The tumour area is that of the tissue in the squares at or above the threshold. `tissue_share` is the share of
-    tissue in each square.
+    tissue in each whole square, also in one that is partly outside the slide.
     """
     scored = scores[np.isfinite(scores)]
     if not scored.size:
         return SlideMeasures(None, None, None, None)
     tumour = np.nan_to_num(scores, nan=-1.0) >= threshold
-    mm2 = float((compute_square_areas(grid, mpp) * tissue_share)[tumour].sum())
+    mm2 = float(tissue_share[tumour].sum()) * (grid.step * grid.mpp / 1000) ** 2
     return SlideMeasures(
         mm2, _find_largest_diameter(tumour, grid), float(scored.max()), float(np.percentile(scored, 99))
     )
-
-
-def compute_square_areas(grid: Grid, mpp: tuple[float, float]) -> Map:
-    """Return the area in mm2 of the part of each square (rows, columns) that lies in the slide."""
-    axes = (grid.ys, grid.size[1], mpp[1]), (grid.xs, grid.size[0], mpp[0])
-    sides = [np.diff(np.minimum(edges * grid.downsample, size)) * um / 1000 for edges, size, um in axes]
-    area: Map = np.outer(*sides)
-    return area
 
 
 def _find_largest_diameter(tumour: Mask, grid: Grid) -> float:

@@ -10,18 +10,17 @@ import numpy as np
 import pandas as pd
 
 from histocli.config import PATCH_MPP
-from histocli.data.manifest import POSITION_COLUMNS, UNLABELLED, read_manifest
+from histocli.data.manifest import POSITION_COLUMNS, UNLABELLED, read_header, read_manifest
 from histocli.errors import HistoError, UsageError, describe_value
-from histocli.files.tables import SEPARATORS, read_columns
+from histocli.files.tables import read_columns
 from histocli.slides.measures import Map
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError
 from histocli.slides.slide import MAX_LENGTH, keep_plausible_mpp
 from histocli.slides.source import LABEL_SIDE
 from histocli.workspace import Workspace
 
-_ID = re.compile(r"(.+)_x([0-9]{1,9})_y([0-9]{1,9})")  # of `SlidesSource`
+_ID_END = re.compile(r"(?:^|/)([^/\n]+)_x([0-9]{1,9})_y([0-9]{1,9})\Z")  # in the ids of `SlidesSource`
 _SQUARE_MM = LABEL_SIDE * PATCH_MPP / 1000  # side of the square that a patch's label and score describe
-_MAX_HEADER = 1 << 20  # characters
 _MAX_MOVED = 0.1  # of the side of a cell: a patch that is as near to the middle of its cell is on the grid
 _MAX_CELLS = 300  # along the longer side of a map: smaller cells could not be seen
 _PROBABILITY_COLUMNS = ("probability", "prob", "label")  # the first one in the table is used
@@ -161,7 +160,7 @@ def _read_positions(workspace: Workspace, names: Sequence[str]) -> pd.DataFrame:
     frames = [_NO_POSITIONS]
     for name in names:
         path = workspace.manifest_path(name)
-        if path.is_file() and {"x", "y", "slide"} <= _read_header(path):
+        if path.is_file() and {"x", "y", "slide"} <= read_header(path):
             manifest = read_manifest(path, ("id", "label", "slide", "x", "y"))
             for column in POSITION_COLUMNS:  # data sets of earlier versions have no resolution
                 texts = manifest[column] if column in manifest else pd.Series("", manifest.index)
@@ -181,19 +180,14 @@ def _check_positions(path: Path, manifest: pd.DataFrame) -> None:
             raise HistoError(f"{path}, column {column}: {key} has the position {value:g}", "correct it and try again")
 
 
-def _read_header(path: Path) -> set[str]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return {name.strip().strip('"') for name in re.split(f"[{SEPARATORS}]", file.readline(_MAX_HEADER))}
-
-
 def _place(ids: "pd.Series[str]", probs: "pd.Series[float]", labels: "pd.Series[int]", known: pd.DataFrame) -> Any:
     """Return the table of `PlacedPatches`, with an empty slide where the position is not known."""
     scored = pd.DataFrame({"id": ids.to_numpy(), "prob": probs.to_numpy(), "scored_label": labels.to_numpy()})
     table = scored.merge(known.drop_duplicates("id"), "left", "id")
-    for row in np.flatnonzero(table["x"].isna()):
-        if match := _ID.fullmatch(str(table.at[row, "id"]).rpartition("/")[2]):
-            table.loc[row, ["slide", "x", "y"]] = [match[1], int(match[2]), int(match[3])]
-    table["slide"] = table["slide"].fillna("")
+    in_ids = table["id"].str.extract(_ID_END)
+    table["slide"] = table["slide"].fillna(in_ids[0]).fillna("")
+    for column, texts in (("x", in_ids[1]), ("y", in_ids[2])):
+        table[column] = pd.to_numeric(table[column]).fillna(pd.to_numeric(texts))
     is_known = table["scored_label"] != UNLABELLED
     table["label"] = table["scored_label"].where(is_known, table["label"].fillna(UNLABELLED)).astype("int64")
     return table

@@ -14,6 +14,7 @@ from histocli.atomic import read_json, write_atomically, write_json
 from histocli.config import PATCH_MPP
 from histocli.errors import HistoError, describe_value
 from histocli.files.tables import make_table_writer, read_columns
+from histocli.fs import make_write_error
 from histocli.schema import Count, Fraction, Range, from_json, to_json
 from histocli.slides.slide import MAX_LENGTH, PLAUSIBLE_MPP
 from histocli.unchanged import State
@@ -38,7 +39,9 @@ Coordinate = Annotated[int, Range(0, MAX_LENGTH)]
 class SlideRecord:
     """A row of slides.csv. `squares` is the number of scored squares; the measures are None if it is 0.
 
-    `checkpoint` has the runs of the networks that scored the slide, separated by "; ".
+    `tumour_mm2` and `largest_region_mm` are of the squares at or above `threshold`, which is None if the slide failed.
+    `checkpoint` has the runs of the networks that scored the slide, separated by "; ". `path` is the file of a slide
+    that failed: in a later call it can have another name.
     """
 
     slide: str
@@ -46,6 +49,7 @@ class SlideRecord:
     mpp: Resolution | None = None
     squares: Count = 0
     tissue_mm2: Size | None = None
+    threshold: Fraction | None = None
     tumour_mm2: Size | None = None
     largest_region_mm: Size | None = None
     maximum: Fraction | None = None
@@ -53,6 +57,7 @@ class SlideRecord:
     flags: str = ""
     error: str = ""
     checkpoint: str = ""
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,19 @@ def write_finished(folder: Path, finished: FinishedSlide) -> None:
     write_json(folder / RECORD_FILE, to_json(finished))
 
 
+def remove_finished(folder: Path) -> None:
+    """Remove the `slide.json` of a slide, so that its map is not valid any more.
+
+    Raises:
+        HistoError: it cannot be removed.
+    """
+    path = folder / RECORD_FILE
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise make_write_error(path, error) from error
+
+
 def read_finished(folder: Path) -> FinishedSlide | None:
     """Return the content of a slide's `slide.json`, None if the slide is not finished.
 
@@ -120,7 +138,8 @@ def read_finished(folder: Path) -> FinishedSlide | None:
     area = finished.width * finished.height * math.prod(finished.mpp) / 1e6
     if area > _MAX_AREA_MM2 or math.prod(finished.map_shape) > _MAX_SQUARES:  # its maps are read into memory
         raise HistoError(f"{path} has a slide of {area:,.0f} mm2, and no slide is so large", hint)
-    return replace(finished, path=os.path.normpath(finished.path))  # earlier versions kept ".."
+    record = replace(finished.record, threshold=finished.threshold)  # records of earlier versions have none
+    return replace(finished, record=record, path=os.path.normpath(finished.path))  # earlier versions kept ".."
 
 
 def is_complete(folder: Path) -> bool:
@@ -152,7 +171,7 @@ def read_finished_slides(out: Path) -> list[tuple[Path, FinishedSlide]]:
     if len(options) > 1:
         raise HistoError(
             f"the slides in {out} were scored with {len(options)} different sets of checkpoints and options",
-            f"run histo predict again with all slides; the columns checkpoint and flags of {TABLE} show what differs",
+            f"run histo predict again with all slides; {TABLE} shows what differs: see checkpoint, threshold and flags",
         )
     return finished
 
@@ -203,8 +222,11 @@ def read_failed_slides(out: Path) -> list[SlideRecord]:
     if not path.is_file():
         return []
     columns = _read_table(path, ("slide", "status", "error"), f"remove {path} and run histo predict again")
-    rows = zip(columns["slide"], columns["status"], columns["error"], strict=True)
-    return [SlideRecord(slide, FAILED, error=error) for slide, status, error in rows if status == FAILED]
+    paths = columns.get("path", [""] * len(columns["slide"]))  # tables of earlier versions have no such column
+    rows = zip(columns["slide"], columns["status"], columns["error"], paths, strict=True)
+    return [
+        SlideRecord(slide, FAILED, error=error, path=path) for slide, status, error, path in rows if status == FAILED
+    ]
 
 
 def _read_table(path: Path, required: tuple[str, ...], hint: str) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.files.tables import read_columns
 from histocli.slides.detection import SlideFile
 from histocli.slides.slide import Slide, keep_plausible_mpp
-from histocli.text import format_count
+from histocli.text import format_count, join_first
 
 _MAX_LISTED = 3  # names in a message
 _MPP_TOLERANCE = 0.02  # relative difference of two resolutions that mean the same
@@ -30,7 +30,7 @@ class GivenResolutions:
         unknown = set(self.by_slide).difference(*(list_keys(slide) for slide in slides))
         if not unknown:
             return []
-        names = ", ".join(sorted(unknown)[:_MAX_LISTED]) + (", ..." if len(unknown) > _MAX_LISTED else "")
+        names = join_first(sorted(unknown), _MAX_LISTED)
         what = "is not the name" if len(unknown) == 1 else "are not the name"
         return [f"{format_count(len(unknown), 'name')} in the --mpp table {what} of any of these slides: {names}"]
 
@@ -42,26 +42,23 @@ class GivenResolutions:
             HistoError: the number for all slides differs from the file.
         """
         in_table = self._find_in_table(file)
-        given = in_table if in_table is not None else self.for_all
+        if in_table is None and slide.mpp is not None:
+            if self.for_all is not None and _are_different(self.for_all, slide.mpp[0]):
+                raise HistoError(
+                    f"{slide.path} says {slide.mpp[0]:.4g} micrometres per pixel, and --mpp says {self.for_all:g}",
+                    f"omit --mpp; if the file is wrong, give --mpp FILE.csv with the line {file.name},{self.for_all:g}",
+                )
+            return slide.mpp, ""
+        given = self.for_all if in_table is None else in_table
         if given is None:
-            if slide.mpp is not None:
-                return slide.mpp, ""
             raise UnknownResolutionError(
                 f"{slide.path}: its resolution is not known: {slide.mpp_remark}",
                 "give the micrometres per pixel: --mpp 0.25, or --mpp FILE.csv, a table with two lines: "
                 f"slide,mpp and {file.name},0.25",
             )
-        if slide.mpp is not None and abs(given / slide.mpp[0] - 1) > _MPP_TOLERANCE and in_table is None:
-            raise HistoError(
-                f"{slide.path} says {slide.mpp[0]:.4g} micrometres per pixel, and --mpp says {given:g}",
-                f"omit --mpp; if the file is wrong, give --mpp FILE.csv with the line {file.name},{given:g}",
-            )
-        if slide.mpp is not None and in_table is None:
-            return slide.mpp, ""
-        is_different = slide.mpp is not None and abs(given / slide.mpp[0] - 1) > _MPP_TOLERANCE
-        remark = f"mpp {given:g} given" + (
-            f", not {slide.mpp[0]:.4g} as in the file" if is_different and slide.mpp else ""
-        )
+        remark = f"mpp {given:g} given"
+        if slide.mpp is not None and _are_different(given, slide.mpp[0]):
+            remark += f", not {slide.mpp[0]:.4g} as in the file"
         return (given, given), remark
 
     def list_possible(self, file: SlideFile) -> list[float | None]:
@@ -111,6 +108,10 @@ def read_resolutions(value: str | None) -> GivenResolutions:
         if found.setdefault(slide, number) != number:
             raise UsageError(f"{path}: {slide} occurs twice with different mpp", "remove one of the lines")
     return GivenResolutions(by_slide=found)
+
+
+def _are_different(first: float, second: float) -> bool:
+    return abs(first / second - 1) > _MPP_TOLERANCE
 
 
 def _parse_number(text: str) -> float:

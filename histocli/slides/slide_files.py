@@ -9,7 +9,7 @@ from typing import NamedTuple
 from histocli.errors import HistoError
 from histocli.slides.annotations import MASK_SUFFIXES
 from histocli.slides.detection import SlideFile
-from histocli.text import format_count
+from histocli.text import format_count, join_first
 
 _POLYGON_SUFFIXES = (".xml", ".geojson", ".json")
 _MASK_NAMES = ("", "_mask", "_Mask")  # after the name of the slide; the last is Camelyon16's
@@ -56,12 +56,12 @@ def describe_found(found: Sequence[FoundAnnotation | None]) -> list[str]:
         verb, reason = ("counts", "its name begins") if count == 1 else ("count", "their names begin")
         notes.append(f'{format_count(count, "slide")} without a file {verb} as normal, because {reason} with "normal"')
     if several := [annotation for annotation in found if annotation is not None and annotation.others]:
-        read = [
+        names = [
             f"{annotation.path.name} was read, not {', '.join(path.name for path in annotation.others)}"
-            for annotation in several[:_MAX_LISTED]
+            for annotation in several
         ]
-        more = "; ..." if len(several) > _MAX_LISTED else ""
-        notes.append(f"{format_count(len(several), 'slide')} with several annotations: {'; '.join(read)}{more}")
+        read = join_first(names, _MAX_LISTED, "; ")
+        notes.append(f"{format_count(len(several), 'slide')} with several annotations: {read}")
     return notes
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,6 +27,7 @@ from histocli.sources.synthetic_slides import SyntheticSlidesOptions
 
 LABEL_SIDE = 32  # pixels of the square that decides a patch's label
 _BORDER_UM = 500.0  # squares that are nearer to tumour are hard to classify
+_TISSUE, _TUMOUR, _CHOSEN = 1, 2, 4  # bits of the number of a square
 _TUMOUR_SHARE = 0.5  # the share of tumour patches; it is lower if there are fewer
 
 
@@ -48,26 +49,37 @@ class _CheckedSlide(NamedTuple):
 
 @dataclass
 class _SlideSample:
-    """The squares of a slide (rows, columns) that have tissue, those that have tumour, and the chosen ones."""
+    """The squares of a slide (rows, columns): each is a number with the bits `_TISSUE`, `_TUMOUR` and `_CHOSEN`.
+
+    Those of all slides are in memory. A large slide has a million squares, and one byte for each is less than three
+    masks.
+    """
 
     slide: AnnotatedSlide
     grid: Grid
     mpp: tuple[float, float]
-    tissue: Mask
-    tumour: Mask
-    chosen: Mask
+    squares: "np.ndarray[Any, np.dtype[np.uint8]]"
 
     def find_tumour(self) -> Mask:
-        """Return the squares of tissue with tumour."""
-        return self.tissue & self.tumour
+        """Return the squares of tissue with tumour that are not chosen yet."""
+        return np.asarray(self.squares == _TISSUE | _TUMOUR)
+
+    def find_annotated(self) -> Mask:
+        """Return the squares with tumour, also those without tissue."""
+        return np.asarray(self.squares & _TUMOUR > 0)
 
     def find_normal(self) -> Mask:
         """Return the squares of tissue without tumour that are not chosen yet."""
-        return self.tissue & ~self.tumour & ~self.chosen
+        return np.asarray(self.squares == _TISSUE)
 
     def find_near(self) -> Mask:
         """Return the squares of tissue without tumour that are less than half a millimetre from tumour."""
-        return self.tissue & ~self.tumour & _find_near_squares(self.tumour)
+        is_normal = np.asarray(self.squares & (_TISSUE | _TUMOUR) == _TISSUE)
+        return is_normal & _find_near_squares(self.find_annotated())
+
+    def find_chosen(self) -> Mask:
+        """Return the chosen squares."""
+        return np.asarray(self.squares & _CHOSEN > 0)
 
 
 class SlidesSource:
@@ -137,24 +149,23 @@ class SlidesSource:
         """Check all slides and annotations, find the tissue and the tumour of each slide, and choose the patches."""
         n, near_tumour = self.options.n, self.options.near_tumour
         rng = np.random.default_rng(self.options.seed)
-        checked = [self._check(slide) for slide in self.slides]
-        self._sampled = self._find_squares(checked)
+        self._sampled = self._find_squares([self._check(slide) for slide in self.slides])
         n_tumour = self._choose(rng, _SlideSample.find_tumour, round(n * _TUMOUR_SHARE))
         n_near = 0
         if near_tumour:
             n_near = self._choose(rng, _SlideSample.find_near, round((n - n_tumour) * near_tumour))
         self._choose(rng, _SlideSample.find_normal, n - n_tumour - n_near)
-        self.total = sum(int(sample.chosen.sum()) for sample in self._sampled)
+        self.total = sum(int(sample.find_chosen().sum()) for sample in self._sampled)
         if not self.total:
             raise HistoError(
                 f"no tissue was found in {self.report.origin}",
                 "run histo predict on these slides, and look at tissue.png",
             )
-        outside = sum(int((sample.tumour & ~sample.tissue).sum()) for sample in self._sampled)
-        counts = {"slides": len(self.slides), "tumour": sum(int((o.chosen & o.tumour).sum()) for o in self._sampled)}
+        outside = sum(int((sample.squares == _TUMOUR).sum()) for sample in self._sampled)
+        counts = {"slides": len(self.slides), "tumour": n_tumour}
         if near_tumour:
             counts["normal, near tumour"] = sum(
-                int((sample.chosen & sample.find_near()).sum()) for sample in self._sampled
+                int((sample.find_chosen() & sample.find_near()).sum()) for sample in self._sampled
             )
         self.report.counts.update(counts | ({"annotated squares without tissue": outside} if outside else {}))
 
@@ -165,7 +176,7 @@ class SlidesSource:
         """
         shares = _share_evenly([int(find(sample).sum()) for sample in self._sampled], count)
         for sample, share in zip(self._sampled, shares, strict=True):
-            sample.chosen.flat[rng.choice(np.flatnonzero(find(sample)), share, replace=False)] = True
+            sample.squares.flat[rng.choice(np.flatnonzero(find(sample)), share, replace=False)] |= _CHOSEN
         return sum(shares)
 
     def _check(self, slide: AnnotatedSlide) -> _CheckedSlide:
@@ -194,9 +205,10 @@ class SlidesSource:
             self.context.on_transfer("tissue of slides", sum(sizes[:number]), sum(sizes))
             with open_slide(slide.file.path) as opened:
                 plan = plan_slide(opened, mpp, LABEL_SIDE, None, True)
-            tumour = label_squares(areas, plan.grid)
-            chosen = np.zeros(plan.grid.shape, np.bool_)
-            samples.append(_SlideSample(slide, plan.grid, mpp, plan.needed, tumour, chosen))
+            squares = np.zeros(plan.grid.shape, np.uint8)
+            squares[plan.needed] |= _TISSUE
+            squares[label_squares(areas, plan.grid)] |= _TUMOUR
+            samples.append(_SlideSample(slide, plan.grid, mpp, squares))
         self.context.on_transfer("tissue of slides", sum(sizes), sum(sizes))
         return samples
 
@@ -207,14 +219,15 @@ class SlidesSource:
 
     def _read_slide_patches(self, sample: _SlideSample) -> Iterator[Patch]:
         name = sample.slide.file.name
-        squares = np.argwhere(sample.chosen).tolist()
+        chosen, has_tumour = sample.find_chosen(), sample.find_annotated()
+        squares = np.argwhere(chosen).tolist()
         if not squares:
             return
         with open_slide(sample.slide.file.path) as slide:
-            found = read_patches(slide, sample.grid, sample.chosen)
+            found = read_patches(slide, sample.grid, chosen)
             for (row, column), patch in zip(squares, found, strict=True):
                 box = sample.grid.find_box(row, column)
-                label = int(sample.tumour[row, column])
+                label = int(has_tumour[row, column])
                 yield Patch(
                     f"{name}_x{box.x}_y{box.y}",
                     patch.load,
@@ -275,7 +288,6 @@ class SyntheticSlidesSource(SlidesSource):
             if path.is_file() and not self.context.force:
                 continue
             write_annotation(plan, self._annotation_path(plan))
-            write_annotation(plan, self._annotation_path(plan).with_suffix(".geojson"))
             draw_slide(plan, path, partial(self.context.on_transfer, path.name))
         super().fetch()
         self.report.notes.append(f"the slides are in {self.folder}")

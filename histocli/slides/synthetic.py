@@ -5,7 +5,6 @@ polygons of the annotation those full of it. Only a few rows of tiles are in mem
 size.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from histocli.atomic import write_atomically, write_text
 from histocli.config import PATCH_MPP
 from histocli.patch import PATCH_SIDE, Pixels
 from histocli.slides.polygons import Polygon, Ring, fill_polygons
-from histocli.slides.writers import TUMOUR_CLASS
 from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
 from histocli.sources.synthetic.tissue import Blob, Layout
 
@@ -239,11 +237,7 @@ def _draw_rows(drawer: _SlideDrawer, factor: int, top: int, bottom: int, width: 
 
 
 def write_annotation(slide: SyntheticSlide, path: Path) -> None:
-    """Write the lesions as ASAP's XML or, if `path` ends in .geojson, as QuPath's GeoJSON."""
-    if path.suffix == ".geojson":
-        features = [_make_feature(lesion) for lesion in slide.lesions]
-        write_text(path, json.dumps({"type": "FeatureCollection", "features": features}) + "\n")
-        return
+    """Write the lesions as ASAP's XML."""
     lines = ['<?xml version="1.0"?>', "<ASAP_Annotations>", "  <Annotations>"]
     for number, lesion in enumerate(slide.lesions):
         name = quoteattr(f"Annotation {number}")
@@ -256,10 +250,3 @@ def write_annotation(slide: SyntheticSlide, path: Path) -> None:
     lines += ["  </Annotations>", "  <AnnotationGroups>", '    <Group Name="Tumor" PartOfGroup="None" Color="#00ff00">']
     lines += ["      <Attributes />", "    </Group>", "  </AnnotationGroups>", "</ASAP_Annotations>"]
     write_text(path, "\n".join(lines) + "\n")
-
-
-def _make_feature(lesion: Polygon) -> dict[str, Any]:
-    ring = lesion.outline.tolist()
-    geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
-    properties = {"objectType": "annotation", "classification": TUMOUR_CLASS}
-    return {"type": "Feature", "geometry": geometry, "properties": properties}

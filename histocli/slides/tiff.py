@@ -49,7 +49,7 @@ class TiffReader(Slide):
                 self._check_single(first, pages)
                 self.flags = _describe_other_images(first, pages)
                 self.levels = [
-                    Level(page.imagewidth, page.imagelength, first.imagewidth / page.imagewidth, *_find_tile_size(page))
+                    Level(page.imagewidth, page.imagelength, first.imagewidth / page.imagewidth, *find_tile_size(page))
                     for page in self._pages
                 ]
                 self.mpp, self.mpp_remark = keep_plausible_mpp(*_read_mpp(self._file, first))
@@ -85,7 +85,7 @@ class TiffReader(Slide):
             problem = _COLOUR_MODELS.get(int(page.photometric), f"of the colour model {int(page.photometric)}")
         if problem:
             raise HistoError(f"{self.path}: the pixels are {problem}, not 8-bit RGB", "export it as 8-bit RGB")
-        check_tile(self.path, page.imagewidth, page.imagelength, *_find_tile_size(page))
+        check_tile(self.path, page.imagewidth, page.imagelength, *find_tile_size(page))
 
     def _check_single(self, first: Any, pages: list[Any]) -> None:
         """Refuse several images of the size of the slide: focal planes, times, channels, or other slides."""
@@ -146,7 +146,7 @@ def _describe_other_images(first: Any, pages: list[Any]) -> tuple[str, ...]:
     return (f"{format_count(count, 'other large image')} of the file left out",) if count else ()
 
 
-def _find_tile_size(page: Any) -> tuple[int, int]:
+def find_tile_size(page: Any) -> tuple[int, int]:
     """Return the width and height of the tiles or strips of a page."""
     if page.is_tiled:
         return page.tilewidth, page.tilelength

@@ -24,7 +24,7 @@ _MIN_BRIGHTNESS = 50  # 0 to 255: darker pixels are a border of the scan, or bla
 _INK_LEVELS = 12  # grey levels by which green exceeds red in ink; in H&E, green is the darkest channel
 _MIN_CONTRAST, _MAX_GREY_COLOUR = 40, 4  # grey levels: of a picture with tissue, and between the channels of grey
 _SPECK_MM2, _HOLE_MM2 = 0.02, 0.05  # smaller islands are dirt; smaller holes are filled
-_FLAGGED_MM2 = 0.25  # larger areas of ink or black are reported
+_FLAGGED_MM2 = 0.25  # larger areas of ink, black or small islands are reported
 _ASPECT_TOLERANCE = 0.02  # relative difference between the shapes of a mask and of its slide
 
 
@@ -54,9 +54,10 @@ def find_tissue(overview: Pixels, mpp: float) -> Tissue:
     pixel_mm2 = (mpp / 1000) ** 2
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _make_disc(2)).astype(np.bool_) & usable
     mask = _remove_small(closed, _SPECK_MM2 / pixel_mm2)
+    islands = closed & ~mask
     mask = ~_remove_small(~mask, _HOLE_MM2 / pixel_mm2) & usable
-    areas = {"ink": ink.sum() * pixel_mm2, "black": dark.sum() * pixel_mm2}
-    return Tissue(mask, [name for name, area in areas.items() if area > _FLAGGED_MM2])
+    areas = {"ink": ink, "black": dark, "small islands": islands}
+    return Tissue(mask, [name for name, area in areas.items() if area.sum() * pixel_mm2 > _FLAGGED_MM2])
 
 
 def is_grey(picture: Pixels) -> bool:

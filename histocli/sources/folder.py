@@ -138,8 +138,23 @@ class FolderSource:
 
     def count_labelled(self, split: SplitName) -> int:
         """Return how many images of a split have a label."""
-        labelled = self._found.labels
-        return sum(split is SplitName.ALL or self._splits.get(name) == split.value for name in labelled)
+        return sum(name in self._found.labels for name in self._list_names(split))
+
+    def count_missing(self, split: SplitName) -> dict[str, int]:
+        """Return the counts of the report, which are labels without an image, and images of a split without a label.
+
+        If some slides are known, images without a slide are counted too. There are no zeros.
+        """
+        found, names = self._found, self._list_names(split)
+        counts = {**found.unmatched, "without a label": sum(name not in found.labels for name in names)}
+        if found.slides:
+            counts[WITHOUT_SLIDE] = sum(name not in found.slides for name in names)
+        return {what: count for what, count in counts.items() if count}
+
+    def _list_names(self, split: SplitName) -> list[str]:
+        """Return the names of the images of a split."""
+        names = [image.name for image in self._images]
+        return names if split is SplitName.ALL else [name for name in names if self._splits.get(name) == split.value]
 
     def read_patches(self) -> Iterator[Patch]:
         """Yield all images, in the order of the locations, and sorted by name in each location."""
@@ -190,12 +205,7 @@ class FolderSource:
             report.notes.append(copies)
         if not found.slides and (pattern := suggest_pattern(images)):
             report.notes.append(pattern)
-        report.counts.update(found.unmatched)
-        missing = {
-            "without a label": self.total - len(found.labels),
-            WITHOUT_SLIDE: self.total - len(found.slides) if found.slides else 0,
-        }
-        report.counts.update({what: count for what, count in missing.items() if count})
+        report.counts.update(self.count_missing(SplitName.ALL))
 
 
 def make_unique_ids(files: Sequence[File]) -> list[str]:

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from histocli.errors import HistoError
-from histocli.files.file import File, describe_others, is_image, read_bytes, split_suffix
+from histocli.files.file import File, describe_others, is_image, read_bytes
 from histocli.files.listing import list_files
-from histocli.labels.table_files import find_table, read_labels, read_slides
+from histocli.labels.table_files import find_table, read_labels, read_slides, remove_suffix
 from histocli.patch import Patch, Pixels
 from histocli.sources import PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.camelyon import find_hospital
@@ -23,8 +23,6 @@ from histocli.sources.kaggle_client import (
 )
 from histocli.sources.options import FROM, SLIDES, require_single_location
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
-
-Value = TypeVar("Value", int, str)
 
 
 def _make_layout_hint(path: Path) -> str:
@@ -76,7 +74,8 @@ class KaggleSource:
         self._images: dict[str, list[File]] = {}
         self._labels: dict[str, int] = {}
         self._slides_path = slides
-        self._slides = _remove_suffixes(read_slides(find_table(slides))) if slides else {}
+        read = read_slides(find_table(slides)) if slides else {}
+        self._slides = {remove_suffix(key): slide for key, slide in read.items()}
         self.report = SourceReport(origin=PAGE if location is None else str(location))
         if location is not None:
             self._index(location)
@@ -137,7 +136,8 @@ class KaggleSource:
         files = {file.name: file for file in list_files(path)}
         root = _find_root(files, path)
         images = {split: _list_images_in(files, f"{root}{split}/") for split in ("train", "test")}
-        self._labels = _remove_suffixes(read_labels(files[f"{root}train_labels.csv"]))
+        labels = read_labels(files[f"{root}train_labels.csv"])
+        self._labels = {remove_suffix(key): label for key, label in labels.items()}
         if not images["train"]:
             raise HistoError(f"there are no images in {path}/{root}train", _make_layout_hint(path))
         times = Counter(file.stem for split in images.values() for file in split)
@@ -156,7 +156,7 @@ class KaggleSource:
             "train patches without a slide": len(train - self._slides.keys()) if self._slides else 0,
         }
         if sample := files.get(f"{root}sample_submission.csv"):
-            wanted, test = set(_remove_suffixes(read_labels(sample))), {file.stem for file in images["test"]}
+            wanted, test = set(map(remove_suffix, read_labels(sample))), {file.stem for file in images["test"]}
             counts["ids of sample_submission.csv without an image"] = len(wanted - test)
             counts["test images that are not in sample_submission.csv"] = len(test - wanted)
         self.report.counts.update({name: count for name, count in counts.items() if count})
@@ -188,11 +188,6 @@ def _list_images_in(files: Mapping[str, File], folder: str) -> list[File]:
     below = [file for name, file in files.items() if name.startswith(folder) and is_image(name)]
     direct = [file for file in below if "/" not in file.name[len(folder) :]]
     return direct or sorted(below, key=lambda file: file.stem)
-
-
-def _remove_suffixes(values: Mapping[str, Value]) -> dict[str, Value]:
-    """Remove the suffixes of ids that were written as file names: `f38a6374.tif`."""
-    return {split_suffix(key)[0] if is_image(key) else key: value for key, value in values.items()}
 
 
 def _decode(file: File) -> Pixels:

@@ -30,7 +30,7 @@ def send_evaluation(workspace: Workspace, report: EvaluationReport, name: str, l
             listener.on_note(
                 f"the metrics were not sent to {kind.value}: {type(error).__name__}: {read_first_line(error)}"
             )
-            with suppress(Exception):  # it is reported already
-                tracker.close("failed")
+            with suppress(Exception):  # it is reported already; the training itself has not failed
+                tracker.close("finished")
         else:
             listener.on_note(f"sent the metrics to {kind.value} as eval/{name}/auc, ...")

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Self
 from histocli.enums import Track
 from histocli.errors import read_first_line
 from histocli.listeners import CommandListener
+from histocli.reports.run import Epoch
 from histocli.trackers.base import Status, Summary, Tracker
 from histocli.trackers.pictures import draw_pictures
 from histocli.trackers.records import (
-    evaluate_best,
+    evaluate_best_of_run,
     make_best_metrics,
     make_epoch_metrics,
     make_tracked_run,
@@ -23,7 +24,6 @@ from histocli.trackers.records import (
 )
 from histocli.trackers.registry import check_packages, make_tracker
 from histocli.training.listeners import Listener
-from histocli.training.progress import Epoch
 
 if TYPE_CHECKING:
     from histocli.training.run import Run
@@ -80,7 +80,7 @@ class TrackerListener(Listener):
         if not self.active:
             return
         try:
-            report = evaluate_best(run.dir)
+            report = evaluate_best_of_run(run.dir)
             with TemporaryDirectory(prefix="histo-") as folder:
                 pictures = draw_pictures(Path(folder), report)
                 summary = Summary(make_best_metrics(report), pictures, run.dir / "model_card.md")

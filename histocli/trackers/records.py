@@ -7,14 +7,13 @@ from histocli.atomic import read_json, write_json
 from histocli.data.manifest import hash_file, read_manifest
 from histocli.enums import Track
 from histocli.errors import HistoError
-from histocli.inference.checkpoints import TORCH
-from histocli.inference.score_table import make_validation_table, measure_scores
+from histocli.inference.checkpoints import TORCH, LoadedCheckpoint
+from histocli.inference.validation import evaluate_best
 from histocli.models.checkpoint import load_checkpoint
-from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
-from histocli.reports.run import read_run
+from histocli.reports.evaluation import EvaluationReport
+from histocli.reports.run import Epoch, read_run
 from histocli.schema import Count, from_json, to_json
 from histocli.trackers.base import TrackedRun
-from histocli.training.progress import Epoch
 from histocli.training.repeats import find_repeats_name
 from histocli.workspace import Workspace
 
@@ -87,41 +86,16 @@ def make_epoch_metrics(epoch: Epoch) -> dict[str, float]:
     return {name: float(value) for name, value in names.items() if value is not None}
 
 
-def evaluate_best(folder: Path) -> EvaluationReport:
-    """Return the evaluation of a run's best epoch on its validation patches.
-
-    It is calibrated and at the checkpoint's threshold, as in the run's model card.
-    """
-    best = load_checkpoint(folder / "best.pt")
+def evaluate_best_of_run(folder: Path) -> EvaluationReport:
+    """Return the evaluation of the best.pt of the run in a folder, as in the run's model card."""
+    path = folder / "best.pt"
+    best = LoadedCheckpoint(path, hash_file(path), load_checkpoint(path), TORCH)
     manifest = read_manifest(folder / "manifest.csv", ("id", "label", "slide", "split"))
-    table = make_validation_table(best, manifest, best.temperature)
-    measured, before, uncertainty = measure_scores(table, best.threshold)
-    return EvaluationReport(
-        run=folder.name,
-        data=read_run(folder).data,
-        split="val",
-        checkpoints=(
-            EvaluatedCheckpoint(
-                run=folder.name,
-                arch=best.arch,
-                epoch=best.epoch,
-                temperature=best.temperature,
-                checkpoint=str(folder / "best.pt"),
-                checkpoint_sha256=hash_file(folder / "best.pt"),
-                engine=TORCH,
-            ),
-        ),
-        tta=False,
-        is_calibrated=True,
-        scores="none",
-        measured=measured,
-        before_calibration=before,
-        uncertainty=uncertainty,
-    )
+    return evaluate_best(best, manifest, read_run(folder).data)
 
 
 def make_best_metrics(report: EvaluationReport) -> dict[str, float]:
-    """Return the metrics of `evaluate_best` and their 95% intervals: `best/auc`, `best/auc_low`, `best/auc_high`, ...
+    """Return the metrics of a run's best epoch and their 95% intervals: `best/auc`, `best/auc_low`, ...
 
     An undefined metric or interval is absent.
     """

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from histocli.training.progress import Epoch, Progress
+from histocli.reports.run import Epoch
+from histocli.training.progress import Progress
 
 if TYPE_CHECKING:
     from histocli.training.probe import Features
@@ -29,6 +30,9 @@ class Listener:
 
     def on_end(self, run: "Run") -> None:
         """Called when all epochs are trained and the model card is written."""
+
+    def on_signal(self) -> None:
+        """Called in another thread when a signal asks the run to stop; it stops after its current step."""
 
 
 class Listeners(Listener):
@@ -66,3 +70,8 @@ class Listeners(Listener):
         """Pass it on."""
         for listener in self.listeners:
             listener.on_end(run)
+
+    def on_signal(self) -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_signal()

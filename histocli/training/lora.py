@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from histocli.errors import UsageError
 from histocli.models import Classifier
 from histocli.packages import require_packages
-from histocli.training.trainer import copy_state
 
 _ADAPTER = "default"
 _BASE = ".base_layer."  # the part of a weight's name that shows it is the original weight of a layer with an adapter
@@ -62,7 +61,7 @@ def merge_adapters(model: nn.Module) -> dict[str, Tensor]:
 
 def copy_adapters(ema_model: nn.Module) -> dict[str, Any]:
     """Return the averaged adapters, which `merge_adapters` does not keep; empty for a model without adapters."""
-    return {name: tensor for name, tensor in copy_state(ema_model).items() if ".lora_" in name}
+    return {name: tensor.to("cpu", copy=True) for name, tensor in ema_model.state_dict().items() if ".lora_" in name}
 
 
 def restore_ema_state(

@@ -57,7 +57,8 @@ class FlatOptimizer:
         self.params = [*self.muon_params, *(named[name] for name in others)]
         device = self.params[0].device
         names = [*muon, *others, *_find_statistics(model)]
-        layout = [compute_padded_size(model.state_dict()[name].numel()) for name in names]
+        sizes = {name: tensor.numel() for name, tensor in model.state_dict().items()}
+        layout = [compute_padded_size(sizes[name]) for name in names]
         self.weights = flatten(model, names, layout)
         self.ema = flatten(ema_model, names, layout)
         share_counters(model, ema_model)

@@ -12,6 +12,7 @@ from histocli.inference.run_patches import ManifestCache, read_pixel_digests
 from histocli.inference.score_table import make_validation_table, measure_groups, measure_scores, write_scores
 from histocli.models.checkpoint import Checkpoint
 from histocli.reports.evaluation import OUT_OF_FOLD, EvaluatedCheckpoint, EvaluationReport, write_evaluation
+from histocli.reports.run import read_run, select_used_rows
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def _read_fold_scores(workspace: Workspace, best: Checkpoint, temperature: float
 
     The number is None if no slides are known.
     """
-    manifest = read_manifest(workspace.run_dir(best.run) / "manifest.csv", ("id", "label", "split", "data", "index"))
+    folder = workspace.run_dir(best.run)
+    manifest = read_manifest(folder / "manifest.csv", ("id", "label", "split", "data", "index"))
+    manifest = select_used_rows(manifest, read_run(folder).shots)
     table = make_validation_table(best, manifest, temperature)
     digests = read_pixel_digests(workspace, str(table["data"].iloc[0]), table, ManifestCache())
     table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]

@@ -115,9 +115,12 @@ def find_versions() -> dict[str, str]:
 
 
 def find_git_commit() -> str | None:
-    """Return the commit of this tool's git checkout, or None if it does not run from one."""
+    """Return the commit of this tool's git checkout; None if it does not run from one, or git cannot tell."""
     if not Path(histocli.__file__).parents[1].joinpath(".git").exists():
         return None
     command = ["git", "-C", os.fspath(Path(histocli.__file__).parent), "rev-parse", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+    except OSError:  # git is not installed
+        return None
     return result.stdout.strip() or None

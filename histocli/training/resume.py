@@ -8,6 +8,7 @@ from typing import NamedTuple
 from histocli.config import RunConfig, TrainConfig
 from histocli.errors import DamagedError, HistoError, UsageError
 from histocli.models.checkpoint import load_checkpoint
+from histocli.models.encoders import find_short_name
 from histocli.reports.run import read_history, read_run
 from histocli.schema import from_json
 from histocli.workspace import Workspace
@@ -101,6 +102,7 @@ def apply_given_options(stored: RunConfig, config: TrainConfig, given: Collectio
     Raises:
         UsageError: another option was given that differs from what the run was started with.
     """
+    config = replace(config, arch=find_short_name(config.arch))  # as a new run stores it
     for key, value in vars(stored).items():
         new = getattr(config, key)
         is_auto = key == "batch_size" and config.can_halve_batch

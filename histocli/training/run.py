@@ -20,6 +20,7 @@ from histocli.data.readahead import read_ahead
 from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
 from histocli.metrics import compute_auc
 from histocli.models.checkpoint import hash_backbone
+from histocli.reports.run import Epoch, make_epoch_key
 from histocli.signals import Stopped, StopRequest
 from histocli.training import run_folder
 from histocli.training.appearance import TrainingAppearance
@@ -28,7 +29,7 @@ from histocli.training.cuda_graph import WARM_UP
 from histocli.training.listeners import Listener
 from histocli.training.lora import add_lora
 from histocli.training.probe import extract_features, open_cache
-from histocli.training.progress import Epoch, EpochStats, Progress, make_epoch_key
+from histocli.training.progress import EpochStats, Progress
 from histocli.training.provenance import write_job
 from histocli.training.run_state import collect_training_state, load_training_state, write_checkpoints
 from histocli.training.setup import make_loaders, make_model, make_trainer
@@ -64,6 +65,7 @@ class Run:
         """
         config.check()
         self.workspace, self.name, self.config, self.ranks = workspace, resumed, config, ranks
+        self.is_resumed = bool(resumed)
         self.processes_before = ranks.size  # the number of processes when a resumed run was saved
         self.epochs_before = config.epochs  # the number of epochs of a resumed run before it was extended
         self.compute = choose_compute(config.device, config.precision)
@@ -88,6 +90,8 @@ class Run:
             add_lora(self.model, config.lora)
         self.backbone_sha256 = hash_backbone(self.model.state_dict()) if config.freeze else ""
         self.trainer = make_trainer(self.model, config, self.compute, ranks, self.train_loader)
+        # One for all epochs: it remembers the batch size that fits the memory.
+        self.predictor = BatchPredictor([CalibratedNetwork(self.trainer.ema_model)], self.compute, can_halve_batch=True)
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
@@ -158,8 +162,7 @@ class Run:
 
     def _validate(self, stats: EpochStats, stop: StopRequest) -> Epoch:
         """Score the validation patches with the EMA of the weights, and calibrate on them."""
-        predictor = BatchPredictor([CalibratedNetwork(self.trainer.ema_model)], self.compute, can_halve_batch=True)
-        probs = predictor.predict_packed(self.val_loader, lambda done: self._stop_single_process(stop)).probs
+        probs = self.predictor.predict_packed(self.val_loader, lambda done: self._stop_single_process(stop)).probs
         self.calibration = calibrate(self.labels, probs, self.config.threshold, is_weak=self.is_weakly_validated)
         label_probs = np.where(self.labels == 1, probs, 1 - probs)
         return Epoch(
@@ -253,7 +256,9 @@ class Run:
 
     def _make_stopped_error(self, stop: StopRequest) -> Stopped:
         signal = max(self.ranks.all_gather(stop.signal or 0))
-        return Stopped(signal, f"histo train --resume --name {self.name}")
+        step, steps = self.trainer.step, self.trainer.recipe.total_steps
+        after = f"step {step:,} of {steps:,}" if step else ""
+        return Stopped(signal, f"histo train --resume --name {self.name}", after)
 
     def _make_progress(self) -> Progress:
         return Progress(

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from histocli.atomic import read_json, write_atomically, write_json, write_text
 from histocli.config import RunConfig
 from histocli.errors import HistoError
-from histocli.reports.run import RunRecord, read_run
+from histocli.reports.run import Epoch, RunRecord, read_run
 from histocli.schema import to_json
-from histocli.training.progress import Epoch
 from histocli.training.provenance import find_git_commit, find_versions
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ import torch
 from histocli.compute.memory import is_out_of_memory
 from histocli.errors import HistoError, read_first_line
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from histocli.reports.run import Epoch
 from histocli.schema import Range, from_json, to_json
 from histocli.training.calibrate import Calibration, make_default_calibration
 from histocli.training.lora import copy_adapters, merge_adapters, restore_ema_state
 from histocli.training.probe import copy_head_weights, join_state, select_head_state
-from histocli.training.progress import Epoch, EpochStats
+from histocli.training.progress import EpochStats
 from histocli.training.resume import NEW_RUN_HINT
 from histocli.training.run_folder import write_history
 from histocli.training.trainer import TrainerState

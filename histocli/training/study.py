@@ -64,8 +64,9 @@ class ClaimedTrial:
         """Store the AUC of the fold that has ended, and add the time that it took."""
         self.auc.append(auc)
         with self.study.explain_file_errors():
-            self.trial.set_user_attr("seconds", self.trial.user_attrs.get("seconds", 0.0) + seconds)
+            # First the AUC: a process that is killed between the two loses the time, but never counts it twice.
             self.trial.set_user_attr("auc", self.auc)
+            self.trial.set_user_attr("seconds", self.trial.user_attrs.get("seconds", 0.0) + seconds)
 
     def should_prune(self) -> bool:
         """Return whether the mean AUC so far is below the median of the finished trials after as many folds.

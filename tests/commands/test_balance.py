@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.cli import rename_slides
+from tests.cli import QUICK, rename_slides
 from tests.data.tissue import crop, texture, write_patches
 
 
@@ -310,7 +310,7 @@ def test_a_second_subset_does_not_replace_the_first(histo):
     assert json.loads((histo.root / "metrics" / "small-balance.json").read_text()) == report
     assert (report["name"], report["n"]) == ("small", 40)
     assert "next: histo train --data small" in result.stderr
-    histo("train", "--data", "small", "--epochs", 1, "--device", "cpu", "--batch-size", 8, "--name", "r")
+    histo(*QUICK, "--data", "small", "--name", "r")
     copy = (histo.root / "runs" / "r" / "manifest.csv").read_bytes()
     assert copy == (histo.root / "manifests" / "small.csv").read_bytes()
     for option, expected in ((), {"small-balance.png"}), (("--run", "first"), {"synthetic-balance.png"}):

@@ -88,7 +88,7 @@ def test_a_broken_dataset_file_is_named(empty):
 def test_dry_run_writes_nothing(empty):
     result = empty(*SYNTHETIC, "--dry-run", "--json")
     (file,) = json.loads(result.stdout)
-    assert (file["size"], file["here"]) == ("40 patches", True)
+    assert (file["size"], file["unit"], file["here"]) == (40, "patches", True)
     assert "40 patches" in result.stderr
     assert "nothing has to be downloaded" in result.stderr
     assert not empty.root.exists()

@@ -337,6 +337,7 @@ def test_other_patches_with_the_same_ids_are_not_used_as_the_old_ones(histo):
 
 def test_evaluations_of_folders_with_the_same_name_have_different_files(histo, tmp_path):
     evaluation = []
+    (histo.root / "metrics" / "first-test-all.json").write_text("{")  # a damaged file is written again
     for i, place in enumerate(("a/test", "b/test", "site.1", "site.2", "a/test")):
         write_patches(tmp_path / place, {f"{k % 2}/{k}": crop(texture(10 * len(place) + k), 0, 0) for k in range(6)})
         evaluation.append(report(histo, "--data", tmp_path / place))
@@ -731,12 +732,14 @@ def test_one_split_of_a_folder_is_measured(histo, folder, tmp_path):
         target = tmp_path / "split" / ("train" if at % 4 == 0 else "val") / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
+    shutil.copyfile(target, tmp_path / "split" / "train" / "unlabelled.png")
     result = histo(*EVAL, "--data", tmp_path / "split", "--json")
-    assert (json.loads(result.stdout)["n"], json.loads(result.stdout)["split"]) == (24, "all")
-    assert "splits by the names of folders: train (6), valid (18)" in result.stderr
+    evaluation = json.loads(result.stdout)
+    assert (evaluation["n"], evaluation["split"], evaluation["skipped"]) == (24, "all", {"without a label": 1})
+    assert "splits by the names of folders: train (7), valid (18)" in result.stderr
     for name in ("val", "valid"):
         evaluation = report(histo, "--data", tmp_path / "split", "--split", name)
-        assert (evaluation["n"], evaluation["split"]) == (18, "valid")
+        assert (evaluation["n"], evaluation["split"], evaluation["skipped"]) == (18, "valid", {})
     error, hint = histo.fails(*EVAL, "--data", tmp_path / "split", "--split", "test", code=2)
     assert "has no folder of this split" in error
     assert hint == "its splits: train, valid"

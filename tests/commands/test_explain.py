@@ -88,6 +88,12 @@ def test_without_the_checkpoint_the_errors_are_drawn_and_say_why_they_are_not_ex
         (["plot", "roc"], 2, "roc needs exactly one of --kind explain and --kind map", "histo plot --kind explain roc"),
         (["plot", "--kind", "roc", "--ids", "a"], 2, "--ids a is only for --kind explain", ""),
         ([*EXPLAIN, "--ids", "nowhere"], 1, "--ids nowhere: there is no such patch in the data sets synthetic", ""),
+        (
+            [*EXPLAIN, "--ids", "a", "--data", "balanced"],
+            1,
+            "balanced is a subset of the data set synthetic, which has its patches",
+            "--data synthetic",
+        ),
         ([*EXPLAIN, "--ids", "a,b"], 1, "--ids a,b: there is no such patch", "--ids A --ids B"),
         ([*EXPLAIN, "--ids", "a", "x.png"], 2, "--ids names patches of packed data sets", ""),
         ([*EXPLAIN, "--ckpt", "first"], 2, "--ckpt needs the patches to explain", "--ids ID"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 import warnings
 from dataclasses import replace
@@ -49,29 +50,18 @@ def test_a_torch_export_program_gives_the_scores_of_predict(histo, tmp_path, war
 
 
 @pytest.mark.slow
-def test_an_onnx_file_gives_the_scores_of_predict(histo, tmp_path, warm):
-    import onnxruntime
-
-    checkpoint, images, expected = warm
-    histo("export", "--ckpt", checkpoint, "--out", tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    for part in (slice(None), slice(1), slice(1, 6)):
-        [probs] = session.run(["probability"], {"images": images[part]})
-        assert probs.tolist() == pytest.approx(expected[part], abs=1e-5)
-    assert session.get_modelmeta().custom_metadata_map["temperature"] == "2.5"
-    assert [path.name for path in tmp_path.glob("model*")] == ["model.onnx"]  # the weights are in it
-
-
-@pytest.mark.slow
-def test_an_onnx_file_in_the_workspace_is_used_for_its_checkpoint(histo, tmp_path):
+def test_an_onnx_file_gives_the_scores_of_predict_and_is_used_for_its_checkpoint(histo, tmp_path, warm):
+    checkpoint, pixels, expected = warm
     images = tmp_path / "images"
-    write_images(histo, images, PATCHES)
+    for place in ("runs/first", "checkpoints"):
+        shutil.copy(checkpoint, histo.root / place / "best.pt")
     cpu = ("--device", "cpu", "--precision", "fp32")
     before = histo("predict", images, *cpu, "--tta")
     assert before.stderr.splitlines()[1].endswith("by PyTorch")
     result = histo("export")
-    [exported] = (histo.root / "exports").iterdir()
+    [exported] = (histo.root / "exports").iterdir()  # one file, with its weights
     assert f"done: wrote {exported}" in result.stderr.replace("\n", "")
+    check_onnx(exported, pixels, expected)
     after = histo("predict", images, *cpu, "--tta")
     assert after.stderr.splitlines()[1].endswith(
         "by ONNX Runtime (with the file of histo export; --engine torch ignores it)"
@@ -90,6 +80,17 @@ def test_an_onnx_file_in_the_workspace_is_used_for_its_checkpoint(histo, tmp_pat
         path.write_bytes(path.read_bytes()[:1000])
     error, _ = histo.fails("predict", images, *cpu, "--ckpt", other)
     assert "cannot be used" in error
+
+
+def check_onnx(path, images, expected):
+    """A file of `histo export` must give the expected probabilities for any number of images."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for part in (slice(None), slice(1), slice(1, 6)):
+        [probs] = session.run(["probability"], {"images": images[part]})
+        assert probs.tolist() == pytest.approx(expected[part], abs=1e-5)
+    assert session.get_modelmeta().custom_metadata_map["temperature"] == "2.5"
 
 
 def labels(table):

@@ -107,6 +107,7 @@ def test_there_is_a_picture_for_each_slide_with_colours_of_scores(scored):
     assert tumour > 500  # the cells of the labels, not only the key
 
 
+@pytest.mark.usefixtures("names_only")
 def test_without_the_data_set_ids_tell_the_position_and_mpp_the_scale(scored, tmp_path):
     histo, table = scored
     rows = read_rows(histo.root / "manifests" / "synthetic.csv")
@@ -187,6 +188,7 @@ def test_options_of_maps_are_checked(tmp_path, args, message):
     assert message in error
 
 
+@pytest.mark.usefixtures("names_only")
 def test_a_manifest_without_resolution_needs_mpp_for_maps_and_other_plots_are_drawn(scored, tmp_path):
     """Manifests of earlier versions have no resolution."""
     histo = Histo(shutil.copytree(scored[0].root, tmp_path / "old"))

@@ -21,6 +21,7 @@ from histocli.enums import PlotFormat, PlotKind
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
 from histocli.schema import to_json
+from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace
 from tests.data.tissue import write_patches
 
@@ -123,12 +124,14 @@ def test_drawing_plots_twice_gives_the_same_files(workspace):
     assert {path: path.read_bytes() for path in plot(workspace, PlotConfig(kind=kinds))} == first
 
 
+@pytest.mark.usefixtures("names_only")
 def test_the_requested_kinds_are_drawn_for_every_evaluation(workspace):
     add_evaluation(workspace, "net-1", "unseen", "all", [0, 1, 1], [0.1, 0.9, 0.2])
     paths = plot(workspace, PlotConfig(("net-1",), (PlotKind.ROC, PlotKind.BALANCE)))
     assert names(paths) == {"net-1-pcam-val-roc.png", "net-1-unseen-all-roc.png", "pcam-balance.png"}
 
 
+@pytest.mark.usefixtures("names_only")
 def test_the_newest_run_is_the_default(workspace):
     add_run(workspace, "old", age=1000)
     add_run(workspace, "a-newer", age=-1000)
@@ -136,6 +139,7 @@ def test_the_newest_run_is_the_default(workspace):
     assert names(plot(workspace, PlotConfig(("old",), (PlotKind.CURVES,)))) == {"old-curves.png"}
 
 
+@pytest.mark.usefixtures("names_only")
 def test_the_newest_evaluation_counts_if_its_network_has_no_run(workspace):
     def drawn(kind):
         return names(plot(workspace, PlotConfig(kind=(kind,))))
@@ -158,6 +162,7 @@ def test_the_newest_evaluation_counts_if_its_network_has_no_run(workspace):
     assert drawn(PlotKind.ROC) == {"net-1-pcam-val-roc.png"}
 
 
+@pytest.mark.usefixtures("names_only")
 def test_a_run_with_a_similar_name_has_its_own_plots(workspace):
     add_run(workspace, "net-1-long")
     add_evaluation(workspace, "net-1-long", "pcam", "val", [0, 1], [0.2, 0.9])
@@ -200,6 +205,7 @@ def test_nothing_is_drawn_if_one_of_several_kinds_has_no_input(workspace):
     assert not workspace.plots_dir.exists()
 
 
+@pytest.mark.usefixtures("names_only")
 def test_all_skips_kinds_without_input(tmp_path):
     workspace = Workspace(tmp_path)
     add_run(workspace, "only")
@@ -230,6 +236,7 @@ def test_the_common_name_of_seeds_is_refused_with_the_names_of_the_runs(workspac
     assert caught.value.hint == "histo runs rm net-seed9 net-seed10"
 
 
+@pytest.mark.usefixtures("names_only")
 def test_an_evaluation_of_a_copied_checkpoint_needs_no_run_folder(workspace):
     add_evaluation(workspace, "borrowed", "pcam", "all", [0, 1], [0.2, 0.9])
     assert names(plot(workspace, PlotConfig(("borrowed",), (PlotKind.ROC,)))) == {"borrowed-pcam-all-roc.png"}
@@ -240,6 +247,15 @@ def test_a_run_without_an_epoch_has_no_curves(tmp_path):
     add_run(workspace, "young", epochs=0)
     with pytest.raises(HistoError, match="not finished an epoch"):
         plot(workspace, PlotConfig(kind=(PlotKind.CURVES,)))
+
+
+def test_the_hint_for_a_missing_history_is_a_command_that_works(workspace):
+    (workspace.run_dir("net-1") / "history.jsonl").unlink()
+    add_evaluation(workspace, "borrowed", "pcam", "all", [0, 1], [0.2, 0.9])
+    for run, hint in (("net-1", "restore it from a copy"), ("borrowed", "")):
+        with pytest.raises(HistoError, match=f"the run '{run}' has no history") as caught:
+            plot(workspace, PlotConfig((run,), (PlotKind.CURVES,)))
+        assert caught.value.hint == hint
 
 
 @pytest.mark.parametrize("kinds", [[PlotKind.ALL], [PlotKind.CURVES]])
@@ -283,22 +299,27 @@ def test_patches_of_several_data_sets_are_read_from_the_right_one(workspace):
     assert grey > 10_000
 
 
-@pytest.mark.parametrize("packing", ["folder", "zip"])
-def test_errors_in_a_folder_or_zip_are_shown_while_it_is_there(tmp_path, packing):
+@pytest.mark.parametrize("packing", ["folder", "class", "zip"])
+def test_errors_in_a_folder_or_zip_are_shown_while_it_is_there(tmp_path, packing, request):
     workspace = Workspace(tmp_path / "workspace")
     add_run(workspace, "net")
-    folder = tmp_path / "loose"
+    folder = tmp_path / ("tumor" if packing == "class" else "loose")
     pixels = np.full((2, 96, 96, 3), 128, np.uint8)
     pixels[1] = 200, 30, 90
-    write_patches(folder, {f"{i}/patch-{i}": patch for i, patch in enumerate(pixels)})
+    keys = ["tumor/a/patch", "tumor/b/patch"] if packing == "class" else ["patch-0", "patch-1"]
+    write_patches(
+        folder, {f"{name}/{key.split('/')[-1]}": patch for name, key, patch in zip("ab", keys, pixels, strict=True)}
+    )
     if packing == "zip":
         folder = Path(shutil.make_archive(str(tmp_path / "loose"), "zip", folder))
+    source = FolderSource(FolderOptions((str(folder),)))
+    assert [patch.id for patch in source.read_patches()] == keys
     add_evaluation(workspace, "net", "loose", "all", [0, 1], [0.9, 0.8], packed=False)
     path = workspace.metrics_dir / "net-loose-all.json"
     write_json(path, json.loads(path.read_text()) | {"folder": str(folder)})
     table = path.with_suffix(".csv")
     digests = [sha1(patch.tobytes()).hexdigest() for patch in pixels]
-    rows = [f"patch-{i},{i},{prob},,,{digest}" for i, prob, digest in zip((0, 1), (0.9, 0.1), digests, strict=True)]
+    rows = [f"{keys[i]},{i},{prob},,,{digest}" for i, prob, digest in zip((0, 1), (0.9, 0.1), digests, strict=True)]
     table.write_text("\n".join(["id,label,prob,data,index,sha1", *rows]))
     (sheet,) = draw(workspace, None, [PlotKind.ERRORS])
     image = cv2.cvtColor(cv2.imread(str(sheet)), cv2.COLOR_BGR2RGB)
@@ -306,18 +327,20 @@ def test_errors_in_a_folder_or_zip_are_shown_while_it_is_there(tmp_path, packing
     assert grey == pytest.approx(red, rel=0.05)
     assert grey > 10_000
     table.write_text(table.read_text().replace(digests[0], "0" * 40))
-    with pytest.raises(HistoError, match="'patch-0' was scored with other pixels"):
+    with pytest.raises(HistoError, match=f"'{keys[0]}' was scored with other pixels"):
         draw(workspace, None, [PlotKind.ERRORS])
-    table.write_text(table.read_text().replace("patch-0", "gone"))
+    table.write_text(table.read_text().replace(keys[0], "gone"))
     with pytest.raises(HistoError, match="has no patch 'gone' any more"):
         draw(workspace, None, [PlotKind.ERRORS])
     shutil.move(folder, tmp_path / "elsewhere")
+    request.getfixturevalue("names_only")
     assert "net-loose-all-roc.png" in names(draw(workspace, None, [PlotKind.ALL]))
     with pytest.raises(HistoError, match="their folder is not there any more") as caught:
         draw(workspace, None, [PlotKind.ERRORS])
     assert "histo download" in caught.value.hint
 
 
+@pytest.mark.usefixtures("names_only")
 def test_only_the_runs_own_data_is_drawn_unless_another_is_named(workspace):
     add_data(workspace, "unseen", [0, 1, 1])
     report = json.loads((workspace.metrics_dir / "balance.json").read_text())
@@ -333,6 +356,7 @@ def test_only_the_runs_own_data_is_drawn_unless_another_is_named(workspace):
     assert "pcam, unseen" in caught.value.hint
 
 
+@pytest.mark.usefixtures("names_only")
 def test_a_subset_that_was_drawn_again_is_not_that_of_the_run(workspace):
     config, balance = workspace.run_dir("net-1") / "config.json", workspace.metrics_dir / "balance.json"
     write_json(config, json.loads(config.read_text()) | {"manifest_sha256": "a" * 64})
@@ -467,6 +491,7 @@ def test_samples_of_one_class_say_that_the_other_is_missing(tmp_path):
     assert "tumour (n = 0)" in path.read_text()
 
 
+@pytest.mark.usefixtures("names_only")
 def test_all_draws_the_other_kinds_without_the_pixels(workspace):
     workspace.patches_path("pcam").unlink()
     workspace.dataset_path("pcam").unlink()

@@ -17,10 +17,10 @@ import pytest
 from histocli.atomic import write_json
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.pages.charts import Chart, Line, make_learning_curves, make_rate_axis
-from histocli.reports.run import EpochRecord
+from histocli.reports.run import Epoch
 from histocli.reports.slides import Estimate, Recall, SlideEvaluation
 from histocli.schema import to_json
-from tests.cli import QUICK
+from tests.cli import QUICK, TRAIN
 from tools.browser import CHROMIUM, open_browser
 
 EVAL = ["eval", "--ckpt", "first", "--device", "cpu"]
@@ -166,7 +166,7 @@ def test_without_the_checkpoint_the_patches_are_shown_and_the_page_says_why(eval
 
 @pytest.mark.parametrize("auc", [0.02, 0.31, 0.45, 0.52, 0.69, 0.78, 0.84, 0.93, 0.99])
 def test_the_axis_of_the_learning_curve_ends_at_1_and_has_round_numbers(auc):
-    epoch = EpochRecord(1, 0.5, 0.5, auc, 0.9, 100.0)
+    epoch = Epoch(epoch=1, train_loss=0.5, val_loss=0.5, val_auc=auc, val_accuracy=0.9, lr=0.001)
     axis = make_learning_curves([epoch])[1].y
     assert axis.low <= auc
     assert axis.high == pytest.approx(1)
@@ -353,7 +353,7 @@ OUTDATED = "is an evaluation of another network than best.pt and last.pt of the 
 
 
 def test_an_evaluation_of_an_earlier_network_of_the_run_is_left_out_until_it_is_made_again(evaluated_run):
-    evaluated_run(*EVAL, "--data", "synthetic", "--tta")
+    evaluated_run(*EVAL, "--tta")
     assert len(page_of(evaluated_run, "--pictures", 0).points) == 2
     path = evaluated_run.root / "runs" / "first" / "best.pt"
     best = load_checkpoint(path)
@@ -361,7 +361,7 @@ def test_an_evaluation_of_an_earlier_network_of_the_run_is_left_out_until_it_is_
     reason = f"is not used: it {OUTDATED} an earlier one or one of another run of this name"
     command = "histo eval --ckpt first"
     warnings = [
-        f"first-synthetic-all-tta.json {reason}; {command}, with the same other options, evaluates the present one",
+        f"first-synthetic-val-tta.json {reason}; {command}, with the same other options, evaluates the present one",
         f"first-synthetic-val.json {reason}; {command} evaluates the present one",
     ]
     for outdated in (warnings, warnings[:1]):
@@ -481,7 +481,7 @@ def test_a_run_that_was_not_evaluated_is_shown_with_the_command_to_run(histo):
 
 
 def test_weights_that_were_trained_on_pcam_are_named_wherever_the_validation_metrics_are(histo):
-    result = histo(*QUICK, "--weights", "histonet-pcam", "--name", "tuned")
+    result = histo(*TRAIN, "--shots", 8, "--epochs", 1, "--weights", "histonet-pcam", "--name", "tuned")
     sentence = "histonet-pcam was trained on 31,157 training patches of PCam, and Kaggle has the same slides"
     evaluated = histo("eval", "--ckpt", "tuned", "--device", "cpu")
     assert f"training did not start from random weights: {sentence}" in " ".join(evaluated.stderr.split())

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from histocli.cli.render import make_longer_command
 from histocli.models.checkpoint import load_checkpoint
 from histocli.training.provenance import lock_run
 from histocli.workspace import Workspace
@@ -193,5 +194,10 @@ def test_a_short_run_that_predicts_one_class_gets_a_hint_to_train_longer(histo):
     told = histo("eval", "--device", "cpu").stderr
     assert "at threshold 0 every patch is predicted as tumour" in told
     assert "train longer: histo train --resume --name short --epochs 4" in told
+    path, workspace = histo.root / "runs" / "short" / "config.json", Workspace(histo.root)
+    record = json.loads(path.read_text())
+    for changed, command in (({"epochs": 9}, "histo train --resume --name short"), ({"head": "knn"}, "")):
+        path.write_text(json.dumps(record | {"options": record["options"] | changed}))
+        assert make_longer_command(workspace, "short") == command
     assert "is predicted as normal" in histo(*TRAIN, "--epochs", 1, "--threshold", "1", "--name", "other").stderr
     assert "patch is called" not in histo(*TRAIN, "--epochs", 1, "--threshold", "youden", "--name", "third").stderr

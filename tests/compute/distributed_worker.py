@@ -1,10 +1,9 @@
-"""Trains a network without batch norm for some steps, and writes its losses and weights: `FILE [ARCH]`.
+"""Trains a network without batch norm for some steps, and writes its losses and weights.
 
-Alone or under torchrun, whose processes share every batch. Without ARCH, the network is a small one. In that of ARCH,
+In one process, or in several, which share every batch. Without ARCH, the network is a small one. In that of ARCH,
 batch norm is replaced, because its statistics are those of a process's share.
 """
 
-import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def make_network(arch):
 
 
 @apply_compute_settings()
-def main(path, arch=""):
+def train(path, arch=""):
     """Train, and write the result on rank 0; all processes must have the same weights."""
     compute = choose_compute(Device.CPU, Precision.FP32)
     rng = np.random.default_rng(0)
@@ -55,8 +54,11 @@ def main(path, arch=""):
             torch.save({"losses": losses, "weights": weights, "probs": probs, "processes": ranks.size}, path)
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
-    # A thread of the group's that still frees a tensor while Python ends aborts the process.
+def main(path, arch=""):
+    """Train as one of several processes, and check that the group has ended.
+
+    A thread of the group's that still frees a tensor while Python ends aborts the process.
+    """
+    train(path, arch)
     threads = [comm.read_text() for comm in Path("/proc/self/task").glob("*/comm")]
     assert not any("gloo" in name for name in threads), threads

@@ -28,7 +28,7 @@ from histocli.errors import HistoError
 from histocli.inference.parts import Parts
 from histocli.training.provenance import find_interrupted_run, write_job
 from histocli.workspace import Workspace
-from tests.cli import REPOSITORY, TRAIN, write_images
+from tests.cli import QUICK, REPOSITORY, TRAIN, write_images
 from tests.compute import distributed_worker
 from tests.faults.processes import Process
 
@@ -200,26 +200,25 @@ def torchrun(*arguments, options=("--standalone", "--nproc-per-node=2"), prefix=
                 process.terminate()
 
 
-def run(histo, *args, processes=2, code=0):
-    """Run `histo` in several processes; return its stdout and stderr."""
-    options = ("--standalone", f"--nproc-per-node={processes}")
-    with torchrun("-m", "histocli", *histo.line(args), options=options) as job:
-        stdout, stderr = job.communicate(timeout=300)
-    assert job.returncode == code, stderr
-    return stdout, stderr
+@contextmanager
+def forked_job(root, *args, processes=2, first_env=None, **options):
+    """Fork several processes, which spares their imports; they find each other as those of `--processes` do.
 
-
-def run_without_torchrun(histo, *args, processes=2, code=0, first_env=None):
-    """Run `histo` in several forked processes, which spares their imports; return stdout and stderr of all, by rank.
-
-    They find each other as those of `--processes` do. `code` is the largest of their exit codes. `first_env` has
-    variables for process 0 only.
+    `first_env` has variables for process 0 only; `options` are those of `Process`.
     """
     with TemporaryDirectory() as folder:
         job = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
         job |= {RENDEZVOUS_FILE: f"{folder}/processes"}
         more = [first_env or {}, *[{}] * (processes - 1)]
-        ranks = [Process(histo.root, *args, RANK=str(rank), **job, **env) for rank, env in enumerate(more)]
+        yield [Process(root, *args, RANK=str(rank), **options, **job, **env) for rank, env in enumerate(more)]
+
+
+def run_without_torchrun(histo, *args, code=0, **options):
+    """Run `histo` in several forked processes; `code` is the largest of their exit codes.
+
+    Return stdout and stderr of all, by rank.
+    """
+    with forked_job(histo.root, *args, **options) as ranks:
         codes = [process.wait() for process in ranks]
     stdout, stderr = ("".join(getattr(process, name) for process in ranks) for name in ("stdout", "stderr"))
     assert max(codes) == code, stderr
@@ -237,10 +236,11 @@ def test_several_processes_take_the_same_steps_as_one(one_thread, tmp_path, arch
 
     A large network differs more, because Muon raises small singular values, which are rounding, to 1.
     """
-    distributed_worker.main(tmp_path / "alone", arch)
-    options = ("--standalone", f"--nproc-per-node={processes}")
-    with torchrun(distributed_worker.__file__, tmp_path / "together", arch, options=options) as job:
-        assert job.wait(timeout=300) == 0, job.stderr.read()
+    distributed_worker.train(tmp_path / "alone", arch)
+    together = tmp_path / "together"
+    with forked_job(tmp_path, together, arch, processes=processes, module=distributed_worker.__name__) as ranks:
+        codes = [process.wait() for process in ranks]
+    assert codes == [0] * processes, "".join(process.stderr for process in ranks)
     alone, together = (torch.load(tmp_path / name) for name in ("alone", "together"))
     assert (alone["processes"], together["processes"]) == (1, processes)
     assert together["losses"] == pytest.approx(alone["losses"], rel=tolerance)
@@ -250,15 +250,16 @@ def test_several_processes_take_the_same_steps_as_one(one_thread, tmp_path, arch
 
 @pytest.mark.slow
 def test_training_with_two_processes_writes_one_run(histo):
-    options = [*TRAIN, "--epochs", 2, "--augment", "none", "--lr", "1e-5"]
-    stdout, stderr = histo.process(*options, "--name", "two", "--processes", 2, "--json")
+    options = [*TRAIN, "--epochs", 1, "--augment", "none", "--lr", "1e-5"]
+    job = Process(histo.root, *options, "--name", "two", "--processes", 2, "--json")
+    assert job.wait() == 0, job.stderr
     histo(*options, "--name", "one")
-    assert json.loads(stdout)["run"] == "two"
-    assert "; 2 processes" in stderr
-    assert stderr.count("done: wrote") == 1
+    assert json.loads(job.stdout)["run"] == "two"
+    assert "; 2 processes" in job.stderr
+    assert job.stderr.count("done: wrote") == 1
     assert len(list(histo.root.glob("runs/*"))) == 3
     first, second = history(histo, "one"), history(histo, "two")
-    assert [row["epoch"] for row in second] == [1, 2]
+    assert [row["epoch"] for row in second] == [1]
     assert [row["step"] for row in second] == [row["step"] for row in first]
     for name in ("train_loss", "val_loss"):  # as near as batch norm with statistics of a half each allows
         assert [row[name] for row in second] == pytest.approx([row[name] for row in first], rel=0.05)
@@ -278,14 +279,13 @@ def test_processes_that_compute_differently_do_not_train_together(histo):
 @linux
 @pytest.mark.slow
 def test_one_process_can_resume_a_stopped_job_of_several(histo):
-    line = histo.line(["train", "--device", "cpu", "--batch-size", 4, "--epochs", 3, "--name", "stopped"])
-    with torchrun("-m", "histocli", *line) as job:
-        for row in job.stderr:
-            if EPOCH.match(row):
-                break
-        os.kill(members(job)[1], signal.SIGTERM)  # all stop, whichever of them receives it
-        _, stderr = job.communicate(timeout=300)
-    assert job.returncode == 1  # torchrun's own
+    line = ["train", "--device", "cpu", "--batch-size", 4, "--epochs", 3, "--name", "stopped"]
+    with forked_job(histo.root, *line) as (first, second):
+        first.until(lambda: any(map(EPOCH.match, first.stderr.splitlines())))
+        second.signal(signal.SIGTERM)  # all stop, whichever of them receives it
+        codes = [first.wait(), second.wait()]
+    assert codes == [143, 143]
+    stderr = first.stderr + second.stderr
     assert stderr.count("error: stopped by a signal; the state is saved") == 1
     stopped_at = torch.load(histo.root / "runs" / "stopped" / "last.pt", weights_only=True)["training"]["trainer"]
     assert 12 <= stopped_at["step"] < 36
@@ -297,7 +297,7 @@ def test_one_process_can_resume_a_stopped_job_of_several(histo):
 @linux
 @pytest.mark.slow
 def test_a_killed_process_is_named_and_a_restart_continues(histo):
-    line = histo.line(["train", "--device", "cpu", "--batch-size", 4, "--epochs", 60])
+    line = histo.line(["train", "--device", "cpu", "--batch-size", 4, "--epochs", 60, "--shots", 8])
     killed, reported = 0, []
     with torchrun("-m", "histocli", *line, options=("--standalone", "--nproc-per-node=2", "--max-restarts=1")) as job:
         for row in job.stderr:
@@ -308,7 +308,7 @@ def test_a_killed_process_is_named_and_a_restart_continues(histo):
     text = "".join(reported)
     assert (job.returncode, killed) == (1, 2), text
     assert "error: another process of this job has ended" in text
-    assert re.search(r"resumed after step \d+ of 720\n", text)
+    assert re.search(r"resumed after step \d+ of 240\n", text)
     cause = text[text.index("Root Cause") :]
     assert re.search(r"rank\s+: 1 ", cause)
     assert "SIGKILL" in cause
@@ -351,11 +351,13 @@ def test_predictions_that_failed_continue_from_the_finished_parts(histo, tmp_pat
     histo(*line, tmp_path / "1.csv")
     last = images[35].read_bytes()
     images[35].write_bytes(b"not an image")
-    _, stderr = run_without_torchrun(histo, *line, tmp_path / "2.csv", code=1)
+    _, stderr = run_without_torchrun(histo, *line, tmp_path / "2.csv", code=1, faults={"exit_delay": 0.2})
     assert "error: rank 1: patch-35.png: not an image" in stderr
     assert not (tmp_path / "2.csv").exists()
     images[35].write_bytes(last)
-    images[2].write_bytes(b"what is scored is not read again")  # of the first part of the process that failed
+    before = images[2].stat()  # of the first part of the process that failed: what is scored is not read again
+    images[2].write_bytes(bytes(before.st_size))
+    os.utime(images[2], ns=(before.st_atime_ns, before.st_mtime_ns))
     run_without_torchrun(histo, *line, tmp_path / "2.csv")
     assert (tmp_path / "2.csv").read_bytes() == (tmp_path / "1.csv").read_bytes()
 
@@ -432,7 +434,7 @@ def ip(*arguments):
 @linux
 @pytest.mark.slow
 def test_two_machines_train_one_run(histo):
-    line = histo.line([*TRAIN, "--epochs", 1, "--name", "nodes"])
+    line = histo.line([*QUICK, "--name", "nodes"])
     with two_nodes() as nodes, ExitStack() as stack:
         jobs = []
         for i, (prefix, interface) in enumerate(nodes):

@@ -15,6 +15,7 @@ from histocli.data.manifest import (
     UNLABELLED,
     Row,
     hash_file,
+    is_subset,
     open_row_writer,
     read_manifest,
     write_manifest,
@@ -127,6 +128,13 @@ def test_tables_saved_by_spreadsheets_are_read_correctly(tmp_path, text):
     frame = read_manifest(written(tmp_path, text))
     assert frame["id"].tolist() == ["007", "1e5", "NA"]
     assert frame["label"].tolist() == [1, 0, UNLABELLED]
+
+
+def test_a_subset_that_a_spreadsheet_saved_is_still_a_subset(tmp_path):
+    for header in ("id,index", "id;index", "id\tindex", '\ufeff"id", "index"'):
+        assert is_subset(written(tmp_path, f"{header}\r\n"))
+    assert not is_subset(written(tmp_path, "id,label\nindex,1\n"))
+    assert not is_subset(tmp_path / "missing.csv")
 
 
 @pytest.mark.parametrize(

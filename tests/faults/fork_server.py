@@ -3,15 +3,18 @@
 The children are real processes that tests can kill and limit; only their start is fast. `python -m
 tests.faults.fork_server` reads one JSON object per line and answers each with one; `processes.py` uses it. A request
 may name faults: `files`, at an operation on a file, as `files.py` describes; `closed`, the numbers of standard streams;
-`homeless`, no home folder; `bug`, an exception in `histo plot`.
+`homeless`, no home folder; `bug`, an exception in `histo plot`; `exit_delay`, the seconds that a process of a job waits
+after another one has failed.
 """
 
+import gc
 import importlib
 import json
 import os
 import pkgutil
 import resource
 import signal
+import stat
 import sys
 import traceback
 from contextlib import suppress
@@ -60,13 +63,15 @@ def run_in_child(request):
         if request.get("tty"):
             os.open(request["tty"], os.O_RDWR)  # the first terminal that a session opens is its own
         for number, name in enumerate(("stdin", "stdout", "stderr")):
-            descriptor = os.open(request[name], os.O_RDWR | os.O_CREAT if number else os.O_RDONLY, 0o666)
+            descriptor = os.open(request[name], find_flags(request[name]) if number else os.O_RDONLY, 0o666)
             os.dup2(descriptor, number)
             os.close(descriptor)
         for number in request.get("closed", ()):
             os.close(number)
         if request.get("bug"):
             sys.modules["histocli.commands.plot"].plot = divide_by_zero
+        if "exit_delay" in request:
+            sys.modules["histocli.compute.ddp"]._EXIT_DELAY = request["exit_delay"]
         if request.get("homeless"):
             forget_the_home()
         for name, size in request.get("limits", {}).items():
@@ -78,7 +83,7 @@ def run_in_child(request):
         if "files" in request:
             layer = Layer(request["root"], **request["files"])
             layer.install()
-        code = run(request["args"])
+        code = run(request)
         if layer:
             layer.is_off = True
             Path(layer.count).write_text(str(layer.total), encoding="utf-8")
@@ -94,19 +99,29 @@ def run_in_child(request):
         os._exit(code)
 
 
-def run(args):
+def run(request):
+    """Run `histo`, or the `main` of another module that the request names, and return the exit code."""
     from histocli.__main__ import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdin = open(0) if is_open(0) else None  # noqa: SIM115
     sys.stdout = open(1, "w") if is_open(1) else None  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1) if is_open(2) else None  # noqa: SIM115
-    sys.argv = ["histo", *args]
+    sys.argv = ["histo", *request["args"]]
     try:
-        main()
+        if "module" in request:
+            importlib.import_module(request["module"]).main(*request["args"])
+        else:
+            main()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     return 0
+
+
+def find_flags(path):
+    """Return how to open a file for output: a pipe has no other end if its own reader keeps it open."""
+    is_pipe = os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)  # noqa: PTH110, PTH116
+    return os.O_WRONLY if is_pipe else os.O_RDWR | os.O_CREAT
 
 
 def is_open(descriptor):
@@ -146,6 +161,8 @@ def answer(value):
 def main():
     os.fsync = os.fstat  # as in tests/conftest.py: nobody waits for the disk, and `Layer` still sees each call
     load_everything()
+    gc.collect()
+    gc.freeze()  # each child process would otherwise look through all that is imported
     answer("ready")
     for line in sys.stdin:
         request = json.loads(line)

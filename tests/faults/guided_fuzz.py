@@ -1,13 +1,14 @@
 """Fuzz one reader with atheris: it changes files, and goes on with those that reach code that no file reached before.
 
-`python -m tests.faults.guided_fuzz TARGET SECONDS FOLDER` begins with the files of `fuzz_corpus/TARGET.zip`. Reading a
-file must end with a value or a `HistoError`, in little memory and time. A file that does otherwise is written to
-FOLDER, and the exit code is not 0. With `--keep KEPT`, it is also copied to `KEPT/corpus/`; if there is none,
-`KEPT/fuzz_corpus/TARGET.zip` gets the files that the fuzzing began with and those that reached new code.
-`test_hostile.py` tries the files in `corpus/`.
+`fuzz` begins with the files of `fuzz_corpus/TARGET.zip`. Reading a file must end with a value or a `HistoError`, in
+little memory and time. A file that does otherwise is written to a folder, and copied to `corpus/`; if there is none,
+`fuzz_corpus/TARGET.zip` gets the files that the fuzzing began with and those that reached new code. `test_hostile.py`
+tries the files in `corpus/`.
+
+`python -m tests.faults.guided_fuzz` imports the readers, which takes long, and forks a process for each `fuzz`: it
+reads one JSON object per line and answers each with an exit code.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -31,6 +32,7 @@ HERE = Path(__file__).parent
 MIB = 1 << 20
 LIMIT = 512 * MIB  # of address space, for all that a file takes
 SECONDS_FOR_ONE = 10
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 MOST_BYTES = 1 << 15  # of a file that is tried
 
 
@@ -133,49 +135,56 @@ def make_target(name, folder):
     return read_file
 
 
-def run_libfuzzer(name, corpus, folder, options):
-    """Run libFuzzer in this process, which it ends."""
+def run_libfuzzer(target, folder, corpus, options, output):
+    """Run libFuzzer in this process, which it ends; `output` is the file for what it prints."""
     import atheris
 
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
     warnings.simplefilter("error")
-    target = make_target(name, folder)
-    atheris.Setup([sys.argv[0], *options, *map(str, corpus)], target)
+    atheris.Setup([sys.argv[0], *options, *corpus], make_target(target, Path(folder)))
     atheris.Fuzz()
 
 
-def call(name, corpus, folder, *options):
-    """Run libFuzzer in another process; return its exit code and what it printed."""
-    line = [sys.executable, "-m", "tests.faults.guided_fuzz", name, "0", str(folder)]
-    line += ["--libfuzzer", json.dumps([list(map(str, corpus)), options])]
-    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    return done.returncode, done.stdout.decode(errors="replace")
+def serve():
+    """Import what all readers need, and fork a process for each request."""
+    make_readers("images", Path())
+    for line in sys.stdin:
+        if (pid := os.fork()) == 0:
+            run_libfuzzer(**json.loads(line))
+            os._exit(70)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
+        sys.stdout.flush()
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("seconds", type=int)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--keep", type=Path)
-    parser.add_argument("--seed", type=int, default=0, help="0 chooses one")
-    parser.add_argument("--libfuzzer")
-    args = parser.parse_args()
-    if args.libfuzzer:
-        corpus, options = json.loads(args.libfuzzer)
-        run_libfuzzer(args.target, corpus, args.folder, options)
-        return
-    known, new = args.folder / "known", args.folder / "new"
-    for folder in (known, new):
-        folder.mkdir(parents=True)
-    with zipfile.ZipFile(HERE / "fuzz_corpus" / f"{args.target}.zip") as archive:
-        archive.extractall(known)
-    options = [f"-timeout={SECONDS_FOR_ONE}", "-rss_limit_mb=3000", f"-artifact_prefix={args.folder}/{args.target}-"]
-    options += [f"-max_len={MOST_BYTES}", f"-seed={args.seed}", f"-max_total_time={args.seconds}"]
-    code, text = call(args.target, [new, known], args.folder, *options)
-    sys.stdout.write("\n".join(text.splitlines()[-25:]) + "\n")
-    if args.keep:
-        keep(args.target, args.folder, args.keep, has_failed=code != 0)
-    sys.exit(code)
+class Server:
+    """The process that runs `serve`; it ends at the end of a `with` block."""
+
+    def __enter__(self):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        self.process = subprocess.Popen([sys.executable, "-m", __name__], env=os.environ | ONE_THREAD, **pipes)
+        return self
+
+    def __exit__(self, *error):
+        with self.process:
+            self.process.stdin.close()
+
+    def fuzz(self, target, seconds, folder, kept, seed):
+        """Fuzz one reader, and return the exit code and what libFuzzer printed; `seed` 0 chooses one."""
+        known, new, output = folder / "known", folder / "new", folder / "output"
+        for path in (known, new):
+            path.mkdir(parents=True)
+        with zipfile.ZipFile(HERE / "fuzz_corpus" / f"{target}.zip") as archive:
+            archive.extractall(known)
+        options = [f"-timeout={SECONDS_FOR_ONE}", "-rss_limit_mb=3000", f"-artifact_prefix={folder}/{target}-"]
+        options += [f"-max_len={MOST_BYTES}", f"-seed={seed}", f"-max_total_time={seconds}"]
+        request = {"target": target, "folder": folder, "corpus": [new, known], "options": options, "output": output}
+        self.process.stdin.write(json.dumps(request, default=str) + "\n")
+        self.process.stdin.flush()
+        code = int(self.process.stdout.readline())
+        keep(target, folder, kept, has_failed=code != 0)
+        return code, output.read_text(errors="replace")
 
 
 def keep(target, folder, kept, has_failed):
@@ -193,5 +202,4 @@ def keep(target, folder, kept, has_failed):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main()
+    serve()

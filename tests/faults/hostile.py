@@ -1,7 +1,7 @@
 """A process with little memory reads hostile files, one after the other, and says how much memory they took.
 
-`python -m tests.faults.hostile KIND SEED COUNT FOLDER WORKSPACE LIMIT` prints a JSON object. Reading a file must end
-with a value or a `HistoError`; each other exception, and each file that takes long, is one of the `failures`.
+`main` prints a JSON object; a process of `fork_server.py` calls it. Reading a file must end with a value or a
+`HistoError`; each other exception, and each file that takes long, is one of the `failures`.
 """
 
 import json
@@ -153,7 +153,8 @@ def too_long(*_):
     raise TimeoutError(f"more than {SECONDS} seconds of the processor, or {LONGEST} in all")
 
 
-def main(kind, seed, count, folder, workspace, limit):
+def main(kind, seed, count, folder, root, limit):
+    seed, count, folder, workspace, limit = int(seed), int(count), Path(folder), Workspace(Path(root)), int(limit)
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, too_long)
     signal.signal(signal.SIGPROF, too_long)
@@ -190,8 +191,3 @@ def main(kind, seed, count, folder, workspace, limit):
         "failures": failures,
     }
     sys.stdout.write(json.dumps(result))
-
-
-if __name__ == "__main__":
-    kind, seed, count, folder, root, limit = sys.argv[1:]
-    main(kind, int(seed), int(count), Path(folder), Workspace(Path(root)), int(limit))

@@ -126,7 +126,10 @@ def pack(pairs, method=zipfile.ZIP_STORED):
 
 
 def archive(rng, good):
-    """The archive says one thing to one reader and another to the next, or is no longer what PyTorch writes."""
+    """The archive says one thing to one reader and another to the next, or is no longer what PyTorch writes.
+
+    Only one reader is used, so what it reads of such an archive is harmless.
+    """
     data = pack(members(save(good)))
     end = data.rfind(b"PK\5\6")
     size, start = struct.unpack("<LL", data[end + 12 : end + 20])

@@ -42,13 +42,19 @@ def black(suffix, side, *options):
     return cv2.imencode(suffix, np.zeros((side, side, 3), np.uint8), options)[1].tobytes()
 
 
+@cache
+def zeros(length):
+    """Zeros, compressed as far as possible."""
+    return zlib.compress(bytes(length), 9)
+
+
 def header_alone(rng):
     return HEADERS[rng.choice(list(HEADERS))](*rng.choice(SIDES))
 
 
 def texts(rng):
     """A thousand compressed texts, each as long as libpng allows."""
-    text = zlib.compress(bytes(7_900_000), 9)
+    text = zeros(7_900_000)
     kind = rng.choice([chunk(b"zTXt", b"k\0\0" + text), chunk(b"iTXt", b"k\0\1\0\0\0" + text)])
     return png(96, 96, kind * rng.choice([100, 1000]), chunk(b"iCCP", b"k\0\0" + text))
 
@@ -95,7 +101,7 @@ def in_tiff(rng):
         50002: b"\xff\x0a" + (0b11 << 1 | (1 << 30) - 1 << 3).to_bytes(12, "little"),
         22610: b"II\xbc\1" + bytes(90),
     }
-    kinds |= {8: zlib.compress(bytes(200 << 20), 9), 7: black(".jpg", 4096), 6: black(".jpg", 4096)}
+    kinds |= {8: zeros(200 << 20), 7: black(".jpg", 4096), 6: black(".jpg", 4096)}
     compression = rng.choice(list(kinds))
     strip, begin = kinds[compression], 8 + 2 + 12 * 9 + 4 + 6
     values = [(256, 96), (257, 96), (258, begin - 6), (259, compression), (262, 2), (273, begin), (277, 3), (278, 96)]

@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -52,7 +53,8 @@ def fork_server():
 class Process:
     """A command that runs on the workspace `root`; `wait` returns its exit code, or minus the signal that killed it.
 
-    With `bare`, the workspace is not named on the command line. `fork_server.py` describes `faults`.
+    With `bare`, the workspace is not named on the command line. With `module`, the `main` of this module runs with the
+    arguments, instead of `histo`. `fork_server.py` describes `faults`.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Process:
         stderr=None,
         cwd=REPOSITORY,
         bare=False,
+        module=None,
         faults=None,
         **env,
     ):
@@ -75,7 +78,7 @@ class Process:
         for path in self.outputs:
             path.touch()  # a test may read what is printed before the process has begun
         request = {
-            "args": [*([] if bare else ["-w", str(root)]), *map(str, args)],
+            "args": [*([] if bare or module else ["-w", str(root)]), *map(str, args)],
             "env": {**os.environ, **ALONE, **env},
             "cwd": str(cwd),
             "root": str(root),
@@ -86,6 +89,7 @@ class Process:
             "ignore": list(map(int, ignore)),
         }
         request |= {"tty": tty} if tty else {}
+        request |= {"module": module} if module else {}
         request |= faults or {}
         self.code = None
         self.pid = fork_server().ask(**request)
@@ -109,6 +113,11 @@ class Process:
     def kill(self):
         self.signal(signal.SIGKILL)
         return self.wait()
+
+    def until_read(self, descriptor):
+        """Wait for output in a pipe to which the process writes, and read a part of it."""
+        self.until(lambda: select.select([descriptor], [], [], 0)[0])
+        return os.read(descriptor, 1 << 16)
 
     def until(self, condition, seconds=300):
         """Wait until a condition is true, while the process runs."""

@@ -14,7 +14,7 @@ import pytest
 from histocli.models.checkpoint import load_checkpoint
 from tests.faults.conftest import TINY
 from tests.faults.processes import Process, histo
-from tests.faults.trees import check_whole, differences, tree
+from tests.faults.trees import check_whole, differences, stamps, tree
 
 SPACE = r"\(((more than )?[1-9][\d.]* (bytes|KB|MB|GB) needed, )?[\d.]+ (bytes|KB|MB|GB) free\)"
 LINES = {
@@ -23,7 +23,7 @@ LINES = {
     "train": ["train", *TINY, "--name", "another"],
     "eval": ["eval", "--ckpt", "first", "--device", "cpu"],
     "predict": ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", "OUT"],
-    "plot": ["plot"],
+    "plot": ["plot", "--kind", "curves", "--kind", "samples"],
     "report": ["report"],
 }
 LIMITS = [1_000, 30_000, 300_000, 3_000_000]  # of the size of a file
@@ -69,7 +69,7 @@ def fails(root, *line, **options):
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("name", LINES)
 def test_a_failed_write_is_one_error_and_changes_no_file(root, name, limit):
-    before = tree(root)
+    before = stamps(root)
     line = [root / "preds.csv" if part == "OUT" else part for part in LINES[name]]
     process = Process(root, *line, limits={"file": limit})
     if process.wait() == 0:
@@ -80,7 +80,7 @@ def test_a_failed_write_is_one_error_and_changes_no_file(root, name, limit):
     assert re.search(rf"error: cannot write {root}/.*: File too large {SPACE}", process.stderr), process.stderr
     assert process.stderr.count("error: ") == 1
     check_whole(root)
-    changed = differences(tree(root), before)
+    changed = differences(stamps(root), before)
     assert [path for path in changed if path in before or path.rpartition("/")[2].startswith(".")] == []
 
 

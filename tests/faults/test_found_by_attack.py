@@ -248,7 +248,7 @@ CHECKPOINTS = {
         with_appearance(colour_precision=[[-1.0] * 6] * 6),
         "has a colour_precision that is no precision matrix",
     ),
-    "a changed weight": (with_changed_weight, "is not that of its bytes"),
+    "a changed weight": (with_changed_weight, "Bad CRC-32 for file"),
     "run ..": (lambda good: save({**good, "run": "../../up"}), "the field run: '../../up' cannot name a run"),
     "run of a device": (lambda good: save({**good, "run": "CON"}), "the field run: 'CON' cannot name a run"),
     "many validation patches": (lambda good: save(with_validation(good, 10_000_001)), "has 10,000,001 patches"),

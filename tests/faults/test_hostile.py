@@ -7,13 +7,12 @@ from other seeds; `make fuzz` does so. What such a run finds is kept in `corpus/
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
 
 from tests.faults import hostile_annotations, hostile_images
-from tests.faults.processes import ALONE, histo
+from tests.faults.processes import Process, histo
 
 pytestmark = pytest.mark.attack
 
@@ -36,11 +35,8 @@ def evaluated_workspace(trained_workspace, tmp_path_factory):
 
 
 def tries(kind, count, folder, workspace, seed):
-    line = ["-m", "tests.faults.hostile", kind, seed, count, folder, workspace, LIMIT]
-    process = subprocess.run(
-        [sys.executable, *map(str, line)], env=os.environ | ALONE, capture_output=True, text=True, timeout=1200
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
+    process = Process(workspace, kind, seed, count, folder, workspace, LIMIT, module="tests.faults.hostile")
+    assert process.wait() == 0, process.stderr[-3000:]
     result = json.loads(process.stdout)
     assert result["failures"] == []
     assert max(result["peaks"].values()) < PEAK, result["peaks"]

@@ -61,6 +61,7 @@ SLOW = {
     "folder",
     "frozen",
     "tune",
+    "jsonl",
     "parquet",
     "eval maps",
     "folds",
@@ -107,7 +108,7 @@ def slides(tmp_path_factory):
     for number in range(2):
         plan = plan_synthetic_slide(3, number, 1200, has_tumour=True)
         draw_slide(plan, folder / f"{plan.name}.tif")
-        write_annotation(plan, folder / f"{plan.name}.geojson")
+        write_annotation(plan, folder / f"{plan.name}.xml")
     return folder
 
 

@@ -21,7 +21,7 @@ def run_pipeline(root, device, *options):
         ["balance", "--n", 24, "--val-fraction", 0.25, "--seed", 3],
         [*TRAIN, *on, *options],
         ["eval", "--ckpt", "r", *on],
-        ["eval", "--ckpt", "r", "--data", "synthetic", "--tta", *on],
+        ["eval", "--ckpt", "r", "--tta", *on],
         ["predict", "synthetic", "--ckpt", "r", "--out", root / "preds.csv", *on],
         ["predict", "synthetic", "--ckpt", "r", "--flags", "--out", root / "flags.csv", *on],
         ["plot"],

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.attack
 MIB = 1 << 20
 SPACE = ["--epochs", 1, "--batch-size", 8, "--folds", 2, "--arch", "histonet-64", "--augment", "none"]
 TUNE = ["tune", "--trials", 1, "--device", "cpu"]
-LARGE = "hex(zeroblob(400000000))"
+LARGE = "hex(zeroblob(30000000))"
 
 WITHOUT_END = "with recursive c(x) as (select 1 union all select x + 1 from c)"
 FILES = {

@@ -40,31 +40,14 @@ def test_a_variable_of_torchrun_with_a_nonsensical_value_is_one_error(trained_wo
     assert len(process.stderr) < 500
 
 
-STORE = b"\x09\0\0\0refcount/\1\0\0\0001"  # as torch begins it
-DAMAGED_STORES = {
-    "begun": STORE[:6],
-    "cut in a key": STORE + b"\5\0\0\0ab",
-    "a key alone": STORE + b"\2\0\0\0ab",
-    "a key of 4 GiB": STORE + b"\xff\xff\xff\xff",
-    "another number": STORE[:13] + b"\x1e\0\0\0" + b"9" * 30,
-    "zeros": STORE + bytes(1 << 20),
-}
-
-
-@pytest.mark.parametrize("kind", ["text", "pipe", "folder", "device", "no folder", *DAMAGED_STORES])
+@pytest.mark.parametrize("kind", ["text", "pipe", "no folder"])
 def test_a_file_through_which_no_processes_can_connect_is_refused_unchanged(trained_workspace, tmp_path, kind):
     """torch waited without end, Ctrl-C had no effect, and it could write into the file."""
     path = tmp_path / "x"
     if kind == "text":
         path.write_text("id,label\na,1\n")
-    elif kind in DAMAGED_STORES:
-        path.write_bytes(DAMAGED_STORES[kind])
     elif kind == "pipe":
         os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
     else:
         path = path / "x"
     line = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", tmp_path / "out.csv"]
@@ -76,7 +59,6 @@ def test_a_file_through_which_no_processes_can_connect_is_refused_unchanged(trai
     assert process.stderr.count("error: ") == 1
     assert f"error: the environment variable HISTO_RENDEZVOUS is '{path}'" in process.stderr
     assert kind != "text" or path.read_text() == "id,label\na,1\n"
-    assert kind not in DAMAGED_STORES or path.read_bytes() == DAMAGED_STORES[kind]
 
 
 ABSENT = [{"MASTER_ADDR": "nowhere.invalid"}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "RANK": "1"}]

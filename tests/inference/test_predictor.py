@@ -183,7 +183,7 @@ def test_a_stream_keeps_its_order_without_unreadable_patches(predictor, images, 
     listener = RecordingListener()
     chunks = list(predictor("one").predict_patches(iter(patches), 2, listener))
     assert [patch.id for chunk in chunks for patch in chunk.patches] == ["0", "2", "3", "4"]
-    assert listener.errors == ["broken"] * 2
+    assert [str(error) for chunk in chunks for _, error in chunk.failures] == ["broken"] * 2
     assert listener.progress == [2, 4, 6]
     expected = predictor("one").predict_array(to_pixels(images)).probs[[0, 2, 3, 4]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
@@ -255,7 +255,7 @@ def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, t
     loaded = predictor("one")
     chunks = list(loaded.predict_patches(opened.patches, 2, listener))
     assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [["0", "1"], [], ["4", "5"]]
-    assert [error[:5] for error in listener.errors] == ["2.png", "3.png"]
+    assert [str(error)[:5] for chunk in chunks for _, error in chunk.failures] == ["2.png", "3.png"]
     assert listener.progress == [2, 4, 6]
     expected = loaded.predict_array(to_pixels(images)).probs[[0, 1, 4, 5]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)

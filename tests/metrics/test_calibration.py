@@ -71,7 +71,7 @@ def test_thresholds_0_and_1_are_not_rescaled():
     assert [rescale_threshold(edge, 3.0) for edge in (0, 0.5, 1)] == [0, 0.5, 1]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_the_chosen_threshold_is_the_best_for_its_rule(data):
     n = data.draw(st.integers(2, 40))

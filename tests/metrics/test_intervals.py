@@ -155,6 +155,12 @@ def test_the_reason_for_a_single_cluster_with_tumour_is_grammatical(by, reason):
     assert explain_few_clusters(BY_NAME["sensitivity"], by, 30, ClassCounts(30, 1)).endswith(f" and {reason}")
 
 
+def test_the_reason_for_a_missing_interval_names_the_class_of_the_metric():
+    reason = "the bootstrap needs 10 slides, and only 5 have {} patches"
+    for metric, kind in (("specificity", "normal"), ("sensitivity", "tumour"), ("auc", "tumour")):
+        assert explain_few_clusters(BY_NAME[metric], "slide", 10, ClassCounts(5, 5)) == reason.format(kind)
+
+
 def test_copies_of_a_patch_in_its_cluster_do_not_change_the_interval():
     labels, probs = scores(np.random.default_rng(5), 60)
     copied = np.repeat(labels, 7), np.repeat(probs, 7)

@@ -1,7 +1,11 @@
 """Checkpoints are read as they were written; damaged, foreign or malicious files are refused with an error."""
 
+import io
 import os
 import pickle
+import struct
+import sys
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 from histocli.atomic import write_json
 from histocli.errors import HistoError
 from histocli.models import create_model, packaged
+from histocli.models.archive import load_archive
 from histocli.models.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
 from histocli.workspace import Workspace
 
@@ -53,6 +58,44 @@ def test_a_saved_checkpoint_is_read_unchanged(path):
     assert vars(loaded).keys() - {"origin"} == vars(original).keys()
     for name in vars(original).keys() - {"model"}:
         assert getattr(loaded, name) == getattr(original, name)
+
+
+def test_tensors_are_loaded_as_pytorch_loads_them(tmp_path):
+    shared = torch.arange(24.0)
+    tensors = [shared[:4], shared[2:20:3], shared.view(4, 6).T, torch.ones(0), torch.tensor(True)]
+    tensors += [shared.view(1, 2, 3, 4).to(memory_format=torch.channels_last), torch.ones(2).requires_grad_()]
+    tensors += [shared.to(dtype) for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.uint8)]
+    path = tmp_path / "a.pt"
+    torch.save({"tensors": tensors, "state": torch.nn.BatchNorm1d(3).state_dict(), "plain": (1, -0.5, "a", None)}, path)
+    loaded, expected = load_archive(path), torch.load(path, weights_only=True)
+    assert loaded["state"]._metadata == expected["state"]._metadata
+    again, wanted = io.BytesIO(), io.BytesIO()
+    torch.save(loaded, again)
+    torch.save(expected, wanted)
+    assert again.getvalue() == wanted.getvalue()  # the types, shapes, strides, values, and what is shared
+    loaded["tensors"][0][2] = 7
+    assert loaded["tensors"][1][0] == 7
+
+
+@pytest.mark.parametrize("kind", ["byte order", "doubled", "directory"])
+def test_an_archive_that_pytorch_does_not_write_is_refused(path, kind):
+    with zipfile.ZipFile(path) as archive:
+        pairs = {name: archive.read(name) for name in archive.namelist()}
+    folder = next(iter(pairs)).partition("/")[0]
+    if kind == "byte order":
+        pairs[f"{folder}/byteorder"] = b"big" if sys.byteorder == "little" else b"little"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in pairs.items():
+            archive.writestr(name, data)
+        if kind == "doubled":
+            archive.filelist += [archive.getinfo(f"{folder}/version")] * 2
+    if kind == "directory":  # it announces 17 MiB, of which zipfile would make objects
+        with path.open("r+b") as file:
+            file.truncate(17 << 20)
+            file.seek(0, io.SEEK_END)
+            file.write(b"PK\5\6" + struct.pack("<4H2LH", 0, 0, 1, 1, 17 << 20, 0, 0))
+    words = {"byte order": "byte order", "doubled": "files that PyTorch does not write", "directory": "is too large"}
+    assert words[kind] in error_of(path)
 
 
 class Hostile:

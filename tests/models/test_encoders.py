@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from histocli.architectures import ENCODERS
+from histocli.config import RunConfig, TrainConfig
 from histocli.enums import Weights
 from histocli.errors import HistoError
 from histocli.models import create_model, rebuild_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from histocli.training.options import complete_config
+from histocli.training.resume import apply_given_options
 from tests.cli import TRAIN
 from tests.faults.processes import Process
 from tests.models.encoder_hub import POOLED, TINY, put_file_in_cache, put_in_cache
@@ -334,3 +337,9 @@ def test_a_refusal_of_the_hub_says_where_to_ask_for_access(histo, tmp_path, arch
     assert why in text
     assert hint in text.replace(" ", "") or hint in text
     assert "Traceback" not in process.stderr
+
+
+def test_a_resumed_run_accepts_the_repository_that_it_was_started_with():
+    stored = complete_config(RunConfig(arch="MahmoodLab/UNI"), {"arch"})
+    assert stored.arch == "uni"
+    assert apply_given_options(stored, TrainConfig(arch="MahmoodLab/UNI"), {"arch"}) == stored

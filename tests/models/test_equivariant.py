@@ -40,25 +40,12 @@ def maps_of(channels, side):
     return torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(1))
 
 
-GRIDS = [
-    (3, 1, 1, 8),
-    (3, 1, 0, 7),
-    (5, 1, 2, 9),
-    (1, 1, 0, 6),
-    (4, 2, 1, 8),
-    (6, 2, 2, 12),
-    (2, 2, 0, 8),
-    (2, 1, 0, 7),
-]
-
-
-@pytest.mark.parametrize(("kernel", "stride", "padding", "side"), GRIDS)
+@pytest.mark.parametrize(("kernel", "side"), [(3, 7), (5, 9), (1, 6), (4, 8), (2, 7)])
 @pytest.mark.parametrize("a", range(8))
-def test_layers_are_equivariant(kernel, stride, padding, side, a):
-    options = {"stride": stride, "padding": padding}
+def test_layers_are_equivariant(kernel, side, a):
     image, maps = maps_of(3, side), maps_of(16, side)
-    lifting = with_statistics(LiftingConv(3, 2, kernel, **options), 3)
-    group = with_statistics(GroupConv(2, 3, kernel, **options), 16)
+    lifting = with_statistics(LiftingConv(3, 2, kernel), 3)
+    group = with_statistics(GroupConv(2, 3, kernel), 16)
     assert torch.allclose(lifting(make_d4_views(image)[a]), transform_maps(lifting(image), a), atol=1e-4)
     assert torch.allclose(group(transform_maps(maps, a)), transform_maps(group(maps), a), atol=1e-4)
 
@@ -86,17 +73,19 @@ def test_the_layers_distinguish_orientations():
 
 
 def test_the_first_orientation_is_the_plain_convolution():
-    lifting = LiftingConv(3, 4, 3, padding=1)
+    lifting = LiftingConv(3, 4, 3)
     images = maps_of(3, 6)
-    plain = torch.nn.functional.conv2d(images, lifting.weight, padding=1)
+    plain = torch.nn.functional.conv2d(images, lifting.weight)
     assert torch.allclose(lifting(images).unflatten(1, (4, 8))[:, :, 0], plain, atol=1e-6)
 
 
 def test_batch_norm_learns_the_mean_and_variance_of_its_input():
-    norm = GroupBatchNorm(2, momentum=1.0)
+    norm = GroupBatchNorm(2)
     maps = maps_of(16, 9) * torch.tensor([2.0] * 8 + [5.0] * 8).view(1, 16, 1, 1) + 3
     assert norm(maps).mean((0, 2, 3)).abs().max() < 1e-5
-    assert torch.allclose(norm.running_mean, maps.unflatten(1, (2, 8)).mean((0, 2, 3, 4)), atol=1e-5)
+    for _ in range(99):  # each batch moves the running values a tenth of the way
+        norm(maps)
+    assert torch.allclose(norm.running_mean, maps.unflatten(1, (2, 8)).mean((0, 2, 3, 4)), atol=1e-3)
     assert torch.allclose(norm.running_var.sqrt(), torch.tensor([2.0, 5.0]), rtol=0.1)
     before = norm.running_mean.clone()
     norm.eval()(maps + 7)

@@ -24,7 +24,7 @@ bin = pathlib.Path("bin"); bin.mkdir()
 (bin / "histo").write_text(f'#!/bin/sh\\nexec "{sys.executable}" -m histocli "$@"\\n'); (bin / "histo").chmod(0o755)
 os.environ |= {"PATH": f"{bin.absolute()}:{os.environ['PATH']}", "HISTO_WORKSPACE": "ws", "HISTO_DEVICE": "cpu"}
 SOURCE, DATA, BALANCE = "--source synthetic --n 320", "synthetic", 64
-OPTIONS, TEST = "--epochs 1 --batch-size 16", "synthetic"
+OPTIONS, TEST = "--epochs 1 --batch-size 16 --arch histonet-64", "synthetic"
 """
 PYTHON = 'FOLDER, OPTIONS = "images", {"epochs": 1, "batch_size": 16, "device": "cpu"}'
 
@@ -115,7 +115,7 @@ def test_the_python_notebook_scores_a_folder(histo, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     table = pd.read_csv(histo.root / "manifests" / "synthetic.csv")
     patches = np.load(histo.root / "data" / "synthetic" / "patches.npy", mmap_mode="r")
-    for i, label in enumerate(table["label"][:120]):
+    for i, label in enumerate(table["label"][:64]):
         path = tmp_path / "images" / ("normal", "tumour")[label] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(cv2.imencode(".png", cv2.cvtColor(patches[i], cv2.COLOR_RGB2BGR))[1].tobytes())

@@ -22,7 +22,7 @@ from histocli.plots.subset import draw_balance
 from histocli.plots.training import draw_curves
 from histocli.reports.balance import BalanceReport
 from histocli.reports.evaluation import EvaluationReport
-from histocli.reports.run import EpochRecord, RunRecord
+from histocli.reports.run import Epoch, RunRecord
 from histocli.schema import from_json
 
 NAMES = {
@@ -55,7 +55,7 @@ def report(measured, **names):
 
 def history(epochs, auc=0.9):
     row = {"train_loss": 0.5, "val_loss": 0.6, "val_auc": auc, "val_accuracy": 0.8, "lr": 0.001}
-    return [EpochRecord(epoch=epoch, **row) for epoch in range(1, epochs + 1)]
+    return [Epoch(epoch=epoch, **row) for epoch in range(1, epochs + 1)]
 
 
 def subset(slides, leaks=False):
@@ -119,7 +119,8 @@ def test_the_confusion_matrix_shows_counts_and_shares(tmp_path):
 @pytest.mark.parametrize("epochs", [1, 60])
 def test_learning_curves_name_the_best_epoch(tmp_path, epochs):
     rows = history(epochs)
-    rows[epochs // 2] = replace(rows[epochs // 2], val_auc=0.95)
+    rows[0] = replace(rows[0], val_auc=0.95)  # an equal AUC: then the loss decides, as for best.pt
+    rows[epochs // 2] = replace(rows[epochs // 2], val_auc=0.95, val_loss=0.59)
     run = RunRecord("histonet-7", "pcam", 2907)
     shown = texts(tmp_path, partial(draw_curves, run=run, history=rows))
     assert f"best AUC 0.950 at epoch {epochs // 2 + 1} of {epochs}" in shown
@@ -129,7 +130,7 @@ def test_learning_curves_name_the_best_epoch(tmp_path, epochs):
 def test_learning_curves_are_drawn_without_an_auc(tmp_path):
     run = RunRecord("r", "pcam", 5)
     shown = texts(tmp_path, partial(draw_curves, run=run, history=history(2, auc=None)))
-    assert "AUC undefined" in shown
+    assert "AUC undefined; lowest loss at epoch 1 of 2" in shown
     assert "validation AUC" not in shown
 
 

@@ -2,9 +2,29 @@
 
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 
+from histocli.plots.slides import write_heatmap_picture
 from tests.slides.files import tissue_image, write_slide
+
+PICTURE = "histocli.commands.predict_slides.write_heatmap_picture"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def black_pictures():
+    """Write a black picture for each map: to draw it takes longer than to score a slide of this size."""
+    black = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PICTURE, lambda path, *_: path.write_bytes(black))
+        yield
+
+
+@pytest.fixture
+def real_pictures(monkeypatch):
+    """Draw the pictures of maps, for a test of them."""
+    monkeypatch.setattr(PICTURE, write_heatmap_picture)
 
 
 @pytest.fixture(scope="session")

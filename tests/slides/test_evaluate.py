@@ -10,9 +10,12 @@ from typing import NamedTuple
 import pytest
 
 from histocli.data.manifest import hash_file
+from histocli.slides.asap import read_asap
 from histocli.slides.records import FinishedSlide, SlideRecord, write_finished
 from histocli.slides.synthetic import draw_slide, plan_synthetic_slide, write_annotation
 from tests.cli import Histo, template
+
+TUMOUR = {"objectType": "annotation", "classification": {"name": "Tumor"}}  # properties of an area in QuPath's GeoJSON
 
 
 class ScoredSlides(NamedTuple):
@@ -32,9 +35,21 @@ def slides(tmp_path_factory):
         for number in numbers:
             plan = plan_synthetic_slide(3, number, 2400, number not in (1, 3))
             draw_slide(plan, folder / f"slides-{out.name}" / f"{plan.name}.tif")
-            write_annotation(plan, scored.annotations / f"{plan.name}.geojson")
+            write_annotation(plan, scored.annotations / f"{plan.name}.xml")
         histo("predict", folder / f"slides-{out.name}", "--device", "cpu", "--out", out)
     return scored
+
+
+def copy_as_geojson(annotations, folder, ring, properties):
+    """Write the annotations as QuPath does, those with tumour with one area more."""
+    for path in annotations.iterdir():
+        areas = [([*area.outline.tolist(), area.outline[0].tolist()], TUMOUR) for area in read_asap(path).polygons]
+        features = [
+            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
+            for ring, properties in areas + ([(ring, properties)] if areas else [])
+        ]
+        content = {"type": "FeatureCollection", "features": features}
+        (folder / f"{path.stem}.geojson").write_text(json.dumps(content))
 
 
 def test_annotations_give_auc_froc_and_recall(histo, slides, monkeypatch):
@@ -80,6 +95,17 @@ def test_the_curve_of_an_earlier_call_is_removed_if_there_is_none_now(histo, sli
     (tmp_path / "labels.csv").write_text("id,label\ntumor_001,1\nnormal_002,0\n")
     histo("eval", "--maps", slides.maps, "--labels", tmp_path / "labels.csv")
     assert [path.name for path in (histo.root / "plots").glob("slides-*")] == ["slides-maps-roc.png"]
+    (tmp_path / "labels.csv").write_text("id,label\ntumor_001,1\n")
+    result = histo("eval", "--maps", slides.maps, "--labels", tmp_path / "labels.csv", "--json")
+    reason = "slides of both classes are needed (1 with tumour, 0 without)"
+    told = " ".join(result.stderr.split())
+    assert f"warning: the AUC and the ROC curve of slides cannot be computed: {reason}" in told
+    assert "three AUCs" not in told
+    assert json.loads(result.stdout)["undefined"] == {"auc": reason}
+    assert not list((histo.root / "plots").glob("slides-*"))
+    shutil.copy(slides.annotations / "normal_002.xml", tmp_path)
+    result = histo("eval", "--maps", slides.maps, "--annotations", tmp_path, "--json")
+    assert "no annotated lesion" in json.loads(result.stdout)["undefined"]["froc"]
 
 
 def test_an_id_of_a_label_may_have_the_suffix_of_the_slide(histo, slides, tmp_path):
@@ -94,13 +120,9 @@ def test_an_id_of_a_label_may_have_the_suffix_of_the_slide(histo, slides, tmp_pa
 def test_tiles_among_the_annotations_are_left_out_and_counted(histo, slides, tmp_path):
     line = ["eval", "--maps", slides.maps, "--json", "--annotations"]
     expected = json.loads(histo(*line, slides.annotations).stdout)
-    tile = {"type": "Polygon", "coordinates": [[[0, 0], [2000, 0], [2000, 2000], [0, 2000], [0, 0]]]}
-    for path in slides.annotations.iterdir():
-        content = json.loads(path.read_text())
-        if content["features"]:
-            properties = {"objectType": "tile", "measurements": {"probability of tumour": 0.9}}
-            content["features"].append({"type": "Feature", "geometry": tile, "properties": properties})
-        (tmp_path / path.name).write_text(json.dumps(content))
+    square = [[0, 0], [2000, 0], [2000, 2000], [0, 2000], [0, 0]]
+    tile = {"objectType": "tile", "measurements": {"probability of tumour": 0.9}}
+    copy_as_geojson(slides.annotations, tmp_path, square, tile)
     result = histo(*line, tmp_path)
     assert "tumor_001.geojson: left out 1 tile: only areas of annotations count" in " ".join(result.stderr.split())
     assert json.loads(result.stdout) == expected | {"truth": str(tmp_path)}
@@ -110,12 +132,7 @@ def test_outlines_that_cross_themselves_are_counted(histo, slides, tmp_path):
     """The parts that they enclose twice were left out without a word."""
     turns = [0.8 * math.pi * i for i in range(6)]
     star = [[1000 + 900 * math.sin(turn), 1000 + 900 * math.cos(turn)] for turn in turns]
-    shape = {"type": "Polygon", "coordinates": [star]}
-    for path in slides.annotations.iterdir():
-        content = json.loads(path.read_text())
-        if content["features"]:
-            content["features"].append(content["features"][0] | {"geometry": shape})
-        (tmp_path / path.name).write_text(json.dumps(content))
+    copy_as_geojson(slides.annotations, tmp_path, star, TUMOUR)
     result = histo("eval", "--maps", slides.maps, "--annotations", tmp_path)
     message = (
         "tumor_001.geojson: the outline of 1 area crosses itself: the parts that it encloses twice "
@@ -195,6 +212,14 @@ def test_slides_that_the_checkpoint_was_trained_on_are_counted(histo, tmp_path):
     histo("report", "--maps", tmp_path / "maps", "--pictures", 0)
     page = (histo.root / "plots" / "first-report.html").read_text()
     assert f'<p class="warning">{len(splits)} of {len(names)} slides were used to train or validate' in page
+    folder = histo.root / "runs" / "first"
+    with (folder / "manifest.csv").open(newline="") as file:
+        drawn = next(row for row in csv.DictReader(file) if row["split"] == "train")
+    shots = {"per_class": 1, "ids": [drawn["id"]], "slides": 1, "drawn_from": len(splits)}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"shots": shots}))
+    (used,) = json.loads(histo(*line).stdout)["in_training"]  # the other slides were not trained on
+    assert used.removeprefix("camelyon16_train_") == drawn["slide"]
 
 
 def test_synthetic_slides_are_those_of_the_seed_and_size_of_their_folder(histo, tmp_path):
@@ -205,6 +230,7 @@ def test_synthetic_slides_are_those_of_the_seed_and_size_of_their_folder(histo, 
     for source, request, used in (
         ("synthetic-slides", {"seed": 3, "slide-side": 2400}, trained[:1]),
         ("slides", {"from": [str(folders[0])]}, trained[:1]),
+        ("slides", {"from": [str(folders[0]), "real"]}, trained[2:]),
         ("kaggle", {}, trained[2:]),
     ):
         change_dataset(histo, source=source, request=request)

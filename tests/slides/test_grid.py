@@ -67,6 +67,15 @@ def test_a_patch_shows_exactly_the_pixels_around_its_square(tmp_path, mpp, step)
             assert (patches[number][:, : int(around)] == 255).all(), "what is outside the slide is white"
 
 
+def test_no_square_begins_at_the_border_of_the_slide():
+    """27 squares have 5038.85 pixels: the edge of another one would be rounded to the border of the slide."""
+    slide = CountingSlide(5039, 5040)
+    grid = plan_grid(slide, (0.5, 0.5), 0.972, 96)
+    assert grid.shape == (28, 27)
+    assert [grid.find_box(27, 26)[i] for i in (0, 2)] == [4852, 187]
+    assert grid.find_box(27, 26).height == 1
+
+
 def test_a_coarser_level_is_read_where_it_is_fine_enough(tmp_path):
     image = np.repeat(np.repeat(coordinates(400, 384), 4, 0), 4, 1)
     path = write_slide(tmp_path / "slide.tif", image, 0.243, levels=(1, 2, 4, 8))

@@ -91,6 +91,9 @@ def test_the_map_of_a_slide_whose_mask_is_damaged_is_not_valid_any_more(histo, s
     predict(histo, slides / "first.tif", "--out", out, "--mask", mask, code=1)
     assert read_statuses(out) == {"first": "failed"}
     assert not (out / "first" / "slide.json").exists()
+    (out / "first" / "slide.json").mkdir()  # it cannot be removed
+    error, _ = histo.fails("predict", "--device", "cpu", slides / "first.tif", "--out", out)
+    assert f"cannot write {out / 'first' / 'slide.json'}" in error
 
 
 def test_the_table_is_written_after_each_slide(histo, slides, tmp_path, monkeypatch):
@@ -122,7 +125,7 @@ def test_maps_of_found_tissue_and_of_masks_are_not_measured_together(histo, slid
     labels = write_labels(tmp_path / "labels.csv", "first", "second")
     error, hint = histo.fails("eval", "--maps", "out", "--labels", labels)
     assert "were scored with 2 different sets of checkpoints and options" in error
-    assert "the columns checkpoint and flags" in hint
+    assert "see checkpoint, threshold and flags" in hint
 
 
 def test_one_slide_may_have_a_mask_of_its_own(histo, slides, tmp_path):
@@ -151,14 +154,16 @@ def test_a_slide_that_gets_another_name_counts_once(histo, slides, tmp_path):
     (slides / "2024").mkdir()
     (slides / "first.tif").rename(slides / "2024" / "a.tif")
     (slides / "second.tif").rename(slides / "2024" / "b.tif")
-    predict(histo, slides, "--out", out)
-    assert read_statuses(out) == {"a": "scored", "b": "scored"}
+    (slides / "2024" / "empty.svs").touch()
+    predict(histo, slides, "--out", out, code=4)
+    assert read_statuses(out) == {"a": "scored", "b": "scored", "empty": "failed"}
     before = (out / "a" / "slide.json").read_text()
     write_slide(slides / "2025" / "a.tif", tissue_image(1200, 1300, seed=2), 0.486)
-    result = predict(histo, slides, "--out", out)
+    result = predict(histo, slides, "--out", out, code=4)
     text = " ".join(result.stderr.split())
     assert f"{out / 'a'} is an earlier map of {slides / '2024' / 'a.tif'}, which is now named 2024/a: its slide" in text
-    assert read_statuses(out) == dict.fromkeys(("2024/a", "2024/b", "2025/a"), "scored")
+    failed = {"2024/empty": "failed"}
+    assert read_statuses(out) == dict.fromkeys(("2024/a", "2024/b", "2025/a"), "scored") | failed
     labels = write_labels(tmp_path / "labels.csv", "2024/a", "2024/b", "2025/a")
     assert json.loads(histo("eval", "--maps", out, "--labels", labels, "--json").stdout)["slides"] == 3
     (out / "a" / "slide.json").write_text(before)  # as if the last call had been interrupted
@@ -166,11 +171,11 @@ def test_a_slide_that_gets_another_name_counts_once(histo, slides, tmp_path):
     assert f"{out / '2024' / 'a'} and {out / 'a'} are maps of the same slide" in error
     assert "run histo predict again with all slides" in hint
     slides.rename(tmp_path / "moved")
-    assert "3 of 3 slides were finished before" in predict(histo, tmp_path / "moved", "--out", out).stderr
+    assert "3 of 4 slides were finished before" in predict(histo, tmp_path / "moved", "--out", out, code=4).stderr
     assert not (out / "a" / "slide.json").exists()
     (tmp_path / "moved" / "2024" / "b.tif").rename(tmp_path / "moved" / "2024" / "c.tif")
-    predict(histo, tmp_path / "moved", "--out", out)
-    assert read_statuses(out) == dict.fromkeys(("2024/a", "2024/c", "2025/a"), "scored")
+    predict(histo, tmp_path / "moved", "--out", out, code=4)
+    assert read_statuses(out) == dict.fromkeys(("2024/a", "2024/c", "2025/a"), "scored") | failed
 
 
 def test_a_copied_map_and_a_folder_of_maps_inside_the_folder_stay(histo, slides, tmp_path):

@@ -17,17 +17,21 @@ import tifffile
 import histocli.commands.predict_slides
 from histocli.atomic import write_atomically
 from histocli.errors import HistoError
+from histocli.plots.slides import write_heatmap_picture
 from histocli.slides.detection import find_slides, is_slide
+from histocli.slides.grid import Grid
 from histocli.slides.reading import open_slide
 from tests.cli import write_images
 from tests.slides.files import predict, read_table, tissue_image, write_slide
 
 
+@pytest.mark.usefixtures("real_pictures")
 def test_each_slide_gets_a_folder_and_a_line(histo, slides, tmp_path):
     out = tmp_path / "out"
     result = predict(histo, slides, "--out", out)
-    assert "2 slides in" in result.stderr
-    records = read_table(out / "slides.csv")
+    told, records = " ".join(result.stderr.split()), read_table(out / "slides.csv")
+    assert f"scored 2 slides; {out / 'slides.csv'} lists 2 slides: 2 scored" in told
+    assert f"of it at or above the threshold {float(records[0]['threshold']):.3g}" in told
     assert [record["slide"] for record in records] == ["first", "second"]
     for path in slides.iterdir():
         path.rename(path.with_suffix(".tif.part"))
@@ -271,14 +275,35 @@ def test_a_finished_slide_is_not_scored_again(histo, slides, tmp_path):
     assert "1 of 1 slide was finished before" in predict(histo, slides / "first.tif", "--out", out).stderr
     result = predict(histo, slides, "--out", out)
     assert "1 of 2 slides was finished before" in result.stderr
+    assert f"scored 1 slide; {out / 'slides.csv'} lists 2 slides: 2 scored" in " ".join(result.stderr.split())
     assert (out / "first" / "slide.json").stat().st_mtime_ns == before
     predict(histo, slides, "--out", out, "--threshold", 0.9)
     assert (out / "first" / "slide.json").stat().st_mtime_ns > before
     (out / "first" / "slide.json").unlink()  # as after a kill
     assert "1 of 2 slides was finished before" in predict(histo, slides, "--out", out, "--threshold", 0.9).stderr
+    predict(histo, slides / "second.tif", "--out", out, "--threshold", 0.8)
+    rows = [(record["slide"], float(record["threshold"])) for record in read_table(out / "slides.csv")]
+    assert rows == [("first", 0.9), ("second", 0.8)]
+
+
+def test_the_picture_shows_tissue_of_low_scores_and_outlines_the_others(tmp_path):
+    edges = np.arange(4) * 96
+    grid = Grid(0, 96, 0.972, (1, 1), edges, edges, 1, (288, 288))
+    scores = np.full((3, 3), 0.01)
+    scores[1, 1] = 0.9
+    overview = np.full((144, 144, 3), 200, np.uint8)
+    write_heatmap_picture(tmp_path / "map.png", "slide", overview, 1.944, scores, grid, 0.9)
+    image = cv2.imread(str(tmp_path / "map.png"), cv2.IMREAD_GRAYSCALE)
+    middle = image[image.shape[0] // 2]  # a row of pixels through the square with the high score
+    left, right = np.flatnonzero(middle[: image.shape[1] * 2 // 3] < 60)[[0, -1]].tolist()
+    side = right - left
+    assert 0.2 < side / image.shape[1] < 0.35
+    assert middle[left - side // 2] > 170
+    assert middle[(left + right) // 2] != middle[left - side // 2]
 
 
 @pytest.mark.parametrize("name", ["heatmap.png", "scores.csv"])
+@pytest.mark.usefixtures("real_pictures")
 def test_a_slide_is_scored_again_if_a_file_of_its_map_was_removed(histo, slides, tmp_path, name):
     path = tmp_path / "out" / "first" / name
     predict(histo, slides / "first.tif", "--out", tmp_path / "out")

@@ -59,9 +59,16 @@ def test_specks_are_removed_and_small_holes_filled():
     colour_rectangle(image, slice(50, 200), slice(60, 300), (190, 120, 175))
     colour_rectangle(image, slice(250, 256), slice(20, 26), (190, 120, 175))
     image[100:112, 100:112] = 243
-    mask = find_tissue(image, MPP).mask
+    mask, flags = find_tissue(image, MPP)
     assert not mask[240:].any()
     assert mask[100:112, 100:112].all()
+    assert flags == []
+    for left in range(10, 360, 25):
+        for top in (215, 245, 275):
+            colour_rectangle(image, slice(top, top + 15), slice(left, left + 15), (190, 120, 175))
+    mask, flags = find_tissue(image, MPP)  # 42 islands of 0.014 mm2
+    assert not mask[210:].any()
+    assert flags == ["small islands"]
 
 
 def test_the_share_of_tissue_is_computed_for_each_square():

@@ -175,9 +175,11 @@ def test_a_slide_smaller_than_a_patch_is_one_square_without_a_mask(histo, tmp_pa
     path = write_pages(tmp_path / "slide.svs", tissue_image(50, 50))
     result = predict(histo, path, "--out", tmp_path / "out")
     assert "no tissue was found" in result.stderr
-    predict(histo, path, "--out", tmp_path / "out", "--no-mask")
+    predict(histo, path, "--out", tmp_path / "out", "--no-mask", "--threshold", 0)
     [row] = read_table(tmp_path / "out" / "slide" / "scores.csv")
     assert [row[name] for name in ("x", "y", "width", "height")] == ["0", "0", "50", "50"]
+    [record] = read_table(tmp_path / "out" / "slides.csv")
+    assert record["tumour_mm2"] == record["tissue_mm2"]  # the part of the square outside the slide has none
 
 
 def test_a_resolution_of_0_is_not_known(histo, tmp_path):

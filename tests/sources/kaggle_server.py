@@ -29,6 +29,8 @@ def kaggle(monkeypatch, tmp_path):
 
             monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
             monkeypatch.setitem(env._env_to_endpoint, env.KaggleEnv.LOCAL, server.url().rstrip("/"))
+        if importlib.util.find_spec("kagglehub"):  # it inspects the whole stack of calls six times a request
+            monkeypatch.setattr("kagglehub.clients.get_user_agent", lambda: "histo-tests", raising=False)
         yield server
     with warnings.catch_warnings():  # before another module's tests trip over the client's sockets
         warnings.simplefilter("ignore", ResourceWarning)

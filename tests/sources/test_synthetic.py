@@ -1,8 +1,6 @@
 """Synthetic patches: equal seeds give equal bytes, labels follow PCam's rule, and colour does not predict them."""
 
 import errno
-import multiprocessing
-import multiprocessing.spawn
 import os
 import signal
 import subprocess
@@ -21,8 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from histocli.errors import UsageError
+from histocli.images.processes import DecodingProcesses
 from histocli.sources import synthetic
-from histocli.sources.synthetic import SyntheticSource, pool
+from histocli.sources.synthetic import SyntheticSource
 from histocli.sources.synthetic.cells import NUCLEOLUS, place_cells, shape_cells
 from histocli.sources.synthetic.drawing import make_slide
 from histocli.sources.synthetic.plan import draw_layout, plan_drawing, plan_patches
@@ -178,9 +177,19 @@ def test_the_error_for_impossible_arguments_has_their_values(n, seed):
 
 @pytest.fixture
 def processes(monkeypatch):
-    """Let two processes draw, however few the patches."""
+    """Let two processes draw, however few the patches; the list of those that were started."""
     monkeypatch.setattr(synthetic, "MIN_PATCHES_FOR_PROCESSES", 1)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    started = []
+    start = DecodingProcesses._start
+
+    def note(self):
+        worker = start(self)
+        started.append(worker.process)
+        return worker
+
+    monkeypatch.setattr(DecodingProcesses, "_start", note)
+    return started
 
 
 @pytest.fixture(scope="module")
@@ -192,22 +201,24 @@ def alone():
 def test_several_processes_draw_the_same_bytes_and_end_with_the_source(processes, alone):
     patches = SyntheticSource(200, 3).read_patches()
     first = next(patches)
-    assert len(multiprocessing.active_children()) == 2
+    assert [process.poll() for process in processes] == [None, None]
     assert (load_all([first, *patches]) == alone).all()
-    assert multiprocessing.active_children() == []
+    assert len(processes) == 2  # they drew all patches: none was killed and replaced after a fault
+    assert None not in [process.poll() for process in processes]
 
 
 def test_processes_end_when_the_source_is_not_used_any_more(processes):
     patches = SyntheticSource(200, 3).read_patches()
     next(patches)
     patches.close()
-    assert multiprocessing.active_children() == []
+    assert len(processes) == 2
+    assert None not in [process.poll() for process in processes]
 
 
 def test_patches_of_a_killed_process_are_drawn_again(processes, alone):
     patches = SyntheticSource(200, 3).read_patches()
     drawn = [next(patches)]
-    for process in multiprocessing.active_children():
+    for process in processes:
         process.kill()
     drawn += patches
     assert (load_all(drawn) == alone).all()
@@ -217,34 +228,38 @@ def test_without_other_processes_this_one_draws(processes, alone, monkeypatch):
     def start(self):
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(pool._Process, "start", start)
+    monkeypatch.setattr(DecodingProcesses, "_start", start)
     assert (load_all(SyntheticSource(200, 3).read_patches()) == alone).all()
 
 
-def test_without_a_python_executable_this_process_draws(processes, alone):
-    before = multiprocessing.spawn.get_executable()
-    multiprocessing.set_executable("/nowhere/python")
-    try:
-        assert (load_all(SyntheticSource(200, 3).read_patches()) == alone).all()
-    finally:
-        multiprocessing.set_executable(before)
+def test_without_a_python_executable_this_process_draws(processes, alone, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert (load_all(SyntheticSource(200, 3).read_patches()) == alone).all()
 
 
 def test_processes_that_draw_import_nothing_from_the_working_directory(processes, monkeypatch, tmp_path):
-    for module in ("numpy", "cv2", "pickle", "runpy", "multiprocessing", "histocli"):
+    for module in ("numpy", "cv2", "pickle", "runpy", "histocli"):
         (tmp_path / f"{module}.py").write_text(f"open('{tmp_path}/trap', 'w')")
     monkeypatch.chdir(tmp_path)
     assert load_all(SyntheticSource(70, 3).read_patches()).shape == (70, 96, 96, 3)
+    assert len(processes) == 2
     assert not (tmp_path / "trap").exists()
-    assert "PYTHONSAFEPATH" not in os.environ
 
 
 SCRIPT = """
-import multiprocessing
+from histocli.images.processes import DecodingProcesses
 from histocli.sources.synthetic import SyntheticSource
+pids, start = [], DecodingProcesses._start
+
+def note(self):
+    worker = start(self)
+    pids.append(worker.process.pid)
+    return worker
+
+DecodingProcesses._start = note
 patches = SyntheticSource(600, 0).read_patches()
 next(patches)
-print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+print(*pids, flush=True)
 """
 
 
@@ -293,9 +308,7 @@ def test_ctrl_c_reaches_the_process_that_packs_and_no_other(tmp_path):
     line = ["-m", "histocli", "-w", tmp_path, "download", "--source", "synthetic", "--n", "50000"]
     with start(line, start_new_session=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while (
-            len(pids := children.read_text().split()) < 3
-        ):  # two that draw, and Python's own that tidies up after them
+        while len(pids := children.read_text().split()) < 2:
             assert process.poll() is None
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of Fa
 # Each network and each precision; histonet-pair has the two others of histo, and histonet-wide is histonet with more
 # channels.
 CASES = [
-    ("histonet", Precision.FP32),
     ("histonet", Precision.FP16),
     ("histonet-pair", Precision.BF16),
     ("p4m-densenet", Precision.FP32),

@@ -32,6 +32,13 @@ def test_shots_are_training_patches_of_both_classes_and_are_reported(histo):
     assert f"few: 8 patches to train on, {SUBSET - len(train)} to validate" in text
     card = (histo.root / "runs" / "few" / "model_card.md").read_text()
     assert "only 4 patches of each class were used (`--shots`), drawn with seed 0" in card
+    line = ["eval", "--ckpt", "few", "--data", "balanced", "--split", "train", "--device", "cpu", "--json"]
+    evaluation = json.loads(histo(*line).stdout)
+    others = train["slide"].isin(rows["slide"]).sum() - 8
+    assert (evaluation["n_in_training"], evaluation["n_of_training_slides"]) == (8, others)
+    config = histo.root / "runs" / "few" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"shots": None}))
+    assert json.loads(histo(*line).stdout)["n_in_training"] is None  # it is not known which were drawn
 
 
 def test_the_seed_decides_and_a_smaller_number_is_part_of_a_larger_one(histo):

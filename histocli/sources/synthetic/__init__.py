@@ -1,6 +1,8 @@
 """Synthetic lymph-node patches that look like H&E; they depend only on a seed and need no download."""
 
+import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +13,7 @@ from histocli.threads import count_threads
 
 DEFAULT_N = 8_000
 MIN_PATCHES_FOR_PROCESSES = 600  # with fewer patches, starting processes takes longer than drawing here
+_MAX_PROCESSES = 64  # each shares 7 MB of memory with this process
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class SyntheticSource:
 
     Slides are from a few hospitals with different stains, and are normal or tumour. About 40% of the patches have label
     1 (tumour in the central 32x32). With 200 patches or more, a few are blank or black and a few are exact duplicates,
-    as in real data. With `MIN_PATCHES_FOR_PROCESSES` patches or more, several processes draw them.
+    as in real data. With `MIN_PATCHES_FOR_PROCESSES` patches or more, several processes draw them (not on Windows).
 
     Raises:
         UsageError: `n` is below 1, or `seed` is negative.
@@ -45,26 +48,33 @@ class SyntheticSource:
         self.report = SourceReport(origin=f"synthetic: n={n}, seed={seed}")
 
     def read_patches(self) -> Iterator[Patch]:
-        """Yield `n` patches, slide by slide; some chunks are drawn in advance."""
-        from histocli.images.stream import CHUNK, iterate_chunks
-        from histocli.sources.synthetic.plan import draw_chunk, plan_patches
-        from histocli.sources.synthetic.pool import map_in_processes
+        """Yield `n` patches, slide by slide; processes draw some chunks in advance."""
+        from histocli.sources.synthetic.plan import make_patches, plan_patches
 
         plans = plan_patches(self.total, self.seed)
-        processes = count_threads() if self.total >= MIN_PATCHES_FOR_PROCESSES else 1
-        draw = partial(draw_chunk, self.seed)
-        chunks = iterate_chunks(plans, CHUNK)
-        drawn = map_in_processes(draw, chunks, processes) if processes > 1 else map(draw, chunks)
+        processes = min(count_threads(), _MAX_PROCESSES) if self.total >= MIN_PATCHES_FOR_PROCESSES else 1
+        patches = make_patches(self.seed, plans)
         positives = 0
-        for start, (labels, pixels) in zip(range(0, self.total, CHUNK), drawn, strict=True):
-            positives += sum(labels)
-            for index, (label, plan) in enumerate(zip(labels, plans[start : start + CHUNK], strict=True)):
-                key = f"synthetic-{start + index:06d}"
-                yield Patch(key, partial(pixels.__getitem__, index), label, plan.slide.name, "", plan.slide.hospital)
+        for patch in patches if processes == 1 or os.name == "nt" else _draw_in_processes(patches, processes):
+            positives += patch.label == 1
+            yield patch
         duplicates = self.total - len({plan.number for plan in plans})
         self.report.counts.update(slides=len({plan.slide.number for plan in plans}), tumour=positives)
         self.report.counts["without tissue"] = sum(plan.kind != "tissue" for plan in plans)
         self.report.counts["duplicates"] = duplicates
+
+
+def _draw_in_processes(patches: Iterator[Patch], processes: int) -> Iterator[Patch]:
+    """Yield the patches, drawn by processes, because only one thread of a process runs Python code at a time."""
+    from histocli.images.processes import DecodingProcesses
+    from histocli.images.stream import load_chunks
+
+    pool = DecodingProcesses(processes)
+    pool.start()
+    with closing(load_chunks(patches, pool=pool)) as chunks:
+        for chunk in chunks:
+            for index, patch in enumerate(chunk.patches):
+                yield patch._replace(load=partial(chunk.pixels.__getitem__, index))
 
 
 SOURCE = SourceType(SyntheticOptions, lambda options, context: SyntheticSource(options.n, options.seed))

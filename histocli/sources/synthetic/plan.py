@@ -1,11 +1,12 @@
 """Plan the patches of a synthetic data set: their slides, tumour, patches without tissue, and duplicates."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from histocli.patch import PATCH_SIDE, Pixels
+from histocli.patch import PATCH_SIDE, Patch, Pixels, PortableLoader
 from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
 from histocli.sources.synthetic.tissue import CENTRE, MAX_OUTLINE_SHIFT, Blob, Layout, is_positive
 
@@ -24,6 +25,18 @@ class PatchPlan(NamedTuple):
     slide: Slide
     number: int
     kind: str = "tissue"  # or "blank", "black"
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticPatch(PortableLoader):
+    """Draws a planned patch."""
+
+    seed: int
+    plan: PatchPlan
+
+    def __call__(self) -> Pixels:
+        """Return the pixels (96,96,3), uint8, RGB."""
+        return render(plan_drawing(self.seed, self.plan))
 
 
 def plan_patches(n: int, seed: int) -> list[PatchPlan]:
@@ -64,11 +77,12 @@ def _choose_irregular(
     return kinds, set(irregular[blank + black :][:copies].tolist())
 
 
-def draw_chunk(seed: int, plans: list[PatchPlan]) -> tuple[list[int], Pixels]:
-    """Draw some patches, and return their labels (0 or 1) and pixels (k,96,96,3), uint8, RGB."""
-    drawings = [plan_drawing(seed, plan) for plan in plans]
-    labels = [int(is_positive(drawing.layout)) for drawing in drawings]
-    return labels, np.stack([render(drawing) for drawing in drawings])
+def make_patches(seed: int, plans: list[PatchPlan]) -> Iterator[Patch]:
+    """Yield the planned patches, with their labels; each is drawn when it is loaded."""
+    for index, plan in enumerate(plans):
+        label = int(is_positive(plan_drawing(seed, plan).layout))
+        load = SyntheticPatch(seed, plan)
+        yield Patch(f"synthetic-{index:06d}", load, label, plan.slide.name, "", plan.slide.hospital)
 
 
 def plan_drawing(seed: int, plan: PatchPlan) -> Drawing:
