@@ -90,7 +90,7 @@ class Predictor:
 
         `patches` is an array as for `predict_proba`; its ids are 0 to N-1. Or it is an input of `histo predict`: a
         folder, an image, a zip file, an .npy or .h5 array, the name of a packed data set, or a list of these. Files
-        that cannot be read are skipped with a warning; another warning names the first image that was cut, padded or
+        that cannot be read are skipped with a warning; another warning names the first image that was changed or
         read with an inferred range. `class` is 1 if the probability is at or above the checkpoint's threshold. With
         `columns="full"` the columns are those of `histo predict --columns full`.
         """

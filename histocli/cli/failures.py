@@ -30,8 +30,8 @@ def print_failure(error: Exception | Stopped, reporter: Reporter) -> int:
     if isinstance(error, Stopped):
         if reporter.is_rank0:
             hint = str(error)
-            message = "stopped by a signal" + (f" after {error.after}" if error.after else "")
-            reporter.print_error(HistoError(message + ("; the state is saved" if hint else ""), hint))
+            what = "stopped by a signal" + (f" after {error.after}" if error.after else "")
+            reporter.print_error(HistoError(what + ("; the state is saved" if hint else ""), hint))
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         discard(sys.stdout)  # so that Python can flush it at exit

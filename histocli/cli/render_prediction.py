@@ -53,12 +53,12 @@ def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored
     from histocli.images.decode import RESIZED
 
     datasets = state.workspace.list_datasets()
-    counts = remarks.count_images()
-    if resized := {what: counts.pop(what) for what in RESIZED if what in counts}:
-        how = ", ".join(f"{count:,} {what}" for what, count in resized.items())
+    if resized := {what: remarks.pop(what) for what in RESIZED if what in remarks}:
+        before = "" if config.mpp is None else " before"
+        how = ", ".join(f"{remark.images:,} {what} ({remark.sizes}{before})" for what, remark in resized.items())
         verb = "were not 96x96" if config.mpp is None else f"were not 96x96 at {PATCH_MPP} um per pixel"
-        state.reporter.warn(f"{sum(resized.values()):,} of {scored:,} images {verb}: {how}")
-    for what, count in counts.items():
+        state.reporter.warn(f"{sum(remark.images for remark in resized.values()):,} of {scored:,} images {verb}: {how}")
+    for what, count in remarks.count_images().items():
         state.reporter.warn(f"{count:,} of {scored:,} images: {what}")
     if config.mpp is not None:
         state.reporter.note(
@@ -81,8 +81,10 @@ class PredictionListener(ConsoleListener):
 
     def on_remark(self, what: str, example: str) -> None:
         """Warn of the first image that was changed in this way, and say which option changes less."""
+        from histocli.images.channels import GREY
         from histocli.images.decode import CUT, CUT_AND_PADDED
 
         is_cut = what in (CUT, CUT_AND_PADDED) and not self.is_rescaled
         hint = "; --resize scale takes the whole image, --mpp NUMBER rescales it" if is_cut else ""
+        hint = "; networks are usually trained on colour" if what == GREY else hint
         self.reporter.warn(f"{example}: {what} (the first; others are counted){hint}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from histocli.atomic import write_json
 from histocli.config import SUBSET, PackConfig
-from histocli.data.dataset import Dataset, read_dataset
+from histocli.data.dataset import Dataset, make_printable, read_dataset
 from histocli.data.manifest import is_subset
 from histocli.data.store import PackResult, pack
 from histocli.errors import HistoError, UsageError
@@ -136,32 +136,45 @@ def download(
     listener.on_total(min((count for count in (n, source.total) if count is not None), default=None))
     packed = pack(source, workspace, name, n=n, seed=config.seed, listener=listener)
     report = source.report
-    shortage = [f"there are only {packed.patches:,} patches, not {n:,}"] if n and packed.patches < n else []
+    counts = _count_patches(packed)
+    counts |= {name: count for name, count in report.counts.items() if name not in counts}
     dataset = Dataset(
         name=name,
         source=config.source,
         request=config.request,
-        origin=report.origin,
+        origin=make_printable(report.origin),
         patches=packed.patches,
         sha256=packed.sha256,
         ids_sha256=packed.ids_sha256,
-        labels=sorted(packed.labels),
-        counts={**report.counts, **_count_patches(packed)},
+        labels=sorted(label for label in packed.labels if label is not None),
+        counts={name: count for name, count in counts.items() if count},
         checksums=report.checksums,
-        notes=report.notes + shortage,
+        notes=list(map(make_printable, report.notes + _list_notes(source, packed, n))),
     )
     write_json(workspace.dataset_path(name), vars(dataset))
     return dataset
 
 
+def _list_notes(source: Source, packed: PackResult, n: int | None) -> list[str]:
+    """Return lines on what packing has found: that the ids are right, and that there are fewer than `n` patches."""
+    notes = []
+    if source.has_sha1_ids and not packed.sha1_mismatches:
+        notes.append("each id is the SHA-1 of its patch's pixels")
+    if n and packed.patches < n:
+        notes.append(f"there are only {packed.patches:,} patches, not {n:,}")
+    return notes
+
+
 def _count_patches(packed: PackResult) -> dict[str, int]:
-    """Return how many patches were dropped, have another SHA-1 than their id, or cannot be read, without zeros."""
-    named = {
+    """Return how many patches have each label, were dropped, have another SHA-1 than their id, or cannot be read."""
+    return {
+        "normal": packed.labels[0],
+        "tumour": packed.labels[1],
+        "without a label": packed.labels[None],
         "exact duplicates dropped": packed.duplicates_dropped,
         "ids that are not their pixels' SHA-1": packed.sha1_mismatches,
         "unreadable": packed.unreadable,
     }
-    return {name: count for name, count in named.items() if count}
 
 
 def _to_json_value(name: str, value: object) -> object:

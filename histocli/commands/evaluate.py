@@ -13,6 +13,7 @@ from histocli.enums import Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import CheckpointPredictor, LoadedCheckpoint, load_from_config
+from histocli.inference.input_notes import suggest_input
 from histocli.inference.labelled import ScoredPatches, score_packed
 from histocli.inference.labelled_folder import list_folder_options, score_folder
 from histocli.inference.score_table import measure_groups, measure_scores, write_scores
@@ -214,7 +215,8 @@ def _check_options(workspace: Workspace, config: EvalConfig, is_on_disk: bool) -
     compile_slide_pattern(config.slide_pattern, has_table=bool(config.slides or config.slide_column))
     manifests = {path.stem for path in workspace.manifests_dir.glob("*.csv")}
     if config.data is not None and not is_on_disk and config.data not in manifests:
-        raise HistoError(f"there is no file, folder or data set {config.data!r}", workspace.describe_datasets())
+        hint = suggest_input(config.data, sorted(manifests), workspace)
+        raise HistoError(f"there is no file, folder or data set {config.data!r}", hint)
     for name in list_folder_options():
         # --resize always has a value.
         if name != "resize" and getattr(config, name) and not is_on_disk:

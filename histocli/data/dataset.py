@@ -16,6 +16,7 @@ from histocli.enums import SplitName
 from histocli.errors import HistoError
 from histocli.patch import Pixels
 from histocli.schema import Count, Json, from_json
+from histocli.text import escape_control_characters, shorten
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 ReadManifest = Callable[[Path, tuple[str, ...]], "pd.DataFrame"]  # reads a manifest with the required columns
 _SAMPLED = 64  # patches whose pixels are compared with the manifest
+_LONGEST = 2000  # characters of a text of `dataset.json` that only people read
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,23 @@ def read_dataset(workspace: Workspace, name: str) -> Dataset | None:
         HistoError: it cannot be read, or a field has a wrong type.
     """
     path = workspace.dataset_path(name)
-    hint = f"histo download --name {name} --force packs it again"
-    return from_json(Dataset, read_json(path), str(path), hint) if path.exists() else None
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if value is not None}
+        # Only people read these two fields, and earlier versions wrote all names of files as they are.
+        for key in ("origin", "notes"):
+            if isinstance(text := content.get(key), str):
+                content[key] = make_printable(text)
+            elif isinstance(lines := content.get(key), list):
+                content[key] = [make_printable(str(line)) for line in lines]
+    return from_json(Dataset, content, str(path), f"histo download --name {name} --force packs it again")
+
+
+def make_printable(text: str) -> str:
+    """Return a text for `dataset.json` on one line, short, and without bytes that are not UTF-8, as paths may have."""
+    return shorten(escape_control_characters(text), _LONGEST)
 
 
 def find_source_name(workspace: Workspace, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import compress
@@ -27,13 +28,13 @@ _HEADER_BYTES = 128
 
 
 class PackResult(NamedTuple):
-    """The result of packing: numbers of patches, the labels that occur, the SHA-256 of pixels, and that of ids."""
+    """The result of packing: numbers of patches, also by label (or None), the SHA-256 of pixels, and that of ids."""
 
     patches: int
     duplicates_dropped: int
     sha1_mismatches: int
     unreadable: int
-    labels: set[int]
+    labels: Counter[int | None]
     sha256: str
     ids_sha256: str
 
@@ -129,7 +130,7 @@ class _Packer:
         self.count = self.duplicates = self.mismatches = self.unreadable = 0
         self.remarks = Remarks()
         self.seen: set[tuple[str, bytes]] = set()
-        self.labels: set[int] = set()
+        self.labels: Counter[int | None] = Counter()
         self.pixels, self.ids = hashlib.sha256(), IdsDigest()
         _write_header(array, 0)
 
@@ -156,8 +157,7 @@ class _Packer:
         """Write the row of a patch to the manifest, and count an id that is not the SHA-1."""
         self.mismatches += self.source.has_sha1_ids and patch.id != digest
         self.ids.add(patch.id)
-        if patch.label is not None:
-            self.labels.add(patch.label)
+        self.labels[patch.label] += 1
         row = Row(patch.id, patch.label, patch.slide, patch.hospital, patch.split, digest, low, high)
         self.manifest.writerow((*row, *(patch.position or ())))
 
@@ -167,6 +167,7 @@ class _Packer:
             raise HistoError(f"no patch could be read from {self.source.report.origin}", "the warnings above say why")
         _write_header(self.array, self.count)
         self.source.report.counts.update(self.remarks.count_images())
+        self.source.report.notes += self.remarks.list_sizes()
         counts = (self.count, self.duplicates, self.mismatches, self.unreadable)
         return PackResult(*counts, self.labels, self.pixels.hexdigest(), self.ids.hexdigest())
 

@@ -2,13 +2,13 @@
 
 import re
 
-from histocli.images.headers import JPEG_START, PNG
+from histocli.images.headers import JPEG_START, PNG, iterate_png_chunks
 from histocli.images.jpeg import is_grey_jpeg
 from histocli.images.jpeg2000 import count_components, has_8_bits
 
 GREY, TRANSPARENT = "grey, converted to RGB", "transparent pixels were read as opaque"  # remarks on images
 _PNG_GREY, _PNG_ALPHA = (0, 4), (4, 6)  # the colour types of a PNG
-_VP8X_ALPHA, _VP8L_ALPHA = 0x10, 0x10  # bits of bytes of a WebP
+_VP8X_ANIMATION, _VP8X_EXIF, _VP8X_ALPHA, _VP8L_ALPHA = 0x02, 0x08, 0x10, 0x10  # flags of a WebP
 DEEP, _MONOCHROME = 0x40, 0x10  # flags of an AVIF: more than 8 bits, a single channel
 
 
@@ -25,21 +25,28 @@ def is_grey(data: bytes) -> bool:
 
 
 def may_be_transparent(data: bytes) -> bool:
-    """Return whether a PNG, WebP, JPEG 2000 or AVIF has an alpha channel; it may be opaque everywhere."""
+    """Return whether a PNG, or a WebP, JPEG 2000 or AVIF of 8 bits, has an alpha channel; it may be opaque everywhere.
+
+    Animations are left out.
+    """
     if data.startswith(PNG):
         return data[25] in _PNG_ALPHA or b"tRNS" in data[: data.find(b"IDAT")]
-    if data.startswith(b"RIFF"):
-        is_animated = data[12:16] == b"VP8X" and data[20] & 2
-        flag = {b"VP8X": data[20] & _VP8X_ALPHA, b"VP8L": data[24] & _VP8L_ALPHA}.get(data[12:16], 0)
-        return bool(flag) and not is_animated
+    if data[8:16] == b"WEBPVP8X":
+        return data[20] & (_VP8X_ALPHA | _VP8X_ANIMATION) == _VP8X_ALPHA
+    if data[8:16] == b"WEBPVP8L":
+        return data[24] & _VP8L_ALPHA != 0
     if data[4:8] == b"ftyp":
         return b":auxiliary:alpha" in data and all(flag & DEEP == 0 for flag in read_av1_flags(data))
     return count_components(data) == 4 and has_8_bits(data)
 
 
 def has_exif(data: bytes) -> bool:
-    """Return whether a file may have Exif data, which can turn the image."""
-    return any(name in data for name in (b"eXIf", b"EXIF", b"Exif"))
+    """Return whether a PNG, WebP, JPEG 2000 or AVIF may have Exif data, which can turn the image."""
+    if data.startswith(PNG):  # a search in all its bytes would be slow
+        return any(kind == b"eXIf" for kind, _, _ in iterate_png_chunks(data))
+    if data[8:16] == b"WEBPVP8X":
+        return data[20] & _VP8X_EXIF != 0
+    return b"Exif" in data
 
 
 def read_av1_flags(data: bytes) -> list[int]:

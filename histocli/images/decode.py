@@ -1,6 +1,5 @@
 """Decode image files of any format and size to patches (96,96,3) uint8 RGB."""
 
-import re
 from dataclasses import dataclass
 
 import cv2
@@ -10,6 +9,7 @@ from histocli.config import PATCH_MPP
 from histocli.enums import Resize
 from histocli.errors import HistoError
 from histocli.images import tiff_tags
+from histocli.images.channels import DEEP, GREY, TRANSPARENT, has_exif, is_grey, may_be_transparent, read_av1_flags
 from histocli.images.headers import JPEG_START, PNG, check_header, is_animated, remove_unused_chunks, shorten_webp
 from histocli.images.intensity import Ranges, Values, to_uint8
 from histocli.images.jpeg import decode_jpeg
@@ -65,8 +65,9 @@ def decode(
 
     Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; if
     there are several frames or pages, the first is decoded. Three pages that a file declares to be channels are
-    combined. `ranges` gives the value of white in the images of a set that are not uint8. Guesses are added to
-    `remarks`. If `mpp` is given, a TIFF that says another resolution gets a remark too.
+    combined. `ranges` gives the value of white in the images of a set that are not uint8. `remarks` receives guesses,
+    and says whether the image is grey or has transparent pixels. If `mpp` is given, a TIFF that says another resolution
+    gets a remark too.
 
     Raises:
         HistoError: it is not an image that can be read, is truncated or damaged, is larger than `MAX_PIXELS`, is a TIFF
@@ -96,23 +97,37 @@ def _decode(data: bytes, largest_side: int | None, mpp: float | None = None) -> 
             found = (*found, f"the file says {page.mpp:.3g} um per pixel, not {mpp:g}")
         return values, found
     if is_pnm(data):
-        return read_pnm(data), ()
+        return read_pnm(data), (GREY,) if data.startswith(b"P5") else ()
     size = check_header(data)
     if size is not None and largest_side is not None:
         refuse_slide(size, 1, largest_side)
     if data.startswith(JPEG_START) and (jpeg := decode_jpeg(data)) is not None:
-        return jpeg, ()
+        return jpeg, (GREY,) if is_grey(data) else ()
     found = (FIRST_FRAME,) if is_animated(data) else ()
     if data.startswith(b"GIF8"):
-        return decode_by_pillow(data)[0], found
+        values, remarks = decode_by_pillow(data)
+        return values, (*found, *remarks)
     pixels = size.width * size.height if size else 0
-    image = decode_with_opencv(remove_unused_chunks(data), pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    image, is_transparent = _decode_with_alpha(remove_unused_chunks(data), pixels)
     if image is None:
-        values, remark = decode_by_pillow(data)
-        return values, (remark,) if remark else ()
+        return decode_by_pillow(data)
     if (shortened := shorten_webp(data)) and decode_with_opencv(shortened, pixels, cv2.IMREAD_COLOR) is not None:
         raise ImageError("the image is damaged: its stream ends too early")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image), found
+    more = {GREY: is_grey(data), TRANSPARENT: is_transparent}
+    return image, (*found, *(remark for remark, applies in more.items() if applies))
+
+
+def _decode_with_alpha(data: bytes, pixels: int) -> tuple[Values | None, bool]:
+    """Decode an image to RGB (H,W,3) with OpenCV, None if it cannot; also return whether pixels are transparent."""
+    is_transparent = False
+    if may_be_transparent(data):
+        image = decode_with_opencv(data, pixels, cv2.IMREAD_UNCHANGED)
+        if image is not None and image.ndim == 3 and image.shape[2] == 4:
+            is_transparent = bool(image[..., 3].min() < (255 if image.dtype == np.uint8 else 65535))
+            if not has_exif(data):  # with IMREAD_UNCHANGED, OpenCV does not turn the image as Exif data say
+                return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB), is_transparent
+    image = decode_with_opencv(data, pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image), is_transparent
 
 
 def is_8_bit(data: bytes) -> bool:
@@ -130,8 +145,8 @@ def is_8_bit(data: bytes) -> bool:
     if data.startswith(PNG):
         return len(data) > 24 and data[24] <= 8
     if data[4:8] == b"ftyp":  # AVIF: a bit of each av1C box says whether the values have more than 8 bits
-        flags = re.findall(rb"av1C..(.)", data, re.DOTALL)
-        return bool(flags) and all(flag[0] & 0x40 == 0 for flag in flags)
+        flags = read_av1_flags(data)
+        return bool(flags) and all(flag & DEEP == 0 for flag in flags)
     is_webp = data.startswith(b"RIFF") and data[8:12] == b"WEBP"
     return is_webp or data.startswith((JPEG_START, b"GIF8", b"BM")) or has_8_bits(data)
 
@@ -199,10 +214,10 @@ def prepare(image: Pixels, how: Preparation, name: str, remarks: Remarks | None 
         refuse_slide(Size(image.shape[1], image.shape[0]), 1)
     except ImageError as error:
         raise HistoError(f"{name}: {error}", error.hint) from error
-    size = f"{image.shape[1]:,} x {image.shape[0]:,} pixels"
+    size = Size(image.shape[1], image.shape[0])
     image = resample(image, how.mpp)
     if remarks is not None and (remark := _describe_fit(image.shape[0], image.shape[1], how.resize)):
-        remarks.add(remark, f"{name}, {size}")
+        remarks.add(remark, f"{name}, {size.width:,} x {size.height:,} pixels", size=size)
     return fit(image, how.resize)
 
 

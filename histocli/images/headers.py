@@ -33,6 +33,7 @@ _BMP_MASKS = (0xFF0000, 0xFF00, 0xFF)  # of R, G and B in a pixel of 32 bits
 _BMP_BYTES = {0xFF << shift for shift in (0, 8, 16, 24)}
 # Bytes at the end of a WebP's stream: of 1,680 sound files none was decoded without them. Without them, libwebp refuses
 # 98 % of the damaged files with losses, and 95 % of those without.
+_WEBP_START_BYTES = {b"VP8X": 10, b"VP8 ": 10, b"VP8L": 5}  # with the size and the flags
 _WEBP_END_BYTES = {b"VP8 ": 8, b"VP8L": 5}
 
 
@@ -141,16 +142,22 @@ def remove_unused_chunks(data: bytes) -> bytes:
     """
     if not data.startswith(PNG):
         return data
-    parts, at, kept = [], 8, 0
-    while at + 12 <= len(data):
-        length, kind = _PNG_CHUNK.unpack_from(data, at)
-        end = at + 12 + length
+    parts, kept = [], 0
+    for kind, at, end in iterate_png_chunks(data):
         is_exif = kind == b"eXIf" and data[at + 8 : at + 12] in (b"II*\0", b"MM\0*")
         if kind[0] & _ANCILLARY and kind != b"tRNS" and not is_exif:
             parts.append(data[kept:at])
             kept = end
-        at = end
     return b"".join([*parts, data[kept:]]) if parts else data
+
+
+def iterate_png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the kind, the begin and the end of each chunk of a PNG that `check_header` has checked."""
+    at = 8
+    while at + 12 <= len(data):
+        length, kind = _PNG_CHUNK.unpack_from(data, at)
+        yield kind, at, at + 12 + length
+        at += 12 + length
 
 
 def _read_size(data: bytes, at: int) -> Size:
@@ -202,7 +209,7 @@ def _require_frame(size: Size | None) -> Size:
     return size
 
 
-def _check_webp(data: bytes) -> Size | None:
+def _check_webp(data: bytes) -> Size:
     """Walk over a WebP's chunks (RFC 9649)."""
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data) + 1:  # a last odd chunk may lack its padding
@@ -215,6 +222,8 @@ def _check_webp(data: bytes) -> Size | None:
             raise ImageError("the image is truncated: it ends before its last chunk")
         if size is not None:
             continue
+        if length < _WEBP_START_BYTES.get(kind, 0):
+            raise ImageError("the image is truncated: the chunk with its size is too short")
         if kind == b"VP8X":
             size = Size(*(1 + int.from_bytes(data[body + i : body + i + 3], "little") for i in (4, 7)))
         elif kind == b"VP8 ":
@@ -222,6 +231,8 @@ def _check_webp(data: bytes) -> Size | None:
         elif kind == b"VP8L":
             bits = int.from_bytes(data[body + 1 : body + 5], "little")
             size = Size(1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
+    if size is None:
+        raise ImageError("the image is truncated: it has no chunk with its size")
     return size
 
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from histocli.images import tiff_tags
+from histocli.images.channels import GREY
 from histocli.images.headers import check_jpeg
 from histocli.images.intensity import Values
 from histocli.images.jpeg import decode_jpeg
@@ -46,7 +47,7 @@ def read_tiff(page: Page) -> tuple[Values, tuple[str, ...]]:
     if not page.next:
         if is_grey and (hidden := _IMAGES.search(page.description)) and int(hidden[1]) > 1:
             raise _make_stack_error(int(hidden[1]))  # ImageJ writes large stacks without a page for each image
-        return _read_page(page), ()
+        return _read_page(page), (GREY,) if is_grey else ()
     following = read_following_pages(page)
     if not is_grey:
         return _read_page(page), ("only the first of several pages was read",)

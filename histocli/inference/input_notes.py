@@ -1,13 +1,14 @@
 """Notes about the inputs of `histo predict`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from histocli.files.archives import is_archive, remove_archive_suffix
 from histocli.files.file import DiskReader, File, describe_others
+from histocli.similar import find_similar_path
 from histocli.text import join_first
-from histocli.workspace import Workspace
+from histocli.workspace import Workspace, is_path
 
 _ARRAY_SUFFIXES = (".npz", ".parquet")  # they may have scores or other numbers, not images
 _MAX_LISTED = 3  # how many archives a message names
@@ -22,6 +23,17 @@ def describe_shadowed(names: Sequence[str], workspace: Workspace) -> tuple[str, 
         for name in names
         if name in datasets and os.path.exists(name)  # noqa: PTH110 - Path.exists raises where a name is too long
     )
+
+
+def suggest_input(name: str, known: Iterable[str], workspace: Workspace) -> str:
+    """Return the hint for an input that does not exist: the path, or one of the `known` names, that was probably meant.
+
+    It also lists the data sets, if there are any.
+    """
+    similar = find_similar_path(name, () if is_path(name) else known)
+    if not similar:
+        return workspace.describe_datasets()
+    return f"did you mean {similar}?" + (f" ({workspace.describe_datasets()})" if workspace.list_datasets() else "")
 
 
 def describe_empty(files: dict[str, list[File]]) -> tuple[str, ...]:

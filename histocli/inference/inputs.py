@@ -14,19 +14,20 @@ from histocli.data.manifest import hash_file
 from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive
-from histocli.files.file import File, find_images, make_file, to_utf8
+from histocli.files.file import DiskReader, File, find_images, make_file, to_utf8
 from histocli.files.formats import explain_no_images
-from histocli.files.listing import list_files
+from histocli.files.listing import list_files, walk_folder
 from histocli.images.decode import Preparation
 from histocli.images.image_files import ImageFile, infer_file_ranges
 from histocli.images.intensity import list_white
 from histocli.inference.array_inputs import is_array, open_array, read_array_patches
 from histocli.inference.dataset_inputs import open_dataset_patches
-from histocli.inference.input_notes import describe_empty, describe_shadowed, describe_skipped
+from histocli.inference.input_notes import describe_empty, describe_shadowed, describe_skipped, suggest_input
 from histocli.inference.path_list import read_path_list, read_stdin_lines
 from histocli.inference.patterns import Match
 from histocli.patch import Patch
 from histocli.sources.folder import choose_id_kind, make_id
+from histocli.unchanged import find_state
 from histocli.workspace import Workspace, is_path
 
 STDIN = "-"
@@ -126,9 +127,9 @@ def hash_inputs(
     lines: list[bytes] | None,
     split: SplitName | None,
 ) -> str:
-    """Return a SHA-256 of a folder's file names, a data set's manifest, and a file's size and time.
+    """Return a SHA-256 of a folder's file names, a data set's manifest, and the size and time of a file or archive.
 
-    `Parts` compares the sizes and times of the files in folders: one changed image changes only one part.
+    `Parts` compares the sizes and times of the images in folders: one changed image changes only one part.
     `inputs` are what `open_inputs` returned for the same `names`, `lines` and `split`.
     """
     digest = sha256()
@@ -141,8 +142,11 @@ def hash_inputs(
             digest.update(hash_file(workspace.manifest_path(name)).encode())
         elif path.is_dir():
             digest.update("\n".join(file.name for file in inputs.files[name]).encode())
+            if any(not isinstance(file.read, DiskReader) for file in inputs.files[name]):
+                states = [find_state(path / inner) for inner in sorted(walk_folder(name)) if is_archive(inner)]
+                digest.update(f"{states}\n".encode())
         elif path.is_file():
-            digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
+            digest.update(f"{find_state(path)}\n".encode())
         elif not _is_missing_image(name):
             digest.update(hash_file(workspace.manifest_path(name)).encode())
     return digest.hexdigest()
@@ -171,10 +175,10 @@ def _open_input(
         kind = ids or IdKind.PATH
         return Inputs(total, _read_paths(source, preparation, kind), {}, id_kind=kind if total != 0 else None)
     if not os.path.exists(path) and not _is_missing_image(name):  # noqa: PTH110 - Path.exists raises where a name is too long
-        if name in workspace.list_datasets():
+        if name in (datasets := workspace.list_datasets()):
             return _open_dataset(workspace, name, split, preparation)
         workspace.check_complete(name)
-        raise HistoError(f"there is no file, folder or data set {name!r}", workspace.describe_datasets())
+        raise HistoError(f"there is no file, folder or data set {name!r}", suggest_input(name, datasets, workspace))
     if path.is_file() and is_array(path):
         array = open_array(path)
         ranges, patches = read_array_patches(array, path, preparation)

@@ -76,6 +76,9 @@ def score_folder(
     remarks = Remarks()
     for chunk in gathered:
         remarks.merge(chunk.remarks)
+    if ranks.is_rank0:
+        for note in remarks.list_sizes():
+            listener.on_note(note)
     unreadable = sum(chunk.unreadable for chunk in gathered)
     counts = {**source.count_missing(split), "unreadable": unreadable}
     if (without_slide := counts.pop(WITHOUT_SLIDE, 0)) and ranks.is_rank0:  # they are not skipped

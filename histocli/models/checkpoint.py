@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
-from difflib import get_close_matches
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +27,7 @@ from histocli.models.backbone import HEAD
 from histocli.models.limits import build_for
 from histocli.reports.run import list_members
 from histocli.schema import Count, Fraction, Range, from_json
+from histocli.similar import find_similar, find_similar_path
 from histocli.workspace import Workspace, check_name, is_path
 
 _VALIDATION = {"labels": (torch.uint8, 1), "log_odds": (torch.float32, 1)}
@@ -256,6 +256,8 @@ def find_checkpoint(workspace: Workspace, name: str) -> Path:
             return Path(name)
         runs = [part for part in Path(name).parts if part in workspace.list_runs()]
         hint = f"of a run, write only its name: --ckpt {runs[-1]}" if runs else "give a file, a run, or best.pt"
+        if not runs and (similar := find_similar_path(name)):
+            hint = f"did you mean --ckpt {similar if is_path(similar) else f'.{os.sep}{similar}'}?"
         raise HistoError(f"there is no checkpoint {name}", hint)
     for path in (workspace.checkpoints_dir / name, workspace.runs_dir / name / "best.pt"):
         if path.is_file():
@@ -283,11 +285,11 @@ def _make_checkpoint_hint(workspace: Workspace, name: str) -> str:
     if (workspace.checkpoints_dir / f"{name}.pt").is_file():
         return f"did you mean {name}.pt?"
     runs = workspace.list_runs()
+    others = [packaged.NAME] if runs else [packaged.NAME, "best.pt"]
+    if similar := find_similar(name, [*workspace.list_checkpoints(), *runs, *others]):
+        return f"did you mean --ckpt {similar}?" + (f" (runs: {', '.join(runs)})" if runs else "")
     if not runs:
         return "histo train makes one"
-    lower = {run.lower(): run for run in runs}
-    if similar := get_close_matches(name.lower(), lower, 1):
-        return f"did you mean --ckpt {lower[similar[0]]}? (runs: {', '.join(runs)})"
     if (workspace.run_dir(runs[-1]) / "best.pt").is_file():
         return f"--ckpt {runs[-1]} uses the best epoch of the run {runs[-1]} (runs: {', '.join(runs)})"
     return f"histo train --resume finishes {runs[-1]} (runs: {', '.join(runs)})"

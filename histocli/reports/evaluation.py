@@ -205,13 +205,14 @@ def is_evaluation(value: object) -> bool:
 
 
 def is_of_other_data(path: Path, origin: Mapping[str, str | None]) -> bool:
-    """Return whether a report in `metrics/` is there and has other values of `origin`, such as another folder.
+    """Return whether a file in `metrics/` is something else than a report with these values of `origin`.
 
-    A damaged file has none, and is written again.
+    A file that is missing or damaged is not: it may be written.
     """
     with suppress(HistoError):
-        content = read_json(path) if path.is_file() else None
-        return isinstance(content, dict) and {name: content.get(name) for name in origin} != origin
+        if path.is_file():
+            content = read_json(path)
+            return not isinstance(content, dict) or {name: content.get(name) for name in origin} != origin
     return False
 
 

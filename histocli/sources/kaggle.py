@@ -1,7 +1,7 @@
 """Kaggle's Histopathologic Cancer Detection, downloaded with Kaggle's client, or from an archive or folder."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -10,6 +10,7 @@ from typing import Annotated
 from histocli.errors import HistoError
 from histocli.files.file import File, describe_others, is_image, read_bytes
 from histocli.files.listing import list_files
+from histocli.labels.splits import describe_splits
 from histocli.labels.table_files import find_table, read_labels, read_slides, remove_suffix
 from histocli.patch import Patch, Pixels
 from histocli.sources import PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
@@ -160,11 +161,30 @@ class KaggleSource:
             counts["ids of sample_submission.csv without an image"] = len(wanted - test)
             counts["test images that are not in sample_submission.csv"] = len(test - wanted)
         self.report.counts.update({name: count for name, count in counts.items() if count})
+        self._describe(images, f"{root}train_labels.csv")
         used = {f"{root}train_labels.csv", f"{root}sample_submission.csv"}
         used.update(file.name for split in images.values() for file in split)
         if skipped := describe_others(file for name, file in files.items() if name not in used):
             self.report.notes.append(skipped)
         self._images = images
+
+    def _describe(self, images: Mapping[str, list[File]], table: str) -> None:
+        """Add notes to the report: where the splits, the labels and the slides are from."""
+        splits = {file.stem: split for split, files in images.items() for file in files}
+        labelled = sum(split == "train" and key in self._labels for key, split in splits.items())
+        slides = "the slides are not known: --slides TABLE names the slide of each patch"
+        if self._slides_path:
+            matched = sum(key in self._slides for key in splits)
+            slides = f"slides from {self._slides_path}: {_describe_matches(matched, self._slides, splits)}"
+        self.report.notes += [
+            f"splits by the names of folders: {describe_splits(list(splits.values()), len(splits))}",
+            f"labels from {table}: {_describe_matches(labelled, self._labels, splits)}",
+            slides,
+        ]
+
+
+def _describe_matches(matched: int, rows: Sized, images: Sized) -> str:
+    return f"{matched:,} of {len(rows):,} rows match {matched:,} of {len(images):,} images"
 
 
 def _find_root(files: Mapping[str, File], path: Path) -> str:

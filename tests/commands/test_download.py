@@ -2,12 +2,14 @@
 
 import csv
 import json
+import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.cli import write_images
+from tests.cli import PATCHES, write_images
 
 SYNTHETIC = ["download", "--source", "synthetic", "--n", 40]
 
@@ -139,6 +141,31 @@ def test_class_folders_are_packed_with_their_labels(histo, classes):
     assert (pixels(histo, "mine")[:6] == pixels(histo, "synthetic")[:6]).all()
 
 
+def test_a_data_set_of_a_folder_whose_name_is_not_utf8_can_be_used(histo, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff"))
+    (folder / "tumor").mkdir(parents=True)
+    for path in write_images(histo, folder / "normal")[6:]:
+        path.rename(folder / "tumor" / path.name)
+    line = ["download", "--source", "folder", "--from", folder, "--name", "mine"]
+    histo(*line)
+    assert dataset(histo, "mine")["origin"] == f"{tmp_path}/bad\\udcff"
+    histo("balance", "--data", "mine", "--n", 8, "--name", "few")
+    assert "nothing to do" in histo(*line).stderr
+
+
+def test_a_record_of_an_earlier_version_is_read(histo):
+    path = histo.root / "data" / "synthetic" / "dataset.json"
+    content = dataset(histo, "synthetic") | {"origin": "bad\udcff" * 5000, "notes": ["\0"], "request": None, "new": 1}
+    for name in ("ids_sha256", "labels"):
+        del content[name]
+    path.write_text(json.dumps(content))
+    (found,) = json.loads(histo("data", "--json").stdout)["datasets"]
+    assert found["problem"] == ""
+    assert found["origin"].startswith("bad\\udcff")
+    error, _ = histo.fails("download", "--source", "synthetic", "--n", PATCHES)
+    assert error == f"{path} does not name the options"
+
+
 def test_several_folders_and_a_zip_are_packed_as_one_data_set(histo, tmp_path):
     write_images(histo, tmp_path / "one", 3)
     write_images(histo, tmp_path / "two", 5)
@@ -201,7 +228,14 @@ def test_a_folder_without_readable_images_leaves_no_files(empty, tmp_path):
 
 
 def test_kaggles_archive_is_packed_with_its_labels_and_splits(empty, shared_data):
-    empty("download", "--from", shared_data / "kaggle_layout.zip")
+    shown = empty("download", "--from", shared_data / "kaggle_layout.zip").stderr
+    assert [line.strip() for line in shown.splitlines()[:4]] == [
+        "splits by the names of folders: test (28), train (800)",
+        "labels from train_labels.csv: 800 of 800 rows match 800 of 828 images",
+        "the slides are not known: --slides TABLE names the slide of each patch",
+        "each id is the SHA-1 of its patch's pixels",
+    ]
+    assert dataset(empty, "kaggle")["counts"] == {"normal": 503, "tumour": 297, "without a label": 28}
     rows = manifest(empty, "kaggle")
     assert [sum(row["split"] == split for row in rows) for split in ("train", "test")] == [800, 28]
     assert all(row["id"] == row["sha1"] for row in rows)

@@ -172,6 +172,7 @@ def test_mpp_rescales_the_images_of_a_folder_and_what_was_done_to_sizes_is_count
     cut = histo(*EVAL, "--data", tmp_path / "double", "--json")
     assert (json.loads(cut.stdout)["changed"], json.loads(cut.stdout)["skipped"]) == ({"cut to the centre": 24}, {})
     assert "warning: 24 images: cut to the centre" in cut.stderr
+    assert "the images that were cut to the centre had 192x192 pixels" in cut.stderr
     histo("download", "--source", "folder", "--from", tmp_path / "double", "--mpp", "0.486", "--name", "rescaled")
     packed = {row["id"]: float(row["prob"]) for row in scores(histo, report(histo, "--data", "rescaled"))}
     assert packed == pytest.approx({row["id"]: float(row["prob"]) for row in scores(histo, rescaled)}, abs=1e-5)
@@ -264,10 +265,14 @@ def test_a_checkpoint_is_found_by_path_by_name_and_by_run(histo, tmp_path, monke
     assert "first" in hint
 
 
-def test_a_checkpoint_that_does_not_exist_is_answered_with_one_that_does(histo):
-    for name, meant in {"FIRST": "did you mean --ckpt first?", "frist": "did you mean --ckpt first?"}.items():
-        assert meant in histo.fails(*EVAL, "--ckpt", name)[1]
+def test_a_checkpoint_that_does_not_exist_is_answered_with_one_that_does(histo, empty, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.pt").touch()
+    names = {"FIRST": "first", "frist": "first", "bset.pt": "best.pt", "histonet-pcma": "histonet-pcam"}
+    for name, meant in (names | {"./mnie.pt": "./mine.pt"}).items():
+        assert f"did you mean --ckpt {meant}?" in histo.fails(*EVAL, "--ckpt", name)[1]
     assert histo.fails(*EVAL, "--ckpt", "runs/first")[1] == "of a run, write only its name: --ckpt first"
+    assert empty.fails(*EVAL, "--data", tmp_path, "--ckpt", "bset.pt")[1] == "did you mean --ckpt best.pt?"
 
 
 def test_a_workspace_can_be_moved(histo, tmp_path):
@@ -312,6 +317,12 @@ def test_data_that_is_neither_a_path_nor_a_name_is_an_error(histo, name):
     error, hint = histo.fails(*EVAL, "--data", name)
     assert error == f"there is no file, folder or data set '{name}'"
     assert hint == "data sets: synthetic"
+
+
+@pytest.mark.parametrize("name", ["balnaced", "sythetic"])
+def test_a_misspelt_data_set_or_subset_is_answered_with_the_one_that_was_meant(histo, name):
+    hint = histo.fails(*EVAL, "--data", name)[1]
+    assert hint == f"did you mean {'balanced' if name == 'balnaced' else 'synthetic'}? (data sets: synthetic)"
 
 
 def test_options_that_do_not_fit_the_data_are_refused(histo, folder, tmp_path):

@@ -242,6 +242,20 @@ def test_parts_of_another_checkpoint_options_or_inputs_are_not_used(histo, image
     assert list(tmp_path.glob(".preds.csv.*.parts")) == []
 
 
+def test_parts_of_a_changed_archive_in_a_folder_are_not_used(histo, images, tmp_path):
+    packed, out = tmp_path / "packed", tmp_path / "preds.csv"
+    (images / "patch-11.png").write_bytes(b"no picture")
+    shutil.make_archive(packed / "a", "zip", images)
+    line = [*PREDICT, packed, "--batch-size", 2, "--errors", "fail", "--out", out]
+    histo(*line, code=1)
+    write_images(histo, images)
+    shutil.copyfile(images / "patch-08.png", images / "patch-06.png")
+    shutil.make_archive(packed / "a", "zip", images)
+    assert "scored before" not in histo(*line).stderr
+    labels = {row["id"]: row["label"] for row in table(out.read_text())}
+    assert labels["patch-06"] == labels["patch-08"]
+
+
 def test_unreadable_files_of_finished_parts_are_named_again(histo, images, tmp_path, monkeypatch):
     line, out = [*PREDICT, images, "--batch-size", 2], tmp_path / "preds.csv"
     (images / "patch-01.png").write_bytes(b"no picture")
@@ -656,9 +670,20 @@ def test_images_of_other_sizes_are_counted_and_named(histo, tiles):
     told = histo(*PREDICT, tiles).stderr
     assert "warning: a.png, 224 x 224 pixels: cut to the centre (the first; others are counted)" in told
     assert "warning: c.png, 50 x 50 pixels: padded" in told
-    assert "warning: 4 of 6 images were not 96x96: 2 cut to the centre, 1 padded, 1 cut and padded" in told
+    assert (
+        "warning: 4 of 6 images were not 96x96: 2 cut to the centre (224x224 to 512x460), 1 padded (50x50), "
+        "1 cut and padded (200x50)" in told
+    )
     assert "assumed that the images have 0.972 um per pixel" in told
-    assert "4 of 6 images were not 96x96: 4 scaled" in histo(*PREDICT, tiles, "--resize", "scale").stderr
+    grey, transparent = (Image.effect_noise((96, 96), 60).convert(mode) for mode in ("L", "RGBA"))
+    transparent.putpixel((5, 5), (0, 0, 0, 0))
+    grey.save(tiles / "e.png")
+    transparent.save(tiles / "f.png")
+    told = histo(*PREDICT, tiles, "--resize", "scale", "--out", tiles.parent / "preds.csv").stderr
+    assert "warning: 4 of 8 images were not 96x96: 4 scaled (50x50 to 512x460)" in told
+    assert "warning: e.png: grey, converted to RGB (the first; others are counted); networks are usually" in told
+    assert "warning: 1 of 8 images: grey, converted to RGB" in told
+    assert "warning: 1 of 8 images: transparent pixels were read as opaque" in told
 
 
 def test_images_of_the_right_size_need_no_warning(histo, images):
@@ -680,12 +705,13 @@ def test_mpp_rescales_to_the_resolution_of_the_patches(histo, images, tmp_path):
         doubled = cv2.copyMakeBorder(np.repeat(np.repeat(patch, 2, 0), 2, 1), 40, 40, 40, 40, cv2.BORDER_REFLECT)
         cv2.imwrite(str(tmp_path / path.name), doubled)
     result = histo(*PREDICT, tmp_path / "*.png", "--mpp", 0.486)
+    told = result.stderr
     assert [float(row["label"]) for row in table(result.stdout)] == pytest.approx(
         [float(row["label"]) for row in run_predict(histo, images)], abs=1e-5
     )
-    assert "12 of 12 images were not 96x96 at 0.972 um per pixel: 12 cut to the centre" in result.stderr
-    assert "assumed" not in result.stderr
-    assert "--mpp NUMBER rescales it" not in result.stderr  # it is given already
+    assert "12 of 12 images were not 96x96 at 0.972 um per pixel: 12 cut to the centre (272x272 before)" in told
+    assert "assumed" not in told
+    assert "--mpp NUMBER rescales it" not in told  # it is given already
     for value in ("40x", "0.25um", "0", "-1", "nan", "1000"):
         assert "such as 0.25 for 40x" in histo.fails(*PREDICT, images, "--mpp", value, code=2)[1]
     assert "exclude" in histo.fails(*PREDICT, images, "--mpp", "0.5", "--resize", "scale", code=2)[0]

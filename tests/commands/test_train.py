@@ -99,9 +99,12 @@ def test_a_run_interrupted_within_an_epoch_is_resumed_bit_for_bit(histo, uninter
     process.until(lambda: has_head(process))
     process.signal(number)
     assert (process.wait(), process.stdout) == (code, "")
-    assert "error: stopped by a signal; the state is saved" in process.stderr
-    assert "hint: histo train --resume --name long" in process.stderr
-    assert 0 < load_run_checkpoint(histo, "long").training["trainer"]["step"] < 12
+    step = load_run_checkpoint(histo, "long").training["trainer"]["step"]
+    assert 0 < step < 12
+    _, stopping, failure = process.stderr.partition("stopping after this step, and saving the state; Ctrl-C again")
+    assert stopping
+    assert f"error: stopped by a signal after step {step} of 24; the state is saved" in failure
+    assert "hint: histo train --resume --name long" in failure
     assert history(histo, "long") == []
     histo("train", "--resume", "--name", "long")
     expected, rows = uninterrupted_run
@@ -119,7 +122,7 @@ def test_a_run_killed_in_its_first_epoch_can_be_resumed(histo):
     process.until(lambda: has_head(process))
     process.kill()
     assert not (histo.root / "runs" / "killed" / "best.pt").exists()
-    assert "epoch" in histo("train", "--resume").stderr
+    assert "starts again at the first step: no step had been saved" in histo("train", "--resume").stderr
     assert len(history(histo, "killed")) == 1
 
 

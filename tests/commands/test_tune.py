@@ -223,6 +223,7 @@ def test_a_stopped_study_keeps_what_is_finished_and_continues_the_rest(histo, nu
     process.signal(number)
     assert process.wait() == (130 if number == signal.SIGINT else -number)
     if number == signal.SIGINT:
+        assert "stopping after this step, and saving the state" in process.stderr
         assert "hint: histo tune --name tune --trials 50" in process.stderr
     ended = [trial for trial in read_study(histo)["trials"] if trial["state"] == "finished"]
     assert ended

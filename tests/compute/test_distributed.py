@@ -286,9 +286,9 @@ def test_one_process_can_resume_a_stopped_job_of_several(histo):
         codes = [first.wait(), second.wait()]
     assert codes == [143, 143]
     stderr = first.stderr + second.stderr
-    assert stderr.count("error: stopped by a signal; the state is saved") == 1
     stopped_at = torch.load(histo.root / "runs" / "stopped" / "last.pt", weights_only=True)["training"]["trainer"]
     assert 12 <= stopped_at["step"] < 36
+    assert stderr.count(f"error: stopped by a signal after step {stopped_at['step']} of 36; the state is saved") == 1
     resumed = histo("train", "--resume", "--name", "stopped")
     assert f"resumed after step {stopped_at['step']} of 36, with 1 process where there were 2" in resumed.stderr
     assert [row["epoch"] for row in history(histo, "stopped")] == [1, 2, 3]

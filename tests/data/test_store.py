@@ -69,7 +69,7 @@ def names_below(folder):
 def test_rows_of_the_manifest_are_rows_of_the_array(workspace):
     listener = RecordingListener()
     packed = pack(ListSource(PIXELS), workspace, "data", listener=listener)
-    assert packed[:6] == (200, 0, 0, 0, {0, 1}, hashlib.sha256(PIXELS.tobytes()).hexdigest())
+    assert packed[:6] == (200, 0, 0, 0, {None: 67, 0: 66, 1: 67}, hashlib.sha256(PIXELS.tobytes()).hexdigest())
     assert listener.progress == [64, 128, 192, 200]
     store, rows = open_store(workspace.patches_path("data")), rows_of(workspace)
     assert np.array_equal(store, PIXELS)

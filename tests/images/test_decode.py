@@ -61,11 +61,13 @@ def test_jpeg_is_close_to_the_original_with_the_right_colours(mode):
     assert largest_difference(decode(encode(SOFT, "JPEG", mode, quality=98), "x"), SOFT) <= 8
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "JPEG"])
-def test_grey_becomes_three_equal_channels(kind):
-    grey = np.asarray(Image.fromarray(SOFT).convert("L"))
-    image = decode(encode(SOFT, kind, "L"), "x")
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "JPEG", "JPEG2000", "PPM", "TGA"])
+def test_grey_becomes_three_equal_channels_and_is_counted(kind):
+    grey, remarks = np.asarray(Image.fromarray(SOFT).convert("L")), Remarks()
+    image = decode(encode(SOFT, kind, "L"), "x", remarks=remarks)
     assert largest_difference(image, np.dstack([grey] * 3)) <= (4 if kind == "JPEG" else 0)
+    decode(encode(SOFT, kind), "in colour", remarks=remarks)
+    assert remarks.count_images() == ({} if kind == "BMP" else {"grey, converted to RGB": 1})  # a BMP has a palette
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -84,17 +86,35 @@ def test_palette_images_are_converted_to_rgb(kind):
     assert largest_difference(decode(stream.getvalue(), "x"), np.asarray(palette.convert("RGB"))) == 0
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG2000", "TGA"])
 def test_an_opaque_alpha_channel_is_dropped(kind):
-    rgba = np.dstack([SOFT, np.full(SOFT.shape[:2], 255, np.uint8)])
-    assert (
-        largest_difference(decode(encode(rgba, kind, **({"lossless": True} if kind == "WEBP" else {})), "x"), SOFT) == 0
-    )
+    rgba, remarks = np.dstack([SOFT, np.full(SOFT.shape[:2], 255, np.uint8)]), Remarks()
+    data = encode(rgba, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert largest_difference(decode(data, "x", remarks=remarks), SOFT) == 0
+    assert not remarks
 
 
-def test_a_transparent_png_keeps_its_colours_and_a_transparent_tiff_is_refused():
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("JPEG2000", {}), ("TGA", {})],
+)
+def test_transparent_pixels_keep_their_colours_and_are_counted(kind, options):
+    rgba, remarks = np.dstack([SOFT, NOISE[:40, :60, 0]]), Remarks()
+    assert largest_difference(decode(encode(rgba, kind, **options), "x", remarks=remarks), SOFT) == 0
+    assert remarks.count_images() == {"transparent pixels were read as opaque": 1}
+
+
+def test_a_transparent_image_is_turned_as_its_exif_data_say():
+    rgba, exif, remarks = np.dstack([SOFT, NOISE[:40, :60, 0]]), Image.Exif(), Remarks()
+    exif[274] = 6
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True})):
+        image = decode(encode(rgba, kind, exif=exif, **options), "x", remarks=remarks)
+        assert largest_difference(image, np.rot90(SOFT, -1)) == 0
+    assert remarks.count_images() == {"transparent pixels were read as opaque": 2}
+
+
+def test_a_transparent_tiff_is_refused():
     rgba = np.dstack([SOFT, NOISE[:40, :60, 0]])
-    assert largest_difference(decode(encode(rgba, "PNG"), "x"), SOFT) == 0
     with pytest.raises(HistoError, match=r"x\.tif: .*transparent"):
         decode(encode(rgba, "TIFF"), "x.tif")
 
@@ -331,6 +351,8 @@ def lengths_that_lie():
     yield "png of few bytes", png_header(8000, 8000)
     yield "webp file", webp[:4] + b"\xff\xff\xff\x7f" + webp[8:]
     yield "webp chunk", webp[:16] + b"\xff\xff\xff\x7f" + webp[20:]
+    yield "webp without a chunk", webp[:4] + b"\x04\0\0\0" + webp[8:16]
+    yield "webp of few bytes", b"RIFF\x0c\0\0\0WEBPVP8X" + bytes(4)
     at = jp2.index(b"jp2c") - 4
     yield "jp2 box", jp2[:at] + b"\x7f\xff\xff\xff" + jp2[at + 4 :]
     at = jp2.index(b"\xff\x90")
@@ -408,7 +430,7 @@ def test_fractions_in_a_spider_file_have_an_inferred_range():
     grey = np.rint(np.asarray(Image.fromarray(NOISE).convert("F")))
     image = decode(encode(NOISE, "SPIDER", "F"), "a.spi", remarks=remarks)
     assert largest_difference(image, np.repeat(grey[..., None], 3, axis=2)) == 0
-    assert remarks.count_images() == {"read as fractions from 0 to 255": 1}
+    assert remarks.count_images() == {"grey, converted to RGB": 1, "read as fractions from 0 to 255": 1}
 
 
 @pytest.mark.parametrize(
@@ -430,6 +452,11 @@ def test_another_format_is_named_with_what_to_do(data, what):
     with pytest.raises(HistoError, match=f"x: it is .*{what}") as raised:
         decode(data, "x")
     assert raised.value.hint
+
+
+def test_a_file_of_no_known_format_is_not_said_to_have_too_many_pixels():
+    with pytest.raises(HistoError, match=r"^x: not an image that can be read$"):
+        decode(b"a text", "x")
 
 
 def overwritten(data, start, fill):

@@ -71,7 +71,7 @@ def check_same(first, second):
 def test_another_process_decodes_the_same_pixels(folder, pool):
     expected = decode_all(loaders(folder))
     assert sorted(expected.errors) == [3, 4, 19]
-    assert expected.remarks == {"cut to the centre": Remark(8, "01.png, 104 x 96 pixels")}
+    assert expected.remarks == {"cut to the centre": Remark(8, "01.png, 104 x 96 pixels", (104, 96), (104, 96))}
     check_same(pool.decode(loaders(folder)), expected)
     check_same(pool.decode(loaders(folder)[3:5]), decode_all(loaders(folder)[3:5]))  # no pixels at all
     check_same(pool.decode([]), decode_all([]))

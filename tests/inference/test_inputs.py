@@ -188,6 +188,24 @@ def test_an_input_that_is_neither_a_path_nor_a_data_set_is_an_error(tmp_path, wo
         assert raised.value.hint == "data sets: mine"
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ptaches", "did you mean patches?"),
+        ("./PATCH", "did you mean patches?"),
+        ("{}/ptaches/", "did you mean {}/patches?"),
+        ("patches/2.png", ""),  # another patch is not meant
+        ("other/ptaches", ""),
+    ],
+)
+def test_a_misspelt_path_is_answered_with_the_one_that_was_meant(tmp_path, workspace, monkeypatch, name, meant):
+    write_folder(tmp_path / "patches", {"1.png": b""})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HistoError, match="there is no file") as raised:
+        open_inputs([name.format(tmp_path)], workspace, Resize.CROP)
+    assert raised.value.hint == (meant.format(tmp_path) or "there are no data sets yet: histo download packs one")
+
+
 def test_locations_without_images_are_an_error(tmp_path, workspace):
     for path in (tmp_path, write_zip(tmp_path / "x.zip", {"readme.txt": b""})):
         with pytest.raises(HistoError, match="there are no images in"):

@@ -180,6 +180,7 @@ def test_images_of_other_sizes_are_resized_and_counted(tmp_path, resize, verb):
     source = folder_source([folder], resize=resize)
     assert pack(source, workspace, "folder").patches == 3
     assert source.report.counts[verb] == 2
+    assert f"the images that were {verb} had 192x192 pixels" in source.report.notes
     store = open_store(workspace.patches_path("folder"))
     assert np.array_equal(store[1], PIXELS[1])
     assert np.array_equal(store[0], PIXELS[0]) == (resize is Resize.CROP)

@@ -98,6 +98,7 @@ def test_slides_are_added_from_their_table(tmp_path, downloads, layout, packed):
     assert [found[key][0] for key in IDS] == slides + [""] * TEST
     assert found[IDS[0]] == ("camelyon16_train_normal_000", "RUMC")
     assert found[IDS[29]] == ("camelyon16_train_tumor_203", "UMCU")
+    assert f"slides from {path}: {TRAIN} of {TRAIN} rows match {TRAIN} of {TRAIN + TEST} images" in source.report.notes
     assert source.report.counts == {}
 
 
