@@ -22,7 +22,7 @@ from histocli.pages.charts import make_evaluation_charts, make_learning_curves, 
 from histocli.pages.content import ComparisonSection, EvaluationSection, RunSection, render
 from histocli.pages.gallery import make_error_galleries
 from histocli.pages.maps import MapGallery, make_evaluation_maps
-from histocli.pages.model_card import count_used_patches
+from histocli.pages.model_card import count_labelled_patches
 from histocli.pages.operating import count_operating_points
 from histocli.pages.slides import make_slide_section
 from histocli.plots import MissingInputError
@@ -187,7 +187,7 @@ def _make_run_section(
         run=run,
         record=record,
         charts=make_learning_curves(history) if history else [],
-        splits={} if manifest is None else count_used_patches(manifest),
+        splits={} if manifest is None else count_labelled_patches(manifest),
         split_by="" if manifest is None else find_split_unit(manifest),
         dataset=read_dataset(workspace, record.data) if record and record.data else None,
         repeats=_find_repeats(workspace, run),

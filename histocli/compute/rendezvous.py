@@ -95,12 +95,16 @@ def find_processes() -> Rendezvous:
 
 
 def _check_store_file(path: Path) -> None:
-    """Refuse a file that is not torch's, because torch would write into it, and might wait for ever for its rest.
+    """Refuse a file that torch did not begin: torch would write into it, or wait without end for more bytes.
+
+    A truncated store is not recognised.
 
     Raises:
-        UsageError: the file begins otherwise than a store, or none can be made there.
+        UsageError: the file begins otherwise than a store or is a link, or none can be made there.
     """
-    if path.is_file():
+    if path.is_symlink():
+        is_store = False
+    elif path.is_file():
         with path.open("rb") as file:
             is_store = _STORE_BEGIN.startswith(file.read(len(_STORE_BEGIN)))  # another process may be writing it
     else:

@@ -26,6 +26,9 @@ def is_pnm(data: bytes) -> bool:
 def read_pnm(data: bytes) -> Values:
     """Return the image (H,W,3), uint8; uint16 if the header gives 65535 as white, as files with fewer bits may do.
 
+    White space after the pixels is ignored. It is refused if the header ends with a carriage return, because a newline
+    may follow it; the pixels then begin a byte later, and the white space is the last of them.
+
     Raises:
         ImageError: it is not a binary PGM or PPM, is truncated or damaged, or has more than `MAX_PIXELS` pixels.
     """
@@ -40,11 +43,13 @@ def read_pnm(data: bytes) -> Values:
         raise ImageError(f"the image is damaged: its header gives {white:,} as white")
     channels = 3 if data[1:2] == b"6" else 1
     dtype = np.dtype(np.uint8 if white < 256 else ">u2")
-    size, expected = len(data) - header.end(), width * height * channels * dtype.itemsize
-    if size != expected:
+    numel = width * height * channels
+    size, expected = len(data) - header.end(), numel * dtype.itemsize
+    is_padded = header[0][-1:] != b"\r" and not data[header.end() + expected :].strip()
+    if size < expected or (size > expected and not is_padded):
         state = "truncated" if size < expected else "damaged"
         raise ImageError(f"the image is {state}: its pixels have {size:,} bytes instead of {expected:,}", _HINT)
-    values: Values = np.frombuffer(data, dtype, offset=header.end()).reshape(height, width, channels)
+    values: Values = np.frombuffer(data, dtype, numel, header.end()).reshape(height, width, channels)
     if white != 255 and values.max() > white:
         raise ImageError(f"the image is damaged: it has the value {values.max():,}, but {white:,} is white")
     if white == _MAX_WHITE:

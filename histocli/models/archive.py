@@ -13,6 +13,7 @@ import re
 import sys
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,13 +22,15 @@ import torch
 
 MAX_PICKLE = 1 << 22  # bytes of the pickle, which does not contain the weights; the pickle of a large network has 1 MB
 MAX_OPCODES = 1_000_000  # the pickle has at most this many; each may make an object of some 100 bytes
+_MAX_TUPLES = 50_000  # PyTorch writes 4 for a tensor; the hash of some 130,000 tuples in each other crashes Python
 _MAX_DIMENSIONS, _MAX_NUMBER = 8, 1 << 48  # limits of a tensor's shape
 _MEMBER = re.compile(r"[^/]+/(data\.pkl|data/[0-9]+|byteorder|version|\.[a-z_/]+)")
 _BLOCK = 1 << 20  # bytes that are read at a time
 _MAX_DIRECTORY = 1 << 24  # bytes; that of a large network has less than 1 MB
-_ALLOWED_OPCODES = {
+_TUPLE_OPCODES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
+_ALLOWED_OPCODES = _TUPLE_OPCODES | {
     *("PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1"),
-    *("BINFLOAT", "BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("BINFLOAT", "BINUNICODE", "EMPTY_TUPLE"),
     *("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS", "BINGET", "LONG_BINGET"),
     *("BINPUT", "LONG_BINPUT", "GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
 }
@@ -98,15 +101,19 @@ def _list_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipI
         raise ValueError("it has files that PyTorch does not write")
     if any(info.compress_type or info.flag_bits & 1 or info.compress_size != info.file_size for info in infos):
         raise ValueError("its members are compressed or encrypted, which PyTorch does not do")
+    if any(info.header_offset < 0 for info in infos):
+        raise ValueError("its beginning is missing")
     if sum(info.file_size for info in infos) > size:
         raise ValueError("its members are larger than the file")
     return members
 
 
 def _check_opcodes(data: bytes) -> None:
-    """Refuse a pickle that stores other things than plain values, more than `MAX_OPCODES` values, or wrong numbers."""
+    """Refuse a pickle that stores other things than plain values, too many values or tuples, or wrong numbers."""
+    tuples = 0
     for count, (opcode, argument, position) in enumerate(pickletools.genops(data), 1):
-        if opcode.name not in _ALLOWED_OPCODES or count > MAX_OPCODES:
+        tuples += opcode.name in _TUPLE_OPCODES
+        if opcode.name not in _ALLOWED_OPCODES or count > MAX_OPCODES or tuples > _MAX_TUPLES:
             raise ValueError(f"its data.pkl has {opcode.name} at {position}, or too many values")
         if opcode.name in ("BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > count:
             raise ValueError("the values in its data.pkl are not numbered in order")
@@ -160,7 +167,7 @@ class _Tensors:
         self.total_bytes += numel * storage.dtype.itemsize
         if storage.content is None:
             return shape
-        tensor = torch.empty(0, dtype=storage.dtype)
+        tensor = torch.empty(0, dtype=storage.dtype, device="cpu")
         tensor.set_(storage.content.untyped_storage(), offset, shape, stride)
         return tensor.requires_grad_(requires_grad)
 
@@ -179,9 +186,9 @@ class _Loader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return what replaces a class or function in the pickle."""
         if (module, name) == ("collections", "OrderedDict"):
-            return _Ordered
+            return _Function(_make_ordered)
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return self.tensors.rebuild
+            return _Function(self.tensors.rebuild)
         if module == "torch" and name in _DTYPES:
             return name
         raise ValueError(f"{module[:40]}.{name[:40]} is not allowed in it")
@@ -191,9 +198,19 @@ class _Loader(pickle.Unpickler):
         return self.tensors.find_storage(value)
 
 
+class _Function(NamedTuple):
+    """A function that a pickle may call, without attributes that the pickle could set."""
+
+    call: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function."""
+        return self.call(*arguments)
+
+
 def _read_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> torch.Tensor:
     """Return the bytes of a member as a tensor; zipfile compares their CRC-32."""
-    content = torch.empty(member.file_size, dtype=torch.uint8)
+    content = torch.empty(member.file_size, dtype=torch.uint8, device="cpu")
     view, done = content.numpy().data, 0
     with archive.open(member) as stream:
         while block := stream.read(_BLOCK):
@@ -215,3 +232,8 @@ class _Ordered(OrderedDict[Any, Any]):
     def __reduce__(self) -> Any:
         """Pickle this as an `OrderedDict`."""
         return OrderedDict, *super().__reduce__()[1:]
+
+
+def _make_ordered() -> _Ordered:
+    """Return an empty dictionary; with parameters, a small pickle could copy a long list into many dictionaries."""
+    return _Ordered()

@@ -22,7 +22,7 @@ from histocli.pages.markdown import escape_markdown, make_code_span
 from histocli.reports.audit import SPLIT_SENTENCES
 from histocli.reports.balance import SplitCounts, count_patches
 from histocli.reports.evaluation import format_interval, read_evaluations
-from histocli.reports.run import read_run
+from histocli.reports.run import read_run, select_used_rows
 from histocli.text import format_metric, pluralise
 from histocli.workspace import Workspace
 
@@ -53,7 +53,7 @@ def write_card(workspace: Workspace, run: str, best: Checkpoint) -> Path:
             best_sha256=loaded.sha256,
             n_weights=sum(tensor.numel() for tensor in best.model.values()),
             dataset=read_dataset(workspace, record.data),
-            splits=count_used_patches(manifest),
+            splits=count_labelled_patches(select_used_rows(manifest, record.shots)),
             split_by=find_split_unit(manifest),
             weakness=explain_weak_validation([manifest]),
             weights_note=describe_weights(best.arch, str(record.options.get("weights") or "random")),
@@ -104,7 +104,7 @@ def _render_evaluations(workspace: Workspace, run: str, best_sha256: str) -> str
     return f"{text.rstrip()}\n"
 
 
-def count_used_patches(manifest: "pd.DataFrame") -> dict[str, SplitCounts]:
+def count_labelled_patches(manifest: "pd.DataFrame") -> dict[str, SplitCounts]:
     """Count the labelled patches and the known slides of the splits train and val of a manifest."""
     counts = count_patches(manifest[manifest["label"] != UNLABELLED])
     return {name: counts[name] for name in ("train", "val") if name in counts}

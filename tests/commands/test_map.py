@@ -107,7 +107,6 @@ def test_there_is_a_picture_for_each_slide_with_colours_of_scores(scored):
     assert tumour > 500  # the cells of the labels, not only the key
 
 
-@pytest.mark.usefixtures("names_only")
 def test_without_the_data_set_ids_tell_the_position_and_mpp_the_scale(scored, tmp_path):
     histo, table = scored
     rows = read_rows(histo.root / "manifests" / "synthetic.csv")

@@ -379,6 +379,9 @@ def test_an_extension_of_folds_that_was_interrupted_continues(histo):
     histo("train", "--resume", "--name", "cv-fold1", "--epochs", 2, "--device", "cpu")
     histo("train", "--folds", 2, "--name", "cv", "--resume", "--device", "cpu")
     assert [load_run_checkpoint(histo, f"cv-fold{fold}").config["epochs"] for fold in (1, 2)] == [2, 2]
+    again = histo("train", "--folds", 2, "--name", "cv", "--resume", "--epochs", 3, "--device", "cpu")
+    assert again.stderr.count("extended from 2 to 3 epochs") == 2
+    assert [load_run_checkpoint(histo, f"cv-fold{fold}").config["extended_after"] for fold in (1, 2)] == [2, 2]
 
 
 def test_resumed_repeats_keep_their_options(histo):

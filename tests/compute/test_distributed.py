@@ -375,16 +375,20 @@ def test_several_processes_write_the_same_evaluation_as_one(histo):
 
 
 @pytest.mark.slow
-def test_several_processes_count_all_cropped_images_of_a_folder(histo, tmp_path):
+def test_several_processes_count_cropped_and_unreadable_images_of_a_folder(histo, tmp_path):
     for i, path in enumerate(write_images(histo, tmp_path / "flat", 12)):
         target = tmp_path / "large" / str(i % 2) / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(os.fspath(target), cv2.resize(cv2.imread(os.fspath(path)), (120, 120)))
+    (tmp_path / "large" / "0" / "patch-03.png").write_bytes(b"not an image")  # process 1 reads it
     line = ["eval", "--ckpt", "first", "--data", tmp_path / "large", "--batch-size", 2, "--json"]
     alone = json.loads(histo(*line).stdout)
     assert alone["changed"] == {"cut to the centre": 12}
-    stdout, _ = run_without_torchrun(histo, *line)
+    assert alone["skipped"] == {"unreadable": 1}
+    stdout, stderr = run_without_torchrun(histo, *line)
     assert json.loads(stdout) == alone
+    assert stderr.count("warning: 1 patch skipped: unreadable") == 1
+    assert stderr.count("patch-03.png") == 1
 
 
 @pytest.mark.slow

@@ -160,6 +160,7 @@ def archive(rng, good):
     return data[: rng.randrange(len(data))]
 
 
+PAIRS = b"".join(b"M" + number.to_bytes(2, "little") + b"N\x86" for number in range(10_000))
 OPCODES = [
     b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R",
     b"cbuiltins\nset\n]\x85R",
@@ -178,6 +179,8 @@ OPCODES = [
     b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpuJ\0\0\0\x7ftQ",
     b"(X\x07\0\0\0storagectorch\nFloatStorage\n]X\3\0\0\0cpuK\1tQ",
     b"ccollections\nOrderedDict\n)R}X\1\0\0\0aNsb",
+    b"](" + PAIRS + b"eq\1" + b"ccollections\nOrderedDict\nh\1\x85R" * 2_000,
+    b"})" + b"\x85" * 150_000 + b"Ns",
     b"ctorch._utils\n_rebuild_tensor_v2\n(NNX\1\0\0\0AJ\xff\xff\xff\x7f\x86)NNtR",
 ]
 

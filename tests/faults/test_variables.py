@@ -40,7 +40,7 @@ def test_a_variable_of_torchrun_with_a_nonsensical_value_is_one_error(trained_wo
     assert len(process.stderr) < 500
 
 
-@pytest.mark.parametrize("kind", ["text", "pipe", "no folder"])
+@pytest.mark.parametrize("kind", ["text", "pipe", "folder", "device", "link", "no folder"])
 def test_a_file_through_which_no_processes_can_connect_is_refused_unchanged(trained_workspace, tmp_path, kind):
     """torch waited without end, Ctrl-C had no effect, and it could write into the file."""
     path = tmp_path / "x"
@@ -48,6 +48,12 @@ def test_a_file_through_which_no_processes_can_connect_is_refused_unchanged(trai
         path.write_text("id,label\na,1\n")
     elif kind == "pipe":
         os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path = os.devnull
+    elif kind == "link":
+        path.symlink_to(tmp_path / "target")
     else:
         path = path / "x"
     line = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", tmp_path / "out.csv"]
@@ -59,6 +65,7 @@ def test_a_file_through_which_no_processes_can_connect_is_refused_unchanged(trai
     assert process.stderr.count("error: ") == 1
     assert f"error: the environment variable HISTO_RENDEZVOUS is '{path}'" in process.stderr
     assert kind != "text" or path.read_text() == "id,label\na,1\n"
+    assert not (tmp_path / "target").exists()
 
 
 ABSENT = [{"MASTER_ADDR": "nowhere.invalid"}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "RANK": "1"}]

@@ -19,6 +19,10 @@ def test_values_are_scaled_by_the_maximum(kind, channels, white, space):
     np.testing.assert_array_equal(pixels, np.broadcast_to(expected, (20, 22, 3)))
 
 
+def test_white_space_after_the_pixels_is_ignored():
+    np.testing.assert_array_equal(decode(b"P5 2 1 255 ab \r\n", "x")[..., 0], [[97, 98]])
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -27,6 +31,8 @@ def test_values_are_scaled_by_the_maximum(kind, channels, white, space):
         (b"P5 2 2 0 abcd", "damaged: its header gives 0 as white"),
         (b"P6 2 2 255 abcdefghijk", "truncated: its pixels have 11 bytes instead of 12"),
         (b"P6\r\n2 2\r\n255\r\nabcdefghijkl", "damaged: its pixels have 13 bytes instead of 12"),
+        (b"P5\r\n2 1\r\n255\r\na ", "damaged: its pixels have 3 bytes instead of 2"),
+        (b"P5 2 1 255 abP5 2 1 255 cd", "damaged: its pixels have 15 bytes instead of 2"),
         (b"P6 2 2 ", "damaged: its header is not"),
         (b"P6 99999 99999 255 1", "more than 67,108,864 pixels"),
         (b"P5 0 2 255 a", "its header gives no size"),

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from histocli.atomic import write_json
-from histocli.errors import HistoError
+from histocli.errors import DamagedError, HistoError
 from histocli.models import create_model, packaged
 from histocli.models.archive import load_archive
 from histocli.models.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
@@ -67,7 +67,9 @@ def test_tensors_are_loaded_as_pytorch_loads_them(tmp_path):
     tensors += [shared.to(dtype) for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.uint8)]
     path = tmp_path / "a.pt"
     torch.save({"tensors": tensors, "state": torch.nn.BatchNorm1d(3).state_dict(), "plain": (1, -0.5, "a", None)}, path)
-    loaded, expected = load_archive(path), torch.load(path, weights_only=True)
+    with torch.device("meta"):  # without an effect: a checkpoint is always loaded onto the CPU
+        loaded = load_archive(path)
+    expected = torch.load(path, weights_only=True)
     assert loaded["state"]._metadata == expected["state"]._metadata
     again, wanted = io.BytesIO(), io.BytesIO()
     torch.save(loaded, again)
@@ -98,6 +100,22 @@ def test_an_archive_that_pytorch_does_not_write_is_refused(path, kind):
     assert words[kind] in error_of(path)
 
 
+@pytest.mark.parametrize(
+    ("pickled", "why"),
+    [
+        (b"](K\1K\2\x86eq\1ccollections\nOrderedDict\nh\1\x85R", "takes 0 positional arguments"),
+        (b"ccollections\nOrderedDict\n}X\1\0\0\0aK\1sb", "__dict__"),
+        (b"ctorch._utils\n_rebuild_tensor_v2\n}X\1\0\0\0aK\1sb", "__dict__"),
+        (b"})" + b"\x85" * 50_001 + b"Ns", "too many values"),
+    ],
+    ids=["a copy of a list", "an attribute of a class", "an attribute of a function", "tuples that crash Python"],
+)
+def test_a_pickle_that_does_what_pytorch_does_not_is_refused(path, pickled, why):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\2" + pickled + b".")
+    assert why in error_of(path)
+
+
 class Hostile:
     def __reduce__(self):
         return os.system, ("touch owned",)
@@ -117,6 +135,12 @@ def test_a_truncated_file_is_refused(path, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     assert str(path) in error_of(path)
+
+
+def test_a_file_whose_beginning_is_missing_is_damaged(path):
+    path.write_bytes(path.read_bytes()[100:])
+    with pytest.raises(DamagedError, match="its beginning is missing"):
+        load_checkpoint(path)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

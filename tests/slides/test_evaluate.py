@@ -10,9 +10,11 @@ from typing import NamedTuple
 import pytest
 
 from histocli.data.manifest import hash_file
+from histocli.reports.slides import find_slide_evaluation_path
 from histocli.slides.asap import read_asap
 from histocli.slides.records import FinishedSlide, SlideRecord, write_finished
 from histocli.slides.synthetic import draw_slide, plan_synthetic_slide, write_annotation
+from histocli.workspace import Workspace
 from tests.cli import Histo, template
 
 TUMOUR = {"objectType": "annotation", "classification": {"name": "Tumor"}}  # properties of an area in QuPath's GeoJSON
@@ -88,6 +90,15 @@ def test_folders_of_the_same_name_have_files_of_their_own(histo, slides, tmp_pat
     assert len(list((histo.root / "plots").glob("slides-maps*.png"))) == 4
     histo("report", "--maps", other, "--pictures", 0)
     assert first.name in (histo.root / "plots" / "first-report.html").read_text()
+
+
+def test_a_json_file_of_something_else_is_not_replaced_but_a_damaged_one_is(tmp_path):
+    workspace = Workspace(tmp_path)
+    path = workspace.metrics_dir / "slides-maps.json"
+    path.parent.mkdir()
+    for text, is_replaced in (("[]", False), ('{"run": "x"}', False), ("{", True), ("", True)):
+        path.write_text(text)
+        assert (find_slide_evaluation_path(workspace, tmp_path / "maps") == path) is is_replaced
 
 
 def test_the_curve_of_an_earlier_call_is_removed_if_there_is_none_now(histo, slides, tmp_path):

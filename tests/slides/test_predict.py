@@ -302,6 +302,15 @@ def test_the_picture_shows_tissue_of_low_scores_and_outlines_the_others(tmp_path
     assert middle[(left + right) // 2] != middle[left - side // 2]
 
 
+@pytest.mark.parametrize(("rows", "columns", "score"), [(3, 3, np.nan), (1, 1, 0.9), (1, 3, 0.9)])
+def test_a_picture_is_drawn_without_scores_and_of_few_squares(tmp_path, rows, columns, score):
+    xs, ys = np.arange(columns + 1) * 96, np.arange(rows + 1) * 96
+    grid = Grid(0, 96, 0.972, (1, 1), xs, ys, 1, (columns * 96, rows * 96))
+    overview = np.full((rows * 48, columns * 48, 3), 200, np.uint8)
+    write_heatmap_picture(tmp_path / "map.png", "slide", overview, 1.944, np.full((rows, columns), score), grid, 0.5)
+    assert cv2.imread(str(tmp_path / "map.png")) is not None
+
+
 @pytest.mark.parametrize("name", ["heatmap.png", "scores.csv"])
 @pytest.mark.usefixtures("real_pictures")
 def test_a_slide_is_scored_again_if_a_file_of_its_map_was_removed(histo, slides, tmp_path, name):

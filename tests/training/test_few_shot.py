@@ -31,7 +31,9 @@ def test_shots_are_training_patches_of_both_classes_and_are_reported(histo):
     assert f"few-shot: 4 tumour and 4 normal patches from {record['slides']} slides, drawn with seed 0" in text
     assert f"few: 8 patches to train on, {SUBSET - len(train)} to validate" in text
     card = (histo.root / "runs" / "few" / "model_card.md").read_text()
-    assert "only 4 patches of each class were used (`--shots`), drawn with seed 0" in card
+    used = f"Of the {len(train)} patches of the split `train`, only 4 patches of each class were used (`--shots`)"
+    assert f"{used}, drawn with seed 0" in card
+    assert f"| train | 8 | 4 | 4 | {record['slides']} |" in card
     line = ["eval", "--ckpt", "few", "--data", "balanced", "--split", "train", "--device", "cpu", "--json"]
     evaluation = json.loads(histo(*line).stdout)
     others = train["slide"].isin(rows["slide"]).sum() - 8
