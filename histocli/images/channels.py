@@ -15,7 +15,7 @@ DEEP, _MONOCHROME = 0x40, 0x10  # flags of an AVIF: more than 8 bits, a single c
 def is_grey(data: bytes) -> bool:
     """Return whether the header of a PNG, JPEG, JPEG 2000 or AVIF says that it is grey; False for other formats."""
     if data.startswith(PNG):
-        return data[25] in _PNG_GREY
+        return _read_byte(data, 25) in _PNG_GREY
     if data.startswith(JPEG_START):
         return is_grey_jpeg(data)
     if data[4:8] == b"ftyp":
@@ -30,11 +30,11 @@ def may_be_transparent(data: bytes) -> bool:
     Animations are left out.
     """
     if data.startswith(PNG):
-        return data[25] in _PNG_ALPHA or b"tRNS" in data[: data.find(b"IDAT")]
+        return _read_byte(data, 25) in _PNG_ALPHA or b"tRNS" in data[: data.find(b"IDAT")]
     if data[8:16] == b"WEBPVP8X":
-        return data[20] & (_VP8X_ALPHA | _VP8X_ANIMATION) == _VP8X_ALPHA
+        return _read_byte(data, 20) & (_VP8X_ALPHA | _VP8X_ANIMATION) == _VP8X_ALPHA
     if data[8:16] == b"WEBPVP8L":
-        return data[24] & _VP8L_ALPHA != 0
+        return _read_byte(data, 24) & _VP8L_ALPHA != 0
     if data[4:8] == b"ftyp":
         return b":auxiliary:alpha" in data and all(flag & DEEP == 0 for flag in read_av1_flags(data))
     return count_components(data) == 4 and has_8_bits(data)
@@ -45,8 +45,13 @@ def has_exif(data: bytes) -> bool:
     if data.startswith(PNG):  # a search in all its bytes would be slow
         return any(kind == b"eXIf" for kind, _, _ in iterate_png_chunks(data))
     if data[8:16] == b"WEBPVP8X":
-        return data[20] & _VP8X_EXIF != 0
+        return _read_byte(data, 20) & _VP8X_EXIF != 0
     return b"Exif" in data
+
+
+def _read_byte(data: bytes, position: int) -> int:
+    """Return a byte of a file; 0 if the file is shorter, which no decoder accepts then."""
+    return data[position] if position < len(data) else 0
 
 
 def read_av1_flags(data: bytes) -> list[int]:

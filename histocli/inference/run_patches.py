@@ -79,7 +79,7 @@ def load_run_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: Ma
     path = find_training_manifest(workspace, [checkpoint], manifests)
     if path is None:
         return None
-    frame = _select_used_rows(workspace, checkpoint, manifests.read(path, ("id", "label", "split")))
+    frame = find_used_rows(workspace, checkpoint, manifests.read(path, ("id", "label", "split")))
     if frame is None or "data" not in frame.columns or frame["data"].nunique() != 1:
         return None
     data = str(frame["data"].iloc[0])
@@ -95,7 +95,7 @@ def load_run_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: Ma
     return RunPatches(patches["train"], patches["val"], train, val)
 
 
-def _select_used_rows(workspace: Workspace, checkpoint: Checkpoint, manifest: "pd.DataFrame") -> "pd.DataFrame | None":
+def find_used_rows(workspace: Workspace, checkpoint: Checkpoint, manifest: "pd.DataFrame") -> "pd.DataFrame | None":
     """Return the rows of its manifest that a checkpoint's run used; None if it is not known what `--shots` drew.
 
     The draw depends only on the manifest, the number of patches and the seed. A later run of the same name may have

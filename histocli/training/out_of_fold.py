@@ -8,11 +8,10 @@ import numpy as np
 from histocli.data.dataset import find_source_name
 from histocli.data.manifest import hash_file, read_manifest
 from histocli.inference.checkpoints import TORCH, LoadedCheckpoint
-from histocli.inference.run_patches import ManifestCache, read_pixel_digests
+from histocli.inference.run_patches import ManifestCache, find_used_rows, read_pixel_digests
 from histocli.inference.score_table import make_validation_table, measure_groups, measure_scores, write_scores
 from histocli.models.checkpoint import Checkpoint
 from histocli.reports.evaluation import OUT_OF_FOLD, EvaluatedCheckpoint, EvaluationReport, write_evaluation
-from histocli.reports.run import read_run, select_used_rows
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -73,14 +72,15 @@ def _read_fold_scores(workspace: Workspace, best: Checkpoint, temperature: float
 
     The number is None if no slides are known.
     """
-    folder = workspace.run_dir(best.run)
-    manifest = read_manifest(folder / "manifest.csv", ("id", "label", "split", "data", "index"))
-    manifest = select_used_rows(manifest, read_run(folder).shots)
+    manifest = read_manifest(workspace.run_dir(best.run) / "manifest.csv", ("id", "label", "split", "data", "index"))
+    used = find_used_rows(workspace, best, manifest)
     table = make_validation_table(best, manifest, temperature)
     digests = read_pixel_digests(workspace, str(table["data"].iloc[0]), table, ManifestCache())
     table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
     table["fold"] = best.run
-    slides = set(manifest.loc[manifest["split"] == "train", "slide"]) - {""} if "slide" in manifest else set()
+    slides: set[str] = set()
+    if used is not None and "slide" in used:
+        slides = set(used.loc[used["split"] == "train", "slide"]) - {""}
     return table, int(table["slide"].isin(slides).sum()) if slides else None
 
 

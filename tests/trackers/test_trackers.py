@@ -22,6 +22,20 @@ OFFLINE = {"WANDB_MODE": "offline", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 @pytest.fixture
+def offline(monkeypatch):
+    """Use wandb and MLflow in this process, without a network, and end wandb's own process afterwards.
+
+    Otherwise the processes of later tests would send their metrics to it.
+    """
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+    yield
+    import wandb
+
+    wandb.teardown()
+
+
+@pytest.fixture
 def no_pictures(monkeypatch):
     """Draw nothing at the end of a run, for tests that look at no picture."""
     monkeypatch.setattr("histocli.trackers.listener.draw_pictures", lambda *_: {})
@@ -117,9 +131,8 @@ def summary_of_wandb(histo):
 
 
 @pytest.mark.slow
-def test_several_trackers_at_once_get_the_same_and_do_not_change_the_weights(histo, monkeypatch):
-    for name, value in OFFLINE.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("offline")
+def test_several_trackers_at_once_get_the_same_and_do_not_change_the_weights(histo):
     kinds = ("mlflow", "wandb", "tensorboard", "mlflow")
     result = histo(*RUN, *(word for kind in kinds for word in ("--track", kind)))
     assert "wandb: offline; send it with wandb sync" in result.stderr
