@@ -13,7 +13,7 @@ TESTS := -m pytest -n $(WORKERS) --dist worksteal
 
 help:
 	@echo "make demo         install, and run all steps on synthetic patches"
-	@echo "make test         install with the test tools, and run the tests: 20 to 30 minutes on two cores"
+	@echo "make test         install with the test tools, and run the tests: about 20 minutes on two cores"
 	@echo "make lint         check the code with ruff and mypy, and whether make docs is needed"
 	@echo "make check        everything that CI runs: lint, site, package, test"
 	@echo "make docs         write docs/cli.md and completions/ again"
