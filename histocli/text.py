@@ -29,7 +29,7 @@ def parse_finite(text: str) -> float:
 
 
 def join_first(texts: Sequence[str], most: int, separator: str = ", ") -> str:
-    """Join texts, at most this many; "..." stands for the others."""
+    """Return the first `most` texts joined by a separator, followed by "..." if there are more."""
     return separator.join([*texts[:most], *(["..."] if len(texts) > most else [])])
 
 

@@ -49,8 +49,8 @@ def describe_skipped(others: Sequence[File]) -> tuple[str, ...]:
 def describe_unopened(names: Sequence[str], skipped: Sequence[File]) -> tuple[str, ...]:
     """Return a note if archives in folders are not opened, because there are images in the same folder.
 
-    `names` are the inputs of the call, and `skipped` are the files in them that are not images. The note
-    leaves out `a.zip` if there is a folder `a` beside it, into which it was probably unpacked.
+    `names` are the inputs of the call, and `skipped` are the files in them that are not images. If a folder has
+    `a.zip` and a folder `a`, the note does not name `a.zip`: its images are probably in `a` already.
     """
     given = {os.path.realpath(name) for name in names}
     paths = [Path(file.read.folder, file.read.name) for file in skipped if isinstance(file.read, DiskReader)]

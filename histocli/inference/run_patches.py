@@ -96,10 +96,10 @@ def load_run_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: Ma
 
 
 def find_used_rows(workspace: Workspace, checkpoint: Checkpoint, manifest: "pd.DataFrame") -> "pd.DataFrame | None":
-    """Return the rows of its manifest that a checkpoint's run used; None if it is not known what `--shots` drew.
+    """Return the rows of the manifest that the run of a checkpoint trained and validated on.
 
-    The draw depends only on the manifest, the number of patches and the seed. A later run of the same name may have
-    others.
+    Returns None if it is not known which patches `--shots` drew. The draw depends only on the manifest, the number of
+    patches and the seed, which may be different in a later run of the same name.
     """
     if checkpoint.config.get("shots") is None:
         return manifest

@@ -65,7 +65,7 @@ class _SlideSample:
         return np.asarray(self.squares == _TISSUE | _TUMOUR)
 
     def find_annotated(self) -> Mask:
-        """Return the squares with tumour, also those without tissue."""
+        """Return the squares that have annotated tumour, with or without tissue."""
         return np.asarray(self.squares & _TUMOUR > 0)
 
     def find_normal(self) -> Mask:
