@@ -94,12 +94,21 @@ def train(
     from histocli.commands.train import train as run_train
     from histocli.commands.train_repeats import train_repeats
     from histocli.trackers import TrackerListener
+    from histocli.training.run import Run
 
     config = make_config(TrainConfig, config, options)
     track, given = config.track, list_given(config, options)
 
-    def listen() -> TrackerListener:
-        return TrackerListener(track, WarningListener())
+    class ApiListener(TrackerListener):
+        """Warns of a GPU that cannot be used, and sends the run to the trackers."""
+
+        def on_start(self, run: Run, at: int) -> None:
+            if run.compute.warning:
+                self.listener.on_warning(run.compute.warning)
+            super().on_start(run, at)
+
+    def listen() -> ApiListener:
+        return ApiListener(track, WarningListener())
 
     for repeats in ("folds", "seeds"):
         if getattr(config, repeats) == 0:  # otherwise a single run would be trained

@@ -233,6 +233,8 @@ def test_a_gpu_that_cannot_be_used_is_a_warning_also_with_quiet(histo, folder, t
         assert warnings[0].startswith("warning: the GPU cannot be used: ")
     with pytest.warns(UserWarning, match="^the GPU cannot be used: "):
         histocli.load("first", workspace=histo.root)
+    with pytest.warns(UserWarning, match="^the GPU cannot be used: "):
+        histocli.train(histo.root, name="on-cpu", arch="histonet-64", epochs=1, batch_size=16)
 
 
 def test_tta_writes_another_metrics_file(histo):
