@@ -8,6 +8,7 @@ from histocli.files.file import File, describe_others, is_image_start, split_suf
 
 _UNPACK_HINT = "unpack it, and give the folder"
 _CONVERT_HINT = "write the patches as PNG files, or as an array in a .npy or .npz file"
+_SLIDE_HINT = "histo predict SLIDE --out DIR scores it; for labelled patches: histo download --source slides"
 _LIST_HINT = (
     "give images or a folder; a list of paths goes to stdin: histo predict - < FILE; a table of labels to --labels"
 )
@@ -35,10 +36,10 @@ _UNSUPPORTED = {
     ".arrow": ("Arrow file", "save it as Parquet"),
     ".feather": ("Feather file", "save it as Parquet"),
     ".jxl": ("JPEG XL image", "convert it to PNG"),
-    ".svs": ("whole slide", "cut it into patches of 96x96 pixels first"),
-    ".ndpi": ("whole slide", "cut it into patches of 96x96 pixels first"),
-    ".mrxs": ("whole slide", "cut it into patches of 96x96 pixels first"),
-    ".dcm": ("DICOM file", "cut it into patches of 96x96 pixels first, as PNG files"),
+    ".svs": ("whole slide", _SLIDE_HINT),
+    ".ndpi": ("whole slide", _SLIDE_HINT),
+    ".mrxs": ("whole slide", _SLIDE_HINT),
+    ".dcm": ("DICOM file", "export a whole slide as a tiled TIFF, or patches as PNG files"),
 }
 
 
@@ -50,7 +51,6 @@ _HINT_OF_SUFFIX = {  # what to do with a folder that has such files and no image
     ".heic": "convert them to PNG",
     ".pdf": "convert them to PNG",
     ".001": "join the parts of the archive first: cat NAME.zip.* > NAME.zip",
-    ".dcm": "save the patches as PNG files",
     ".cls": "the images are missing",
 }
 

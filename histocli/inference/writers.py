@@ -173,7 +173,9 @@ class ParquetWriter:
 
         with ParquetFile(path) as file:
             for number in range(file.num_row_groups):
-                self.writer.write_table(file.read_row_group(number))
+                self.writer.write_table(
+                    file.read_row_group(number).cast(self.schema)
+                )  # another program may have written it
 
     def close(self) -> None:
         """Write the footer."""

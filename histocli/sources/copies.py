@@ -18,7 +18,8 @@ _COPY = re.compile(
     r"|(?: - (?:copy|kopie))?(?: \(\d+\))?$",
     re.IGNORECASE,
 )
-_COPY_FOLDER = re.compile(rf"(?:{_CHANGE})(?:[ _-]?(?:images?|data|set))?|orig(?:inals?)?", re.IGNORECASE)
+_CHANGED_FOLDER = re.compile(rf"(?:{_CHANGE})[ _-]?\d*(?:[ _-]?(?:images?|data|set))?", re.IGNORECASE)
+_ORIGINAL_FOLDER = re.compile(r"orig(?:inals?)?", re.IGNORECASE)
 
 
 def refuse_masks(names: Sequence[str]) -> None:
@@ -76,8 +77,9 @@ def describe_copies(names: Sequence[str]) -> str:
         stem = split_suffix(name)[0]
         plain = _COPY.sub("", stem) or stem
         folders = name.split("/")[:-1]
-        key = "/".join([*(part for part in folders if not _COPY_FOLDER.fullmatch(part)), plain])
-        is_marked = plain != stem or any(re.match(_CHANGE, part, re.IGNORECASE) for part in folders)
+        unchanged = [part for part in folders if not _CHANGED_FOLDER.fullmatch(part)]
+        key = "/".join([*(part for part in unchanged if not _ORIGINAL_FOLDER.fullmatch(part)), plain])
+        is_marked = plain != stem or len(unchanged) < len(folders)
         if is_marked or originals.setdefault(key, name) != name:
             marked[name] = key
     copies = {name: originals[key] for name, key in marked.items() if key in originals}

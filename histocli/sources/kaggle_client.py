@@ -53,9 +53,11 @@ def download_competition(downloads_dir: Path, *, force: bool = False, policy: Re
 
 def _download_if_missing(target: Path, downloads_dir: Path, force: bool, policy: RetryPolicy) -> Path:
     """Download and unpack the archive with Kaggle's client, trying again after network errors."""
-    if force or not target.is_dir():
-        require_space(target.parent, ARCHIVE_BYTES + _UNPACKED_BYTES, "Kaggle's archive, packed and unpacked,")
     archive = target.with_name(f"{COMPETITION}.archive")
+    if force or not target.is_dir():
+        done = 0 if force else _find_size(archive)  # without `force`, the client continues an incomplete archive
+        needed = ARCHIVE_BYTES + _UNPACKED_BYTES - done
+        require_space(target.parent, needed, "Kaggle's archive, packed and unpacked,")
     attempts = 0
 
     def attempt() -> Path:

@@ -14,6 +14,7 @@ from histocli.atomic import read_json, write_json
 from histocli.errors import HistoError, UsageError
 from histocli.locks import HeldError, hold
 from histocli.models import packaged
+from histocli.reports.run import list_members
 from histocli.workspace import Workspace, check_name, make_name
 
 _MAX_STEM = 80  # characters of a stem, so that there is room for a number
@@ -24,10 +25,14 @@ def make_name_stem(arch: str) -> str:
     return make_name(re.sub(r"[^A-Za-z0-9_.-]+", "-", arch.partition("?")[0])[:_MAX_STEM].strip(".-"))
 
 
-def _find_unused_names(workspace: Workspace, arch: str) -> Iterator[str]:
-    """Yield the unused names among `<arch>-1`, `<arch>-2`, ..."""
-    names = (f"{make_name_stem(arch)}-{number}" for number in count(1))
-    return (name for name in names if not workspace.run_dir(name).exists())
+def find_unused_names(workspace: Workspace, arch: str) -> Iterator[str]:
+    """Yield the names `<arch>-1`, `<arch>-2`, ... that no run, no study, and no set of folds or seeds has."""
+    stem = make_name_stem(arch)
+    for number in count(1):
+        name = f"{stem}-{number}"
+        is_taken = workspace.run_dir(name).exists() or workspace.study_path(name).parent.exists()
+        if not is_taken and not list_members(workspace, name):
+            yield name
 
 
 def check_run_name(name: str | None) -> None:
@@ -56,7 +61,7 @@ def reserve_name(workspace: Workspace, name: str | None, arch: str) -> Iterator[
     """
     check_run_name(name)
     with ExitStack() as lock:
-        for run in [name] if name else _find_unused_names(workspace, arch):
+        for run in [name] if name else find_unused_names(workspace, arch):
             try:
                 lock.enter_context(lock_run(workspace, run))
             except HeldError:

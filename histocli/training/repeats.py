@@ -27,7 +27,7 @@ from histocli.reports.repeats import RepeatedRun, RepeatsReport, write_repeats
 from histocli.reports.run import list_members
 from histocli.training.calibrate import calibrate
 from histocli.training.out_of_fold import write_out_of_fold
-from histocli.training.provenance import make_name_stem
+from histocli.training.provenance import find_unused_names
 from histocli.training.resume import count_epochs
 from histocli.workspace import Workspace, check_name
 
@@ -74,7 +74,7 @@ def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, fold
         raise UsageError("--folds and --seeds cannot be combined", "leave one of them out")
     if count < 2:
         raise UsageError(f"--{kind} {count}: at least 2 are needed")
-    prefix = check_name(name or _find_unused_name(workspace, config.arch), "run")
+    prefix = check_name(name or next(find_unused_names(workspace, config.arch)), "run")
     if folds:
         numbers = range(1, folds + 1)
         members = [PlannedRun(f"{prefix}-fold{i}", replace(config, data=f"{prefix}-fold{i}"), i) for i in numbers]
@@ -140,16 +140,6 @@ def count_members(workspace: Workspace, run: str) -> tuple[str, int]:
     name = find_repeats_name(run)
     kind = run[len(name) + 1 :].rstrip("0123456789") + "s"
     return kind, len(list_members(workspace, name, kind))
-
-
-def _find_unused_name(workspace: Workspace, arch: str) -> str:
-    """Return the first of `<arch>-1`, `<arch>-2`, ... that is no study, no run and not the common name of runs."""
-    stem, number, runs = make_name_stem(arch), 1, workspace.list_runs()
-    while workspace.study_path(f"{stem}-{number}").parent.exists() or any(
-        run == f"{stem}-{number}" or run.startswith(f"{stem}-{number}-") for run in runs
-    ):
-        number += 1
-    return f"{stem}-{number}"
 
 
 def write_folds(

@@ -108,6 +108,9 @@ def apply_given_options(stored: RunConfig, config: TrainConfig, given: Collectio
         is_auto = key == "batch_size" and config.can_halve_batch
         if key in given and key != "device" and not is_auto and new != value:
             flag = "--" + key.replace("_", "-")
+            if isinstance(value, bool):
+                fact = "was started with it" if value else "was started without it"
+                raise UsageError(f"{flag}: the run {fact}", f"start a new run to change {flag}")
             used = "the default" if value is None else value
             fact = f"has {used} epochs" if key == "epochs" else f"was started with {used}"
             raise UsageError(f"{flag} {new}: the run {fact}", f"leave {flag} out, or start a new run")

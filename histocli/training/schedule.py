@@ -36,7 +36,7 @@ def compute_one_cycle(config: OptimConfig) -> tuple[np.ndarray, np.ndarray]:
     first, last = config.lr / DIV_FACTOR, config.lr / DIV_FACTOR / FINAL_DIV_FACTOR
     low, high = BETA1_RANGE
     is_rising = step <= rise
-    up = step / rise if rise else np.zeros(count)
+    up = step / rise
     down = (step - rise) / (count - 1 - rise)
     rates = np.where(is_rising, _anneal(first, config.lr, up), _anneal(config.lr, last, down))
     beta1 = np.where(is_rising, _anneal(high, low, up), _anneal(low, high, down))

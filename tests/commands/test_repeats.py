@@ -17,6 +17,7 @@ from histocli.config import TrainConfig
 from histocli.models import checkpoint as checkpoints
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.signals import Stopped
+from histocli.training.provenance import find_unused_names
 from histocli.training.repeats import plan_repeats
 from histocli.workspace import Workspace
 from tests.cli import QUICK, TRAIN, Histo, template
@@ -94,6 +95,12 @@ def test_resume_writes_the_model_card_that_a_killed_process_did_not_write(folds)
 
 
 @pytest.mark.usefixtures("names_only")
+def test_a_new_run_does_not_get_the_common_name_of_folds(folds):
+    runs = folds.root / "runs"
+    (runs / "cv-fold1").rename(runs / "cv-1-fold1")
+    assert next(find_unused_names(Workspace(folds.root), "cv")) == "cv-2"
+
+
 def test_folds_write_out_of_fold_scores_that_eval_and_plot_read(folds):
     path = folds.root / "metrics" / "cv-synthetic-out-of-fold.json"
     summary = json.loads(path.read_text())

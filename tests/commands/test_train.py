@@ -165,6 +165,9 @@ def test_a_resumed_run_keeps_its_options(histo):
         assert option in error
         assert ("the run has 2 epochs" if option == "--epochs" else "the run was started with") in error
         assert option in hint
+    error, hint = histo.fails("train", "--resume", "--freeze", code=2)
+    assert error == "--freeze: the run was started without it"
+    assert hint == "start a new run to change --freeze"
     histo("train", "--resume", "--epochs", 2, "--batch-size", 16)  # options with the same values are allowed
     histo("train", "--resume", "--device", "auto")  # another device is allowed
 

@@ -442,6 +442,8 @@ def test_thumbnails_among_the_images_are_an_error(tmp_path, name):
         (("normal/aug_0_a.tif", "normal/aug_1_a.tif"), 2),
         (("normal/a (1).tif", "tumor/b - Copy.tif"), 2),
         (("augmented/normal/a.tif",), 1),
+        (("rot90/normal/a.tif",), 1),
+        (("rotterdam/normal/c.tif", "rotterdam/normal/c (1).tif"), 1),
         (("normal/a.png",), 1),
         (("normal/c (1).tif", "normal/c (2).tif", "normal/rotunda_1.tif", "normal/a_1.tif", "tumor/a.tif"), 0),
     ],
