@@ -18,33 +18,34 @@ On a GPU the recipes take some ten minutes for one seed, on two CPU cores more t
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from benchmarks.augmenting_loaders import ColourLoader, JpegLoader, RandAugmentLoader
 from benchmarks.packaged import load_zip
-from benchmarks.randaugment import apply_randaugment
 from benchmarks.steerable import SteerableNet
 from histocli.atomic import write_atomically
 from histocli.compute.device import Compute, apply_compute_settings, choose_compute
 from histocli.data.appearance import find_appearance_groups, measure
-from histocli.data.loaders import Batch, PatchLoader
+from histocli.data.loaders import PatchLoader
 from histocli.enums import Augment, Device, Precision, Rotate
+from histocli.inference.forward import run_network
 from histocli.inference.predictor import BatchPredictor, CalibratedNetwork
 from histocli.metrics import evaluate
 from histocli.models import Classifier, create_network
 from histocli.models.histonet import HistoNet
-from histocli.training.trainer import Recipe, Trainer
+from histocli.training.trainer import Member, Recipe, Trainer
 
 BATCH = 256
 EPOCHS = 12  # of all patches
@@ -53,39 +54,23 @@ OUTSIDE = -1  # the group of a patch that is in neither
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe to compare: the network, the options of `Recipe` that differ from the default, and the loader."""
+    """A recipe to compare: the network, the options of `Recipe` that differ from the default, loader and trainer."""
 
     network: Callable[[], nn.Module] = HistoNet
     side: int = 96
     lr: float = 3e-3
     options: dict[str, Any] = field(default_factory=dict)
     loader: type[PatchLoader] = PatchLoader
+    trainer: type[Trainer] = Trainer
 
 
-class JpegLoader(PatchLoader):
-    """Loads batches in which half of the patches were compressed again, as JPEG of a random quality from 40 to 95."""
+class SpectralTrainer(Trainer):
+    """Trains with spectral decoupling (Pezeshki et al. 2021): a penalty on the logits instead of label smoothing."""
 
-    def load_positions(self, batches: Iterable[np.ndarray]) -> Iterator[Batch]:
-        """Yield the batches; the qualities are drawn from PyTorch's global generator, like all augmentation."""
-        for images, labels in super().load_positions(batches):
-            patches = images.permute(0, 2, 3, 1).cpu().numpy().copy()
-            qualities = torch.randint(40, 96, (len(patches),)).tolist()
-            for i in torch.nonzero(torch.rand(len(patches)) < 0.5).flatten().tolist():
-                bgr = cv2.cvtColor(patches[i], cv2.COLOR_RGB2BGR)
-                encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, qualities[i]])[1]
-                patches[i] = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
-            yield Batch(torch.from_numpy(patches).permute(0, 3, 1, 2).to(images.device), labels)
-
-
-class RandAugmentLoader(PatchLoader):
-    """Loads batches to whose patches RandAugment with stains was applied."""
-
-    def load_positions(self, batches: Iterable[np.ndarray]) -> Iterator[Batch]:
-        """Yield the batches; PyTorch's global generator gives the seed of each."""
-        for images, labels in super().load_positions(batches):
-            rng = np.random.default_rng(int(torch.randint(2**31, ())))
-            patches = np.stack([apply_randaugment(patch, rng) for patch in images.permute(0, 2, 3, 1).cpu().numpy()])
-            yield Batch(torch.from_numpy(patches).permute(0, 3, 1, 2).to(images.device), labels)
+    def _compute_loss(self, member: Member, images: Tensor, labels: Tensor) -> Tensor:
+        with self.compute.autocast():
+            logits = run_network(member.network, member.augment(images, self.recipe.augment))
+            return F.cross_entropy(logits, labels) + 0.01 * logits.square().sum(1).mean()
 
 
 class PlainNet(nn.Module):
@@ -117,6 +102,8 @@ CANDIDATES = {
     "histonet, random sharpness": Candidate(options={"augment": Augment.SHARPNESS}),
     "histonet, random JPEG quality": Candidate(loader=JpegLoader),
     "histonet, RandAugment": Candidate(options={"augment": Augment.FLIPS}, loader=RandAugmentLoader),
+    "histonet, wider colours": Candidate(loader=ColourLoader),
+    "histonet, spectral decoupling": Candidate(trainer=SpectralTrainer),
     "histonet, weight decay 0.2": Candidate(options={"weight_decay": 0.2}),
     "histonet, average over 20%": Candidate(options={"ema_span": 0.2}),
     "histonet-wide": Candidate(partial(create_network, "histonet-wide")),
@@ -152,7 +139,7 @@ def train(
     model = Classifier(candidate.network(), "histonet", side=candidate.side).to(memory_format=torch.channels_last)
     loader = candidate.loader(pixels, rows, labels[rows], BATCH, compute.device)
     lr = candidate.lr * (BATCH / 128) ** 0.5
-    trainer = Trainer(model, Recipe(lr, loader.steps * epochs, seed=seed, **candidate.options), compute)
+    trainer = candidate.trainer(model, Recipe(lr, loader.steps * epochs, seed=seed, **candidate.options), compute)
     for _ in range(epochs):
         trainer.train_epoch(loader)
     return trainer.ema_model.eval()
