@@ -34,7 +34,7 @@ def demo(
     ] = None,
     n: Annotated[int, typer.Option("--n", min=400, help="Number of synthetic patches.")] = 5_000,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Passes over the training patches; twice as many with --slides.")
+        int, typer.Option(min=1, help="Passes over the training patches.")
     ] = 3,
     seed: options.Seed = 0,
     device: options.DeviceOption = Device.AUTO,
