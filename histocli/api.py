@@ -53,8 +53,9 @@ def download(
     check_option_names("download", options, declared)
     if source not in SOURCE_NAMES:
         raise UsageError(f"source={source!r} is not one of {', '.join(SOURCE_NAMES)}")
-    n, seed, force = convert("n", n, int), convert("seed", seed, int), convert("force", force, bool)
-    values = {key: convert(key, value, declared[key].type) for key, value in options.items()}
+    n, seed, force = convert("n", n, int | None), convert("seed", seed, int), convert("force", force, bool)
+    given = {key: value for key, value in options.items() if value is not None}  # None: the default of the source
+    values = {key: convert(key, value, declared[key].type) for key, value in given.items()}
     config = DownloadConfig(source, make_source_options(source, values, n, seed), n=n, seed=seed, force=force)
     title = source if name is None else name
     check_request(folder, title, config)
@@ -102,10 +103,10 @@ def train(
     class ApiListener(TrackerListener):
         """Warns of a GPU that cannot be used, and sends the run to the trackers."""
 
-        def on_start(self, run: Run, at: int) -> None:
+        def on_start(self, run: Run, steps_before: int) -> None:
             if run.compute.warning:
                 self.listener.on_warning(run.compute.warning)
-            super().on_start(run, at)
+            super().on_start(run, steps_before)
 
     def listen() -> ApiListener:
         return ApiListener(track, WarningListener())
@@ -167,7 +168,7 @@ def load(
         precision=convert_enum("precision", precision, Precision),
         tta=convert("tta", tta, bool),
         uncalibrated=convert("uncalibrated", uncalibrated, bool),
-        prevalence=convert("prevalence", prevalence, float),
+        prevalence=convert("prevalence", prevalence, float | None),
         batch_size=batch_size,
     )
 

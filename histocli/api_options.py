@@ -82,10 +82,10 @@ def convert(name: str, value: Any, hint: Any) -> Any:
     """Return a value as the type that its field has: an enumeration's member, a path, a number, text or a tuple.
 
     Raises:
-        UsageError: the value is not of this type.
+        UsageError: the value is not of this type. None is allowed only for types such as `int | None`.
     """
     kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
-    if value is None:
+    if value is None and type(None) in kinds:
         return None
     if str(hint).startswith("tuple"):
         values = value if isinstance(value, Iterable) and not isinstance(value, str | bytes) else (value,)

@@ -151,7 +151,10 @@ class Workspace:
             )
 
     def list_runs(self) -> list[str]:
-        """Return the names of all training runs, sorted by start time; the newest is the last."""
+        """Return the names of all training runs, sorted by when they were started; the newest is the last.
+
+        A run was started when its config.json was written: resuming or extending it keeps this time.
+        """
         if not self.runs_dir.is_dir():
             return []
         configs = sorted(self.runs_dir.glob("[!.]*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p))

@@ -31,7 +31,7 @@ class LiveTraining(Listener):
     ) -> None:
         self.stack.close()
 
-    def on_start(self, run: Run, at: int) -> None:
+    def on_start(self, run: Run, steps_before: int) -> None:
         """Print the run, its numbers of patches and its device."""
         self.reporter.note(
             f"{run.name}: {len(run.train_loader):,} patches to train on, {len(run.val_loader):,} to validate"
@@ -45,7 +45,7 @@ class LiveTraining(Listener):
         self.reporter.note(run.compute.reason + (f"; {run.ranks.size} processes" if run.ranks.size > 1 else ""))
         for name, value in vars(run.config).items():
             self.reporter.print_detail(f"{name.replace('_', ' ')}: {value}")
-        if at:
+        if steps_before:
             before, now = run.processes_before, run.ranks.size
             processes = "1 process" if now == 1 else f"{now} processes"
             changed = f", with {processes} where there were {before}" if now != before else ""
@@ -54,7 +54,7 @@ class LiveTraining(Listener):
                     f"extended from {run.epochs_before} to {run.config.epochs} epochs: the learning rate rises to "
                     f"{run.config.learning_rate:g} again, and falls"
                 )
-            self.reporter.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}{changed}")
+            self.reporter.note(f"resumed after step {steps_before:,} of {run.trainer.recipe.total_steps:,}{changed}")
         elif run.is_resumed:
             self.reporter.note("starts again at the first step: no step had been saved")
         if not run.config.freeze:  # else after the features
@@ -64,7 +64,7 @@ class LiveTraining(Listener):
         size = min(run.train_loader.batch_size, len(run.train_loader))
         self.task = self.progress.add_task(
             f"epoch {len(run.history) + 1}/{run.config.epochs}",
-            completed=at * size,  # steps before resuming do not count in the rate
+            completed=steps_before * size,  # steps before resuming do not count in the rate
             total=run.trainer.recipe.total_steps * size,
         )
 

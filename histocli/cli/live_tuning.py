@@ -49,7 +49,7 @@ class LiveTuning(TuneListener):
         description = f"trial {trial.number}, fold {fold + 1}/{self.folds}"
         self.progress.reset(self.task, description=description, visible=True)
 
-    def on_start(self, run: Run, at: int) -> None:
+    def on_start(self, run: Run, steps_before: int) -> None:
         """Set the length of the progress bar, and print the device once."""
         if not self.has_device:
             self.has_device = True
@@ -57,7 +57,7 @@ class LiveTuning(TuneListener):
                 self.reporter.warn(run.compute.warning)
             self.reporter.print_detail(run.compute.reason)
         size = min(run.train_loader.batch_size, len(run.train_loader))
-        self.progress.update(self.task, total=run.trainer.recipe.total_steps * size, completed=at * size)
+        self.progress.update(self.task, total=run.trainer.recipe.total_steps * size, completed=steps_before * size)
 
     def on_step(self, progress: Step) -> None:
         """Update the progress bar."""

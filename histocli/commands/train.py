@@ -12,7 +12,6 @@ from histocli.compute.device import apply_compute_settings, make_deterministic
 from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, make_memory_error, release_memory
 from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.errors import UsageError
-from histocli.inference.forward import compute_log_odds
 from histocli.metrics.calibration import compute_probabilities
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, publish_checkpoints
 from histocli.pages.model_card import write_card
@@ -21,11 +20,12 @@ from histocli.signals import catch_signals
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.listeners import Listener
 from histocli.training.options import check_run_options, check_values, complete_config
+from histocli.training.probe import compute_backbone_features
 from histocli.training.provenance import (
+    check_name_unused,
     check_run_name,
     find_interrupted_run,
     lock_run,
-    make_name_taken_error,
     reserve_name,
 )
 from histocli.training.resume import apply_given_options, extend_config, load_run_config
@@ -47,9 +47,9 @@ class TrainReport(NamedTuple):
     seconds: float
     steps: int
     signal: int | None
-    epochs: int = 0
-    single_class: str = ""
-    is_published: bool = False
+    epochs: int
+    single_class: str
+    is_published: bool
 
 
 def train(
@@ -76,7 +76,7 @@ def train(
     run_config, name, resume = config.run, restarted or config.name, config.resume or restarted is not None
     is_repeat = False
     if resume:
-        stored = ranks.on_rank0(lambda: load_run_config(workspace, restarted or config.name))
+        stored = ranks.on_rank0(lambda: load_run_config(workspace, name))
         name, run_config = stored.name, stored.config
         is_repeat = ranks.on_rank0(lambda: read_run(workspace.run_dir(stored.name)).is_repeat)
         if "epochs" in given and config.epochs > run_config.epochs:
@@ -124,9 +124,9 @@ def train_run(
             ranks.on_rank0(lambda: stack.enter_context(lock_run(workspace, name)))
             run = ranks.on_all_ranks(lambda: Run(workspace, config, resumed=name, ranks=ranks))
             run.resume()
-        elif name and ranks.on_rank0(workspace.run_dir(name).exists):
-            raise make_name_taken_error(name)
         else:
+            if name:
+                ranks.on_rank0(lambda: check_name_unused(workspace, name))
             if can_halve_batch:
                 config = _halve_batch_size(workspace, config, ranks)
             run = ranks.on_all_ranks(lambda: Run(workspace, config, ranks=ranks))
@@ -135,16 +135,16 @@ def train_run(
             if not resume:
                 new_name = ranks.on_rank0(lambda: stack.enter_context(reserve_name(workspace, name, config.arch)))
                 run.create(new_name, is_repeat=is_repeat)
-            resumed_at = run.trainer.step
+            steps_before = run.trainer.step
             if is_training := not run.is_finished:
-                listener.on_start(run, resumed_at)
+                listener.on_start(run, steps_before)
                 run.fit(listener, stop)
         is_published = not is_repeat and ranks.on_rank0(lambda: publish_checkpoints(workspace, run.dir))
         single_class = ranks.on_rank0(lambda: _write_card_and_find_single_class(workspace, run))
         if is_training:
             listener.on_end(run)
     assert run.best is not None
-    seconds, steps = time.monotonic() - start, run.trainer.step - resumed_at
+    seconds, steps = time.monotonic() - start, run.trainer.step - steps_before
     return TrainReport(
         run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, single_class, is_published
     )
@@ -198,11 +198,12 @@ def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> 
 def _try_step(run: Run) -> None:
     """Train one batch, to see whether the memory is enough; the run cannot be used afterwards.
 
-    Validation halves its own batch where it must. The features of a frozen backbone are computed in whole batches, of
-    which those for validation are the largest.
+    Validation halves its own batch where it must. With --freeze, the backbone computes the features of each batch as a
+    whole, so the largest batch is tested.
     """
     if run.config.freeze:
-        compute_log_odds(run.model, next(iter(run.val_loader.eval_batches())).images, run.compute)
+        largest = max(run.train_loader, run.val_loader, key=lambda loader: min(loader.batch_size, len(loader)))
+        compute_backbone_features(run.model.eval(), next(largest.eval_batches()).images, run.compute)
         return
     batch = next(iter(run.train_loader.train_batches(0)))
     for _ in range(WARM_UP + 1 if run.trainer.graph else 1):  # the graph needs memory too

@@ -133,8 +133,9 @@ def _make_run_config(
         elif "seed" in given:
             stored = replace(stored, seed=min(config.seed, stored.seed))
         if "epochs" in given and config.epochs > stored.epochs:
-            planned = partial(plan_repeats, workspace, stored, resumed, config.folds or 0, config.seeds or 0)
-            ranks.on_rank0(lambda: _check_finished(workspace, planned(), config.epochs))
+            folds, seeds = config.folds or 0, config.seeds or 0
+            repeats = ranks.on_rank0(lambda: plan_repeats(workspace, stored, resumed, folds, seeds))
+            ranks.on_rank0(lambda: _check_finished(workspace, repeats, config.epochs))
             stored = replace(stored, epochs=config.epochs)
         run_config = apply_given_options(stored, config, given)
     else:

@@ -1,7 +1,7 @@
 """Several processes of one job, as torchrun starts them, and the values that they exchange.
 
-Only this module, `rendezvous` and `launch` use torch.distributed. They import torch inside functions, because the
-command line asks for `rank` before it loads anything heavy.
+Only this module, `rendezvous` and `launch` use torch.distributed. They import torch inside functions: every command
+reads its rank at its start, and importing torch would make commands slow that do not need it.
 """
 
 import os

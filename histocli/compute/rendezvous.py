@@ -95,12 +95,13 @@ def find_processes() -> Rendezvous:
 
 
 def _check_store_file(path: Path) -> None:
-    """Refuse a file that torch did not begin: torch would write into it, or wait without end for more bytes.
+    """Check that `path` is a store of torch, or that torch can create a store there.
 
-    A truncated store is not recognised.
+    Torch would write into any other file, or wait for ever for the rest of it. A store whose end is cut off is not
+    recognised.
 
     Raises:
-        UsageError: the file begins otherwise than a store or is a link, or none can be made there.
+        UsageError: there is a file that does not begin like a store, or a link, or the folder does not exist.
     """
     if path.is_symlink():
         is_store = False

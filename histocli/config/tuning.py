@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from histocli.config.balance import SUBSET
+from histocli.config.seeds import check_seed
 from histocli.config.training import RunConfig
 from histocli.enums import Augment, Device, Precision, Weights
 from histocli.errors import UsageError
@@ -45,7 +46,7 @@ class TuneConfig:
             raise UsageError(f"--hours {self.hours:g}: a number above 0 is needed")
         if self.folds < 2:
             raise UsageError(f"--folds {self.folds}: at least 2 are needed")
-        RunConfig(seed=self.seed).check()
+        check_seed(self.seed)
         for flag, values in (("--batch-size", self.batch_size), ("--augment", self.augment), ("--arch", self.arch)):
             if not values:
                 raise UsageError(f"{flag}: at least one value is needed")

@@ -63,7 +63,7 @@ class TrackerListener(Listener):
         self._call_each(lambda active: active.tracker.close(status))
         self.active = []
 
-    def on_start(self, run: "Run", at: int) -> None:
+    def on_start(self, run: "Run", steps_before: int) -> None:
         """Start each tracker; it gets the earlier epochs of a resumed run that it does not have yet."""
         if not run.ranks.is_rank0:
             return

@@ -22,9 +22,10 @@ def flatten_in_memory_order(tensor: Tensor, *, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sort_channels_last(flat: Tensor, params: Iterable[Tensor], *, undo: bool = False) -> None:
-    """Put a flat buffer of `params` into the order that it has where they are channels last in memory; or undo this.
+    """Reorder the values of a flat buffer in place: as if all of `params` were channels last in memory; or undo this.
 
-    Where they are, it has this order already. It is the order in files, because only MPS needs another one.
+    Files have this order. Only on MPS are the weights of convolutions not channels last in memory; on other devices the
+    buffer does not change.
     """
     start = 0
     for param in params:

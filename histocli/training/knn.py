@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from histocli.compute.ddp import SINGLE_PROCESS, Ranks
+from histocli.compute.ddp import Ranks
 from histocli.compute.device import Compute
 from histocli.data.loaders import PatchLoader
 from histocli.models.knn import KnnHead
@@ -15,7 +15,7 @@ from histocli.training.trainer import Recipe, Trainer, TrainerState
 class KnnTrainer(Trainer):
     """Has the interface of a trainer for a head that has nothing to train: `model` is its own average."""
 
-    def __init__(self, model: KnnHead, recipe: Recipe, compute: Compute, ranks: Ranks = SINGLE_PROCESS) -> None:
+    def __init__(self, model: KnnHead, recipe: Recipe, compute: Compute, ranks: Ranks) -> None:
         self.model = self.ema_model = self.head = model.to(compute.device).eval()
         self.recipe, self.compute, self.ranks = recipe, compute, ranks
         self.step, self.losses, self.recent_loss, self.graph = 0, [], None, None

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Listener:
     """Receives the progress of training; this base class ignores it."""
 
-    def on_start(self, run: "Run", at: int) -> None:
-        """Called when training starts after step `at`, which is 0 for a new run."""
+    def on_start(self, run: "Run", steps_before: int) -> None:
+        """Called when training starts; `steps_before` steps were trained before, 0 in a new run."""
 
     def on_features(self, done: int, total: int) -> None:
         """Called when a frozen backbone has computed the features of `done` patches."""
@@ -41,10 +41,10 @@ class Listeners(Listener):
     def __init__(self, *listeners: Listener) -> None:
         self.listeners = listeners
 
-    def on_start(self, run: "Run", at: int) -> None:
+    def on_start(self, run: "Run", steps_before: int) -> None:
         """Pass it on."""
         for listener in self.listeners:
-            listener.on_start(run, at)
+            listener.on_start(run, steps_before)
 
     def on_features(self, done: int, total: int) -> None:
         """Pass it on."""

@@ -17,11 +17,9 @@ from histocli.workspace import Workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-SPLIT = OUT_OF_FOLD
-
 
 def write_out_of_fold(
-    workspace: Workspace, name: str, best: Sequence[Checkpoint], chosen: Sequence[tuple[float, float]]
+    workspace: Workspace, name: str, best: Sequence[Checkpoint], calibrations: Sequence[tuple[float, float]]
 ) -> None:
     """Write `metrics/<name>-<data>-out-of-fold.json` and its scores, as `histo eval` writes an evaluation.
 
@@ -29,25 +27,25 @@ def write_out_of_fold(
         workspace: where the runs are.
         name: what the folds are called together; it is the name of the run in the evaluation.
         best: the best.pt of each fold.
-        chosen: the temperature and the threshold of each fold; the evaluation uses the mean of the thresholds.
+        calibrations: the temperature and the threshold of each fold; the evaluation uses the mean of the thresholds.
     """
     import pandas as pd
 
     folds = [
         _read_fold_scores(workspace, checkpoint, temperature)
-        for checkpoint, (temperature, _) in zip(best, chosen, strict=True)
+        for checkpoint, (temperature, _) in zip(best, calibrations, strict=True)
     ]
     tables = [table for table, _ in folds]
     of_training_slides = [count for _, count in folds if count is not None]
     table = pd.concat(tables, ignore_index=True)
-    threshold = float(np.mean([threshold for _, threshold in chosen]))
+    threshold = float(np.mean([threshold for _, threshold in calibrations]))
     measured, before, uncertainty = measure_scores(table, threshold)
     data = str(table["data"].iloc[0])
-    path = workspace.metrics_dir / f"{name}-{data}-{SPLIT}.json"
+    path = workspace.metrics_dir / f"{name}-{data}-{OUT_OF_FOLD}.json"
     report = EvaluationReport(
         run=name,
         data=data,
-        split=SPLIT,
+        split=OUT_OF_FOLD,
         checkpoints=tuple(_make_report_entry(workspace, checkpoint) for checkpoint in best),
         tta=False,
         is_calibrated=True,

@@ -22,7 +22,11 @@ from histocli.workspace import Workspace
 
 
 class Features(NamedTuple):
-    """The features of the training and of the validation patches, and how many of all were on the disk already."""
+    """The features of the training patches and of the validation patches, and the `folder` that keeps them.
+
+    `cached` is the number of patches whose features were in this folder already. `damaged` is the number of patches
+    whose features were damaged there, and were computed again.
+    """
 
     train: FeatureLoader
     val: FeatureLoader
@@ -54,7 +58,7 @@ def extract_features(
     train: PatchLoader,
     val: PatchLoader,
     cache: FeatureCache,
-    on_patches: Callable[[int], None] = lambda count: None,
+    on_patches: Callable[[int], None],
 ) -> Features:
     """Read the features of patches from the cache; compute and save those that are not there yet.
 
@@ -65,14 +69,20 @@ def extract_features(
     move_model(model, compute.device).eval()
 
     def backbone(images: Tensor) -> Tensor:
-        pixels = images.float().div_(255).contiguous(memory_format=torch.channels_last)
-        with compute.autocast():
-            return model.compute_features(pixels)
+        return compute_backbone_features(model, images, compute)
 
     parts = [compute_features(patches, backbone, cache, on_patches) for patches in (train, val)]
     _fit_heads(trainer, parts[0].loader)
     cached, damaged = sum(part.cached for part in parts), sum(part.damaged for part in parts)
     return Features(parts[0].loader, parts[1].loader, cached, damaged, cache.folder)
+
+
+@torch.no_grad()
+def compute_backbone_features(model: Classifier, images: Tensor, compute: Compute) -> Tensor:
+    """Return the features (N,F) that the backbone of `model` computes from uint8 images (N,3,96,96) in one batch."""
+    pixels = images.float().div_(255).contiguous(memory_format=torch.channels_last)
+    with compute.autocast():
+        return model.compute_features(pixels)
 
 
 def _fit_heads(trainer: Trainer, train: FeatureLoader) -> None:

@@ -76,6 +76,12 @@ def reserve_name(workspace: Workspace, name: str | None, arch: str) -> Iterator[
         yield run
 
 
+def check_name_unused(workspace: Workspace, name: str) -> None:
+    """Raise `HistoError` if there is a run of that name."""
+    if workspace.run_dir(name).exists():
+        raise make_name_taken_error(name)
+
+
 @contextmanager
 def lock_run(workspace: Workspace, run: str) -> Iterator[None]:
     """Lock a run in this block, so that no other process trains it; remove the temporary files of killed processes.

@@ -97,7 +97,6 @@ class Run:
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
         self.calibration = make_default_calibration(config.threshold)
         self.appearance = TrainingAppearance(self.train_loader, config.seed)
-        self._last_save = time.monotonic()
 
     @property
     def dir(self) -> Path:
@@ -137,23 +136,24 @@ class Run:
 
     def _train_epoch(self, listener: Listener, stop: StopRequest) -> EpochStats | None:
         """Train to the end of the current epoch; return None if a signal stopped it before."""
+        start, first_step = time.monotonic(), self.trainer.step
+        last_save = start
 
         def on_step(step: int) -> bool:
+            nonlocal last_save
             listener.on_step(self._make_progress())
             # Only process 0 writes the checkpoints. In the first steps, before a GPU has a CUDA graph to replay, it
             # waits for what Python does.
             if self.ranks.is_rank0 and step > WARM_UP:
                 self.appearance.start()
-            is_due = self.ranks.is_rank0 and time.monotonic() - self._last_save > _SAVE_INTERVAL
+            is_due = self.ranks.is_rank0 and time.monotonic() - last_save > _SAVE_INTERVAL
             if is_due:
-                self._last_save = time.monotonic()
+                last_save = time.monotonic()
             signal, save = self.ranks.all_max_async(stop.signal or 0, is_due)
             if save and step % self.train_loader.steps:  # after the last step of an epoch, `fit` saves
                 self._save()
             return bool(signal)
 
-        start, first_step = time.monotonic(), self.trainer.step
-        self._last_save = start
         loss = self.trainer.train_epoch(self.train_loader, on_step)
         if loss is None:
             return None
@@ -187,8 +187,9 @@ class Run:
             listener.on_features(done, total)
             self._stop_single_process(stop)
 
-        backbone = (self.workspace, self.model, self.compute, self.backbone_sha256)
-        cache = self.ranks.on_all_ranks(lambda: open_cache(*backbone))
+        cache = self.ranks.on_all_ranks(
+            lambda: open_cache(self.workspace, self.model, self.compute, self.backbone_sha256)
+        )
         features = extract_features(self.model, self.trainer, self.train_loader, self.val_loader, cache, on_patches)
         self.train_loader, self.val_loader = features.train, features.val
         listener.on_features_end(features)
@@ -255,7 +256,7 @@ class Run:
             raise self._make_stopped_error(stop)
 
     def _make_stopped_error(self, stop: StopRequest) -> Stopped:
-        signal = max(self.ranks.all_gather(stop.signal or 0))
+        signal = self.ranks.all_max(stop.signal or 0)
         step, steps = self.trainer.step, self.trainer.recipe.total_steps
         after = f"step {step:,} of {steps:,}" if step else ""
         return Stopped(signal, f"histo train --resume --name {self.name}", after)

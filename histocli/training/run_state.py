@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What last.pt needs to resume, besides the weights that predict.
+    """What last.pt stores besides the weights of the EMA, so that a run can be resumed.
 
-    `epoch_stats` is of an epoch that is not validated yet. `adapters` are the EMA's, of a run with LoRA.
+    `epoch_stats` is None, except after an epoch that is trained and not yet validated. `adapters` are the LoRA adapters
+    of the EMA; without `--lora` there are none. `processes` is the number of processes that trained the run.
     """
 
     trainer: TrainerState

@@ -98,10 +98,9 @@ def make_recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
 
 
 def make_trainer(model: Classifier, config: RunConfig, compute: Compute, ranks: Ranks, train: PatchLoader) -> Trainer:
-    """Return the trainer of a model; with `--freeze`, the trainer of its head, which `--head knn` replaces first.
+    """Return the trainer of a model, or with `--freeze` the trainer of its head.
 
-    Raises:
-        HistoError: the network is not a backbone with a head.
+    With `--head knn`, the head of the model is first replaced by a `KnnHead`.
     """
     recipe = make_recipe(config, train.steps)
     if not config.freeze:

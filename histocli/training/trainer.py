@@ -66,17 +66,17 @@ class Recipe(OptimConfig):
 class Member:
     """A network that is trained with its own loss, and how its images are made.
 
-    `side` is the height and width that patches are made smaller to, or None. With `has_any_angle` they are rotated by
-    any angle, and else by right angles.
+    `side` is the height and width that patches are made smaller to, or None. With `any_angle` they are rotated by any
+    angle, and else by right angles.
     """
 
     network: nn.Module
     side: int | None
-    has_any_angle: bool
+    any_angle: bool
 
     def augment(self, images: Tensor, level: Augment) -> Tensor:
         """Return randomly transformed images for this network: `histocli.data.transforms.augment`."""
-        return augment(images, level, any_angle=self.has_any_angle, side=self.side)
+        return augment(images, level, any_angle=self.any_angle, side=self.side)
 
 
 class Trainer:
@@ -136,8 +136,8 @@ class Trainer:
         side = getattr(network, "side", None)  # None for a head without its backbone, which takes features
         smaller = side if side and side < PATCH_SIDE else None
         rotate = self.recipe.rotate
-        is_any = rotate is Rotate.ANY or (rotate is Rotate.AUTO and smaller is not None)
-        return Member(self.ranks.wrap_model(network), smaller, has_any_angle=is_any)
+        any_angle = rotate is Rotate.ANY or (rotate is Rotate.AUTO and smaller is not None)
+        return Member(self.ranks.wrap_model(network), smaller, any_angle)
 
     def train_epoch(self, batches: PatchLoader, on_step: Callable[[int], bool] = lambda step: False) -> float | None:
         """Train to the end of the current epoch; return the mean loss, or None if `on_step` returned True before.

@@ -398,6 +398,9 @@ def test_an_error_in_all_processes_is_printed_once_and_leaves_no_files(empty):
     assert len(reported) == 1
     assert reported[0].startswith("error: there is no manifest")
     assert not empty.root.exists()
+    (empty.root / "runs" / "taken").mkdir(parents=True)
+    _, stderr = run_without_torchrun(empty, "train", "--name", "taken", code=1)
+    assert [row for row in stderr.splitlines() if "error: " in row] == ["error: there is a run 'taken' already"]
 
 
 def test_several_processes_cannot_use_stdin_or_stdout(histo, monkeypatch):

@@ -131,10 +131,10 @@ def test_a_training_step_stays_on_the_gpu(monkeypatch, arch, precision):
 @pytest.mark.parametrize("rotate", [Rotate.ANY, Rotate.RIGHT])
 @pytest.mark.usefixtures("fake_cuda")
 def test_every_augmentation_stays_on_the_gpu(augment, rotate):
-    images, is_any = batch().images, rotate is Rotate.ANY
-    transforms.augment(images, augment, any_angle=is_any, side=64 if is_any else None)  # uploads constants
+    images, any_angle = batch().images, rotate is Rotate.ANY
+    transforms.augment(images, augment, any_angle=any_angle, side=64 if any_angle else None)  # uploads constants
     with DeviceWatch() as watch:
-        patches = transforms.augment(images, augment, any_angle=is_any, side=64 if is_any else None)
+        patches = transforms.augment(images, augment, any_angle=any_angle, side=64 if any_angle else None)
     assert patches.device.type == "cuda"
     assert watch.on_gpu
     assert not watch.copies

@@ -6,10 +6,12 @@ import json
 import pytest
 
 from histocli.inference import predictor
+from histocli.models.backbone import HeadedNetwork
 from histocli.training.run import Run
 from histocli.training.setup import choose_validation_batch
 from histocli.training.trainer import Trainer
 from tests.cli import QUICK
+from tests.models.hub import SMALL, publish
 
 
 def test_only_a_small_network_is_validated_in_large_batches_on_a_gpu():
@@ -41,6 +43,22 @@ def test_validation_halves_its_batch_where_memory_is_full(histo, monkeypatch):
     )
     assert halved["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-5)
     assert halved["train_loss"] == whole["train_loss"]  # the same batches
+
+
+def test_the_batch_of_a_frozen_backbone_is_halved_until_its_features_fit_the_memory(histo, hub, monkeypatch):
+    publish(SMALL, hub)
+    compute = HeadedNetwork.compute_features
+
+    def fail_if_large(network, images):
+        if len(images) > 24:
+            raise RuntimeError("CUDA out of memory")
+        return compute(network, images)
+
+    monkeypatch.setattr(HeadedNetwork, "compute_features", fail_if_large)
+    frozen = ["--arch", SMALL, "--weights", "pretrained", "--freeze", "--epochs", 1]
+    histo("train", "--device", "cpu", *frozen, "--batch-size", "auto", "--name", "halved")
+    config = json.loads((histo.root / "runs" / "halved" / "config.json").read_text())
+    assert config["options"]["batch_size"] == 16
 
 
 def test_the_memory_of_a_seed_is_free_before_the_next_one_starts(histo, monkeypatch):

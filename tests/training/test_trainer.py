@@ -71,7 +71,7 @@ def test_the_loss_of_a_pair_is_the_mean_of_the_losses_of_its_networks():
 )
 def test_each_network_of_a_pair_is_augmented_as_if_it_were_trained_alone(rotate, expected):
     members = make_trainer(arch="histonet-pair", rotate=rotate).members
-    assert [member.has_any_angle for member in members] == expected
+    assert [member.any_angle for member in members] == expected
     images = torch.zeros(2, 3, 96, 96, dtype=torch.uint8)
     assert [member.augment(images, Augment.FULL).shape[-1] for member in members] == [96, 64]
 
