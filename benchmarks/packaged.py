@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from histocli.compute.device import apply_compute_settings, choose_compute
+from histocli.config import PACKAGED_ARCH
 from histocli.data.loaders import PatchLoader
 from histocli.data.quality import Reference
 from histocli.enums import Device, Precision
@@ -85,7 +86,7 @@ def train(pixels: np.ndarray, labels: np.ndarray, device: Device) -> dict[str, t
     torch.manual_seed(SEED)
     loader = PatchLoader(pixels, np.arange(len(pixels)), labels, BATCH, compute.device)
     recipe = Recipe(LEARNING_RATE, loader.steps * EPOCHS, seed=SEED)
-    trainer = Trainer(create_model(packaged.ARCH), recipe, compute)
+    trainer = Trainer(create_model(PACKAGED_ARCH), recipe, compute)
     for epoch in range(EPOCHS):
         print(f"epoch {epoch + 1}: loss {trainer.train_epoch(loader):.4f}", flush=True)
     state = trainer.ema_model.state_dict()
@@ -101,7 +102,7 @@ def write_checkpoint(
     """Choose temperature and threshold; write the checkpoint and its model card."""
     pixels, labels, ids = train_set
     valid, valid_labels, _ = valid_set
-    model = create_model(packaged.ARCH)
+    model = create_model(PACKAGED_ARCH)
     model.load_state_dict(weights)
     compute = choose_compute(Device.CPU, Precision.FP32)
     loader = PatchLoader(valid, np.arange(len(valid)), valid_labels, 256, compute.device)
@@ -112,12 +113,12 @@ def write_checkpoint(
     measured = [evaluate(valid_labels, probs, calibration.threshold) for probs in scores]
     sha1_of_ids = sha1("\n".join(sorted(ids)).encode()).hexdigest()
     checkpoint = Checkpoint(
-        arch=packaged.ARCH,
+        arch=PACKAGED_ARCH,
         model=weights,
         run=packaged.NAME,
         epoch=EPOCHS,
         metrics={"val_auc": measured[0].metrics["auc"], "val_accuracy": measured[0].metrics["accuracy"]},
-        config={"arch": packaged.ARCH, "epochs": EPOCHS, "batch_size": BATCH, "seed": SEED},
+        config={"arch": PACKAGED_ARCH, "epochs": EPOCHS, "batch_size": BATCH, "seed": SEED},
         manifest_sha256=sha1_of_ids,
         threshold=calibration.threshold,
         temperature=calibration.temperature,
@@ -128,7 +129,7 @@ def write_checkpoint(
     save_checkpoint(checkpoint, packaged.PATH)
     facts = {"parameters": sum(p.numel() for p in model.parameters()), "sha1": sha1_of_ids, "device": device}
     card = CARD.format(
-        arch=packaged.ARCH,
+        arch=PACKAGED_ARCH,
         patches=len(pixels),
         tumour=int(labels.sum()),
         epochs=EPOCHS,

@@ -4,13 +4,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import filesize
 
 from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.listener import ConsoleListener
 from histocli.cli.sources import open_with_bars, with_source_options
 from histocli.config import MIN_PACKED, PackConfig
+from histocli.fs import format_bytes
 from histocli.sources import SOURCE_NAMES, find_source_type
 from histocli.sources.options import make_source_options
 from histocli.stdio import write_out_json
@@ -98,7 +98,7 @@ def _format_size(file: "PlannedFile") -> str:
     """Format the size of a file that would be downloaded."""
     if file.size is None:
         return "-" if file.is_here else "unknown"  # the size of a folder is not measured
-    return filesize.decimal(file.size) if file.unit == "bytes" else f"{file.size:,} {file.unit}"
+    return format_bytes(file.size) if file.unit == "bytes" else f"{file.size:,} {file.unit}"
 
 
 def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
@@ -123,10 +123,13 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     state.reporter.print_table(dataset.name, ["", "count"], rows)
     path = state.workspace.patches_path(title)
     if not dataset.labels:
-        state.reporter.note("no patch has a label, so they can be scored, but not balanced, trained on or evaluated")
+        state.reporter.note(
+            "no patch has a label, so histo predict can score the patches, but balance, train and eval cannot use them"
+        )
         next_command = f"histo predict {title}"
     elif len(dataset.labels) == 1:
-        state.reporter.note(f"all labels are {dataset.labels[0]}, so the patches can be scored, but not balanced")
+        which = f"all labels are {dataset.labels[0]}"
+        state.reporter.note(f"{which}, so histo predict can score the patches, but balance needs both labels")
         next_command = f"histo predict {title}"
     state.reporter.print_done(f"wrote {path} and {state.workspace.manifest_path(title)}", next_command)
     return dataset

@@ -1,6 +1,7 @@
 """Options of `histo download` that sources declare, and progress bars for the files that they download."""
 
 import inspect
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 
+from histocli.cli.options import is_given
 from histocli.console import OnProgress, Reporter
 from histocli.sources import RemoteSource, Source, SourceContext
 from histocli.sources.options import DeclaredOption, list_declared_options
@@ -24,9 +26,9 @@ def with_source_options(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [_make_parameter(name, option) for name, option in declared.items()]
 
     @wraps(command)
-    def with_options(*args: Any, **values: Any) -> None:
-        given = {name: _convert_value(values.pop(name), option) for name, option in declared.items()}
-        command(*args, **values, declared=given)
+    def with_options(ctx: typer.Context, **values: Any) -> None:
+        given = {name: _convert_value(ctx, name, values.pop(name), option) for name, option in declared.items()}
+        command(ctx, **values, declared=given)
 
     every = [*fixed[:2], *parameters, *fixed[2:]]  # after the context and --source
     with_options.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
@@ -46,8 +48,17 @@ def _make_parameter(name: str, declared: DeclaredOption) -> inspect.Parameter:
     )
 
 
-def _convert_value(value: Any, declared: DeclaredOption) -> Any:
-    return tuple(value or ()) if get_origin(declared.type) is tuple else value
+def _convert_value(ctx: typer.Context, name: str, value: Any, declared: DeclaredOption) -> Any:
+    """Return the value of an option as the source expects it.
+
+    An environment variable has one location. Click would separate several at spaces, which a path can contain.
+    """
+    if get_origin(declared.type) is not tuple:
+        return value
+    if is_given(ctx, name, "ENVIRONMENT") and not is_given(ctx, name):
+        location = os.environ.get(declared.option.envvar or "")
+        return (location,) if location else tuple(value)
+    return tuple(value or ())
 
 
 def open_with_bars(

@@ -65,7 +65,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
             run = write_wsinfer(checkpoint.build(), checkpoint.temperature, folder)
             difference = _compare(run, checkpoint, pixels)
         return Export(out, difference, origin)
-    facts = {
+    metadata = {
         "histo": histocli.__version__,
         "run": checkpoint.run,
         "arch": checkpoint.arch,
@@ -77,7 +77,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
         "use": "research only: not a medical device",
     }
     with write_output(out) as temporary:
-        run = write(Probability(checkpoint.build(), checkpoint.temperature), config.format, temporary, facts)
+        run = write(Probability(checkpoint.build(), checkpoint.temperature), config.format, temporary, metadata)
         difference = _compare(run, checkpoint, pixels)
     return Export(out, difference, origin)
 

@@ -7,7 +7,7 @@ order. A subset such as `balanced.csv` also has the name of the data set (`data`
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -131,11 +131,8 @@ class IdsDigest:
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal text."""
-    digest = sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return file_digest(file, sha256).hexdigest()
 
 
 def _parse_labels(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":

@@ -9,14 +9,14 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import IO, Any
 
 from histocli.errors import HistoError
 from histocli.files import file as files_module  # read through the module, so that tests can lower the limit
-from histocli.files.file import SYSTEM_FOLDERS, File, check_declared_size, check_size, is_image
+from histocli.files.file import SYSTEM_FOLDERS, File, check_declared_size, check_size, is_image, to_utf8
 from histocli.files.streams import LimitedStream, Open, StreamMember, StreamReader, UnpackedArchive
 
 _TAR_SUFFIX = re.compile(r"\.(?:tar(?:\.(gz|bz2|xz))?|(tgz|tbz2?|txz))$", re.IGNORECASE)
@@ -30,6 +30,8 @@ _DECOMPRESS: dict[str, Callable[[IO[bytes]], Any]] = {
 }
 _SHORT_SUFFIXES = {"tgz": "gz", "tbz": "bz2", "tbz2": "bz2", "txz": "xz"}
 _SUFFIX_OF_START = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".tar.gz", b"BZh": ".tar.bz2", b"\xfd7zXZ": ".tar.xz"}
+_OUTSIDE = "path outside the archive"
+_MAX_LINKS = 40  # links in a row that are followed, as Linux does
 _TAR_MAGIC = 257  # the position of `ustar` in a tar
 _DOT_SLASH = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -144,15 +146,17 @@ def _list_zip(name: str, open_file: Open) -> list[File]:
     lock = Lock()  # all members share one file object
     members = {}
     for member in archive.infolist():
+        if member.is_dir():
+            continue
         path = _DOT_SLASH.sub("", member.filename.replace("\\", "/"))
         if path in members:
             raise HistoError(f"{name} contains {path!r} twice", "make the archive again with each file once")
         members[path] = member
-    _refuse_unreadable(name, [member for member in members.values() if not member.is_dir()])
+    _refuse_unreadable(name, members.values())
     return [
-        _name_outside(path) if _is_outside(path) else File(path, _ZipMember(archive, member, lock))
+        _name_skipped(path, _OUTSIDE) if _is_outside(path) else File(path, _ZipMember(archive, member, lock))
         for path, member in sorted(members.items())
-        if not member.is_dir() and not _is_hidden(path)
+        if not _is_hidden(path)
     ]
 
 
@@ -212,21 +216,32 @@ def _list_tar(name: str, open_file: Open, packing: str) -> list[File]:
         raise EOFError("it is truncated or damaged")
     by_name = {member.name: member for member in members}
     ranges: dict[str, tuple[int, int]] = {}
-    outside: list[File] = []
+    skipped: list[File] = []
     for member in members:
-        target = by_name.get(_find_link_target(member)) if member.islnk() or member.issym() else member
-        path = _DOT_SLASH.sub("", member.name.replace("\\", "/"))
-        if target is None or not target.isreg() or target.issparse() or _is_hidden(path):
+        target = _follow_links(member, by_name)
+        path = to_utf8(_DOT_SLASH.sub("", member.name.replace("\\", "/")))
+        if _is_hidden(path) or (target is not None and not target.isreg()):  # such as a folder
             continue
-        if _is_outside(path):
-            outside.append(_name_outside(path))
+        if target is None or target.issparse() or _is_outside(path):
+            why = _OUTSIDE if _is_outside(path) else "sparse file" if target else "link to no file in the archive"
+            skipped.append(_name_skipped(path, why))
             continue
         if path in ranges:
             raise HistoError(f"{name} contains {path!r} twice", "make the archive again with each file once")
         ranges[path] = (target.offset_data, target.size)
     reader = StreamReader(open_stream, sorted(set(ranges.values())))
     listed = ranges.items() if packing else sorted(ranges.items())
-    return [File(path, StreamMember(reader, *place)) for path, place in listed] + outside
+    return [File(path, StreamMember(reader, *place)) for path, place in listed] + skipped
+
+
+def _follow_links(member: tarfile.TarInfo, by_name: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """Return the member that a link leads to, or the member itself if it is no link; None if the archive has none."""
+    target: tarfile.TarInfo | None = member
+    for _ in range(_MAX_LINKS):
+        if target is None or not (target.islnk() or target.issym()):
+            return target
+        target = by_name.get(_find_link_target(target))
+    return None
 
 
 def _find_link_target(link: tarfile.TarInfo) -> str:
@@ -249,10 +264,13 @@ def _is_outside(name: str) -> bool:
     return name.startswith("/") or bool(re.match("[A-Za-z]:", name)) or ".." in name.split("/")
 
 
-def _name_outside(path: str) -> File:
-    """Return a file for a member with a path outside the archive: it is counted as skipped, and cannot be read."""
-    return File(f"{path} (path outside the archive)", _refuse_outside)
+def _name_skipped(path: str, why: str) -> File:
+    """Return a file for a member that is not read; `describe_others` counts it, because its name ends with the reason.
+
+    It has no suffix of an image, so nothing else reads it.
+    """
+    return File(f"{path} ({why})", _refuse_to_read)
 
 
-def _refuse_outside() -> bytes:
-    raise OSError("its path is outside the archive")
+def _refuse_to_read() -> bytes:
+    raise OSError("it is not read")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from histocli.errors import HistoError
+from histocli.text import format_count
 from histocli.unchanged import check_unchanged, find_state
 
 _IMAGE_SUFFIX = re.compile(
@@ -75,6 +76,7 @@ class ArrayTable:
         kind: array or column.
         titles: the names of the arrays, by the columns of the table.
         rows: the row (from 0) in the arrays of each row of the table.
+        is_rest: whether another table has the other rows, which have labels.
     """
 
     data: bytes
@@ -82,6 +84,7 @@ class ArrayTable:
     kind: str
     titles: Mapping[str, str]
     rows: Sequence[int]
+    is_rest: bool = False
 
     def __call__(self) -> bytes:
         """Return the table."""
@@ -134,7 +137,7 @@ def describe_others(files: Iterable[File]) -> str:
     counts = Counter(split_suffix(file.name)[1].lower() or "without a suffix" for file in named)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     listed = ", ".join(f"{count:,} {suffix}" for suffix, count in ordered)
-    return f"{len(named):,} {'file' if len(named) == 1 else 'files'} skipped: {listed}" if named else ""
+    return f"{format_count(len(named), 'file')} skipped: {listed}" if named else ""
 
 
 def _is_image_file(file: File) -> bool:

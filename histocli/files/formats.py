@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from histocli.errors import HistoError
-from histocli.files.file import File, describe_others, is_image_start, split_suffix
+from histocli.files.file import HEAD_BYTES, File, describe_others, is_image_start, split_suffix
 
 _UNPACK_HINT = "unpack it, and give the folder"
 _CONVERT_HINT = "write the patches as PNG files, or as an array in a .npy or .npz file"
@@ -78,7 +78,7 @@ def refuse_format(path: Path) -> None:
     if known is None:
         return
     with path.open("rb") as file:
-        if is_image_start(file.read(32)):
+        if is_image_start(file.read(HEAD_BYTES)):
             return
     article = "an" if known[0].startswith(("Arrow", "LMDB", "LZ4", "xz")) else "a"
     raise HistoError(f"{path} is {article} {known[0]}, which histo does not read", known[1])

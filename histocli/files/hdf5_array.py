@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from histocli.errors import HistoError
 from histocli.files.hdf5_filters import check_fletcher32, inflate, unpack_lzf
+from histocli.text import join_first
 from histocli.unchanged import check_unchanged, find_state
 
 if TYPE_CHECKING:
@@ -145,13 +146,10 @@ def find_array(
         images = [key for key in names if _is_image_array(file, key)] if is_name_optional and len(names) > 1 else []
         only = images if len(images) == 1 else names
         if name not in names and not (is_name_optional and len(only) == 1):
-            shown = [
-                *(key[:40] for key in names[:_MAX_NAMES_SHOWN]),
-                *(["..."] if len(names) > _MAX_NAMES_SHOWN else []),
-            ]
+            shown = join_first([key[:40] for key in names], _MAX_NAMES_SHOWN)
             raise HistoError(
-                f"{path} has no array {name!r}: it contains {', '.join(shown) or 'no arrays'}",
-                f"the patches must be named {name!r}, and be in the file itself: links are not followed",
+                f"{path} has no array {name!r}: it contains {shown or 'no arrays'}",
+                f"the array must be named {name!r}, and be in the file itself: links are not followed",
             )
         dataset = file[name if name in names else only[0]]
         if problem := _find_content_problem(dataset):

@@ -16,10 +16,10 @@ def list_files(path: Path) -> list[File]:
     """List the files in a folder and its subfolders, the members of an archive, or a single file, sorted by name.
 
     No image is read or unpacked. Hidden files, folders of the system, devices and pipes are skipped, and so is a
-    workspace inside the folder, which has plots and tables. Members of an archive with a path outside it are listed
-    under a name that says so, and cannot be read. Archives in a folder or archive are opened if there are no images in
-    the same place. The members of a compressed tar have its own order, because they can only be read one after the
-    other.
+    workspace inside the folder, which has plots and tables. Members of an archive that are not read, such as those with
+    a path outside it, are listed under a name that says why. Archives in a folder or archive are opened if there are no
+    images in the same place. The members of a compressed tar have its own order, because they can only be read one
+    after the other.
 
     Raises:
         HistoError: the path does not exist, may not be read, or is not a file or folder; or the archive is damaged,
@@ -36,7 +36,7 @@ def list_files(path: Path) -> list[File]:
             )
         if path.is_file():
             if is_archive(path.name):
-                return list_archive(str(path), ArchiveOpener(path))
+                return list_archive(to_utf8(str(path)), ArchiveOpener(path))
             refuse_format(path)
             return [make_file(path, path.name)]
         wrong = f"{path} is not a file or folder" if path.exists() else f"there is no file or folder {path}"

@@ -20,7 +20,6 @@ from histocli.files.file import HEAD_BYTES, is_image, is_image_start
 from histocli.fs import make_write_error, shorten_name
 from histocli.workspace import Workspace
 
-_MAX_NAME_LENGTH = 200  # characters of a file's name in the name of its record
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self|proc/thread-self)/fd/(\d+)")
 _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _ZIP = b"PK\3\4"  # archives, checkpoints, and documents of Office
@@ -135,10 +134,7 @@ def resolve_link(path: Path) -> Path:
 
 def find_record_path(path: Path) -> Path:
     """Return the path of the hidden file in which `histo predict --out PATH` records how the scores were made."""
-    name = path.name[:_MAX_NAME_LENGTH]
-    if len(os.fsencode(name)) > _MAX_NAME_LENGTH:  # file systems count bytes
-        name = shorten_name(path.name)
-    return path.with_name(f".{name}.made-with.json")
+    return path.with_name(f".{shorten_name(path.name)}.made-with.json")
 
 
 def _descriptor(path: Path) -> int | None:

@@ -64,9 +64,8 @@ def list_parquet(name: str, open_file: Open) -> list[File]:
         others = [field.name for field in schema if _is_value_column(field.type, pa)]
         if others:
             columns = {key: table.read([key])[key].to_pylist() for key in others}
-            title = "labels" if any(key.lower() in LABEL_TITLES for key in others) else "columns"
-            table_of_columns = _make_parquet_table(name, ids, columns, schema.metadata or {})
-            listed.append(File(f"{folder}{stem}-{title}.csv", table_of_columns))
+            tables = _make_parquet_tables(name, ids, columns, schema.metadata or {})
+            listed += [File(f"{folder}{stem}-{title}.csv", table) for title, table in tables.items()]
     except (pa.ArrowException, AttributeError, KeyError, TypeError) as error:
         raise HistoError(f"cannot read {name}: {error}", "check that the download is complete") from error
     return listed
@@ -86,18 +85,33 @@ def _is_value_column(kind: Any, pa: Any) -> bool:
     return bool(is_number or types.is_string(kind) or types.is_large_string(kind))
 
 
-def _make_parquet_table(
+def _make_parquet_tables(
     name: str, ids: Sequence[str], columns: Mapping[str, list[Any]], metadata: dict[bytes, bytes]
+) -> dict[str, ArrayTable]:
+    """Return the columns of a Parquet file as the table `labels`, or `columns` if they have no labels.
+
+    Rows without a label are in the table `columns`, which lacks this column: in a table, a label must not be empty.
+    """
+    texts = {key: [format_value(value) for value in _name_classes(columns[key], key, metadata)] for key in columns}
+    label = next((key for key in columns if key.lower() in LABEL_TITLES), None)
+    labelled = [row for row in range(len(ids)) if label is not None and texts[label][row]]
+    rest = sorted(set(range(len(ids))).difference(labelled))
+    tables = {}
+    if labelled:
+        tables["labels"] = _make_parquet_table(name, ids, texts, labelled)
+    if rest and (others := {key: values for key, values in texts.items() if key.lower() not in LABEL_TITLES}):
+        tables["columns"] = _make_parquet_table(name, ids, others, rest, is_rest=bool(labelled))
+    return tables
+
+
+def _make_parquet_table(
+    name: str, ids: Sequence[str], columns: Mapping[str, list[str]], rows: Sequence[int], *, is_rest: bool = False
 ) -> ArrayTable:
-    """Return the columns of a Parquet file as a table; rows without a label are dropped."""
-    texts = [[format_value(value) for value in _name_classes(columns[key], key, metadata)] for key in columns]
-    label = next((at for at, key in enumerate(columns) if key.lower() in LABEL_TITLES), None)
-    kept = [row for row in range(len(ids)) if label is None or texts[label][row]]
+    """Return some rows of columns as a table; `is_rest` is as in `ArrayTable`."""
     titles = make_unique_titles(list(columns))
-    values = [[column[row] for row in kept] for column in [ids, *texts]]
+    values = [[column[row] for row in rows] for column in [ids, *columns.values()]]
     keys = dict(zip(titles, columns, strict=True))
-    origin = name.rpartition("/")[2]
-    return ArrayTable(write_csv(["id", *titles], values), origin, "column", keys, kept)
+    return ArrayTable(write_csv(["id", *titles], values), name.rpartition("/")[2], "column", keys, rows, is_rest)
 
 
 def _name_classes(values: list[Any], column: str, metadata: dict[bytes, bytes]) -> list[Any]:

@@ -123,7 +123,11 @@ class LabelTables:
             check_ids(table, ids, splits, "splits", hint)
             self._add_others(table, self._match(table, ids, "splits"))
             self.result.used.add(table.name)
-        elif not (find_split_of_table(table.name) or table.find("label")):  # `train.txt` is read as a list
+        elif not (
+            find_split_of_table(table.name)  # `train.txt` is read as a list
+            or table.find("label")
+            or (table.array_table and table.array_table.is_rest)
+        ):
             self.result.notes.append(
                 f"{table.title} has images, but no known column of labels, slides or splits; its columns are "
                 f"{format_examples(list(table.columns))}"

@@ -1,6 +1,5 @@
 """Find the splits of images: in a column of a table, in the names of tables, and in lists of images."""
 
-import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -138,7 +137,7 @@ def read_lists(others: Iterable[File], index: ImageIndex) -> tuple[dict[str, str
     lists = [file for file in others if _LIST_SUFFIX.search(file.name) and find_split_of_table(file.name)]
     images_of = {}
     for file in lists if len({find_split_of_table(file.name) for file in lists}) > 1 else []:
-        text = io.TextIOWrapper(io.BytesIO(read_bytes(file)), "utf-8-sig", "replace").read()
+        text = read_bytes(file).decode("utf-8-sig", "replace")
         ids = [re.split(f"[{SEPARATORS}]", line)[0].strip().strip('"') for line in text.splitlines() if line.strip()]
         matched = index.match(ids).rows or index.match([re.split(r"\s", key)[0] for key in ids]).rows
         if matched:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from histocli.architectures import ARCHITECTURES, ENCODERS, Channels
+from histocli.config import PACKAGED_ARCH
 from histocli.data.transforms import resize_images
 from histocli.enums import Weights
 from histocli.errors import HistoError, UsageError
@@ -152,11 +153,11 @@ def check_architecture(arch: str) -> None:
 def check_weights(arch: str, weights: Weights) -> None:
     """Raise `UsageError` if an architecture of histo does not have these weights, or they are of another one."""
     is_packaged = weights is Weights.HISTONET_PCAM
-    if arch in ARCHITECTURES and weights is not Weights.RANDOM and not (is_packaged and arch == packaged.ARCH):
-        has = f"--arch {packaged.ARCH} --weights {packaged.NAME}"
+    if arch in ARCHITECTURES and weights is not Weights.RANDOM and not (is_packaged and arch == PACKAGED_ARCH):
+        has = f"--arch {PACKAGED_ARCH} --weights {packaged.NAME}"
         raise UsageError(f"{arch} has no pretrained weights", f"leave --weights out, or choose {has}")
     if arch not in ARCHITECTURES and is_packaged:
-        raise UsageError(f"--weights {weights} fits only --arch {packaged.ARCH}")
+        raise UsageError(f"--weights {weights} fits only --arch {PACKAGED_ARCH}")
 
 
 def _make_unknown_arch_error(arch: str) -> UsageError:

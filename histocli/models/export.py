@@ -16,7 +16,7 @@ from histocli.errors import HistoError
 from histocli.models import Classifier
 from histocli.patch import PATCH_SIDE
 
-INPUT, FACTS = "images", "histo.json"
+INPUT, METADATA_FILE = "images", "histo.json"
 OUTPUTS = ["probability", "log_odds"]
 _FATAL = 4  # the highest level of ONNX Runtime's log
 Exported = Callable[["np.ndarray"], list["np.ndarray"]]
@@ -37,8 +37,8 @@ class Probability(nn.Module):
         return torch.sigmoid(log_odds / self.temperature), log_odds
 
 
-def export(module: Probability, format: ExportFormat, path: Path, facts: dict[str, str]) -> Exported:
-    """Write a network for any number of images, with `facts` in the same file, and return the network in this file.
+def export(module: Probability, format: ExportFormat, path: Path, metadata: dict[str, str]) -> Exported:
+    """Write a network for any number of images, with `metadata` in the same file, and return the network in this file.
 
     The returned function takes float32 images (N,3,96,96) and returns `OUTPUTS`, each (N,); it runs on the CPU.
 
@@ -47,15 +47,15 @@ def export(module: Probability, format: ExportFormat, path: Path, facts: dict[st
     """
     write, read = {ExportFormat.ONNX: (_to_onnx, _load_onnx), ExportFormat.PT2: (_to_pt2, _load_pt2)}[format]
     try:  # torch.export's errors have no public name; their public base class, RuntimeError, would hide our bugs
-        write(module, path, facts)
+        write(module, path, metadata)
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HistoError(f"{module.model.arch} cannot be exported as {format}: {reason}") from error
     return read(path)
 
 
-def _to_onnx(module: Probability, path: Path, facts: dict[str, str]) -> None:
-    """Write the network and the facts about it as an ONNX file."""
+def _to_onnx(module: Probability, path: Path, metadata: dict[str, str]) -> None:
+    """Write the network and its metadata as an ONNX file."""
     program = torch.onnx.export(
         module,
         _make_example(),
@@ -66,7 +66,7 @@ def _to_onnx(module: Probability, path: Path, facts: dict[str, str]) -> None:
         verbose=False,
     )
     assert program is not None
-    program.model.metadata_props.update(facts)
+    program.model.metadata_props.update(metadata)
     program.save(path, external_data=False)
 
 
@@ -85,13 +85,13 @@ def open_onnx_session(path: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _to_pt2(module: Probability, path: Path, facts: dict[str, str]) -> None:
-    """Write the network and the facts about it as a `torch.export` file."""
+def _to_pt2(module: Probability, path: Path, metadata: dict[str, str]) -> None:
+    """Write the network and its metadata as a `torch.export` file."""
     program = torch.export.export(module, _make_example(), dynamic_shapes=({0: torch.export.Dim("N")},))
     content = BytesIO()  # PyTorch does not report a full disk clearly, and may end the process
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No complete tensor found")  # about constants that are views: there are none
-        torch.export.save(program, content, extra_files={FACTS: json.dumps(facts)})
+        torch.export.save(program, content, extra_files={METADATA_FILE: json.dumps(metadata)})
     path.write_bytes(content.getbuffer())
 
 

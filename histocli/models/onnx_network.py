@@ -31,11 +31,11 @@ class OnnxNetwork:
             if is_out_of_memory(error) or isinstance(error, ImportError):
                 raise
             raise HistoError(f"{path} cannot be used: {read_first_line(error)}", _HINT) from error
-        facts = self._session.get_modelmeta().custom_metadata_map
-        if facts.get("checkpoint_sha256") != sha256:
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if metadata.get("checkpoint_sha256") != sha256:
             raise HistoError(f"{path} was not made from this checkpoint", _HINT)
-        if facts.get("histo") != histocli.__version__:
-            made_by = facts.get("histo")
+        if metadata.get("histo") != histocli.__version__:
+            made_by = metadata.get("histo")
             raise HistoError(f"{path} was made by histo {made_by}, and this is {histocli.__version__}", _HINT)
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -5,10 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from histocli.config import PACKAGED_ARCH
-
 NAME = "histonet-pcam"
-ARCH = PACKAGED_ARCH
 PATH = Path(__file__).with_name("weights") / f"{NAME}.pt"
 NOTICE = (
     f"{NAME} comes with histo: it was trained on 31,157 patches of PCam's training slides, which are also Kaggle's. "
@@ -21,5 +18,5 @@ NOTE = (
 
 
 def load_packaged_weights(model: nn.Module) -> None:
-    """Copy the weights of the packaged network into a model of the architecture `ARCH`."""
+    """Copy the weights of the packaged network into a model of its architecture."""
     model.load_state_dict(torch.load(PATH, map_location="cpu", weights_only=True)["model"])

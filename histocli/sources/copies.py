@@ -1,4 +1,4 @@
-"""Find by their names the images that are no patches of their own: masks, thumbnails, and changed copies of others."""
+"""Recognise by their names images that are not new patches: masks, thumbnails, and copies of other images."""
 
 import re
 from collections.abc import Sequence

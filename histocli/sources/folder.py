@@ -45,7 +45,7 @@ from histocli.sources.options import (
     parse_mpp,
 )
 
-WITHOUT_SLIDE = "without a slide"
+WITHOUT_SLIDE = "images without a slide"
 _MAGNIFICATION = re.compile(r"\d{1,3}(?:\.\d)?x|x\d{1,3}", re.IGNORECASE)
 
 

@@ -1,7 +1,7 @@
 """Read PCam's HDF5 arrays, which may be compressed with gzip, a few hundred patches at a time."""
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
@@ -97,12 +97,12 @@ def open_h5(
         if expected is not None:
             require_space(scratch, expected, f"unpacking {path.name}")
             limit = expected + expected // 16 + _OVERHEAD
-        _unpack(path, temporary, expected, limit, hint, lambda done: on_progress(done, expected))
+        _unpack(path, temporary, expected, limit, hint, on_progress)
         yield stack.enter_context(_open_file(temporary, path, hint))
 
 
 def _unpack(
-    path: Path, target: Path, expected: int | None, limit: int | None, hint: str, on_progress: Callable[[int], None]
+    path: Path, target: Path, expected: int | None, limit: int | None, hint: str, on_progress: OnProgress
 ) -> None:
     """Unpack a gzip file to `target`, with at most `limit` bytes."""
     done = 0
@@ -118,7 +118,7 @@ def _unpack(
                 raise HistoError(f"{path} unpacks to more than {format_bytes(limit)}", "it is not PCam's file")
             with _convert_disk_errors(path, target.parent, expected):
                 write_all(output, chunk)
-            on_progress(done)
+            on_progress(done, expected)
 
 
 @contextmanager
@@ -139,8 +139,10 @@ def _open_file(path: Path, original: Path, hint: str) -> "Iterator[h5py.File]":
     """Open an HDF5 file in this block; errors name the file `original`."""
     import h5py
 
+    # The temporary file is locked already. Some file systems of clusters have no locks: then a file is read without.
+    locking = "best-effort" if path == original else False
     with convert_damage_errors(original, hint):
-        file = h5py.File(path, "r", locking=path == original)  # the temporary file is locked already
+        file = h5py.File(path, "r", locking=locking)
     with file:
         yield file
 

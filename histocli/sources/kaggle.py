@@ -27,7 +27,7 @@ from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 
 
 def _make_layout_hint(path: Path) -> str:
-    """Return what the archive contains; if the folder above `path` has it, return its name instead."""
+    """Return a hint: which files the archive contains, or the folder above `path` if that one contains them."""
     above = path.absolute().parent
     if (above / "train_labels.csv").is_file() or (above / "train_labels.csv.zip").is_file():
         return f"give the folder that contains train_labels.csv, train/ and test/: --from {above}"
@@ -116,7 +116,7 @@ class KaggleSource:
             self._index(download_competition(self._downloads_dir, force=self._force, policy=self._policy))
 
     def read_patches(self) -> Iterator[Patch]:
-        """Yield train, then test, each in the order of the ids, after `fetch`."""
+        """Fetch the files; yield the patches of train, then those of test, each in the order of their ids."""
         self.fetch()
         for split, images in self._images.items():
             for image in images:
@@ -154,7 +154,7 @@ class KaggleSource:
         counts = {
             "labels without an image": len(self._labels.keys() - train),
             "images without a label": len(train - self._labels.keys()),
-            "train patches without a slide": len(train - self._slides.keys()) if self._slides else 0,
+            "train images without a slide": len(train - self._slides.keys()) if self._slides else 0,
         }
         if sample := files.get(f"{root}sample_submission.csv"):
             wanted, test = set(map(remove_suffix, read_labels(sample))), {file.stem for file in images["test"]}
@@ -201,7 +201,7 @@ def _find_root(files: Mapping[str, File], path: Path) -> str:
 
 
 def _list_images_in(files: Mapping[str, File], folder: str) -> list[File]:
-    """Return the images in a folder, sorted by name; if there are none, those in its subfolders.
+    """Return the images in a folder, or in its subfolders if the folder itself has none, sorted by name.
 
     Unzipping train.zip in a folder `train` makes `train/train/`; some users sort the patches into class folders.
     """

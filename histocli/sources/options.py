@@ -1,5 +1,6 @@
 """Options of `histo download` that sources declare; sources with the same option share one `Option`."""
 
+import os
 from dataclasses import dataclass, fields
 from typing import Any, get_args, get_type_hints
 
@@ -94,10 +95,10 @@ def make_source_options(source: str, values: dict[str, Any], n: int | None, seed
     names = {item.name for item in fields(options)}
     for name, declared in list_declared_options().items():
         if name not in names and values.get(name, declared.default) != declared.default:
-            sources = " or ".join(declared.sources)
-            raise UsageError(
-                f"--source {source} has no option {declared.option.flag}", f"use it with --source {sources}"
-            )
+            hint = f"use it with --source {' or '.join(declared.sources)}"
+            if (variable := declared.option.envvar) and variable in os.environ:
+                hint += f", or unset the environment variable {variable}"
+            raise UsageError(f"--source {source} has no option {declared.option.flag}", hint)
     common = {"n": n, "seed": seed}
     arguments = {name: value for name, value in {**values, **common}.items() if name in names and value is not None}
     result: SourceOptions = options(**arguments)

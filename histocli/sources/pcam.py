@@ -190,8 +190,8 @@ class PcamSource:
                 "the rows of the two files are not the same patches: give the files of one split and version",
             )
         if wrong:
-            counts = self.report.counts
-            counts["labels unlike center_tumor_patch"] = counts.get("labels unlike center_tumor_patch", 0) + wrong
+            counts, name = self.report.counts, "labels that differ from center_tumor_patch"
+            counts[name] = counts.get(name, 0) + wrong
         return slides
 
     def _fetch_split(self, split: str) -> SplitFiles:
@@ -254,12 +254,16 @@ class PcamSource:
         return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
     def _note_checksums(self) -> None:
-        """Add a note that says whether the files have the published MD5s."""
-        other = [name for name, md5 in self.report.checksums.items() if MD5.get(name) != md5]
-        note = "all files have the published MD5"
+        """Add notes that say which files have the published MD5s."""
+        checksums, notes = self.report.checksums, self.report.notes
+        unpacked = [name for name in checksums if name not in MD5]
+        other = [name for name, md5 in checksums.items() if name in MD5 and MD5[name] != md5]
+        if unpacked:
+            notes.append(f"no MD5 is published for unpacked files, so these were not checked: {', '.join(unpacked)}")
         if other:
-            note = f"the MD5 of these files is not the published one: {', '.join(other)}"
-        self.report.notes.append(note)
+            notes.append(f"the MD5 of these files is not the published one: {', '.join(other)}")
+        if not unpacked and not other:
+            notes.append("all files have the published MD5")
 
 
 def _return_pixels(pixels: Pixels) -> Pixels:

@@ -257,6 +257,15 @@ def test_patches_without_a_label_give_a_hint_to_predict(histo, tmp_path):
     assert "next: histo predict x" in result.stderr
 
 
+def test_the_environment_variable_of_from_has_one_location(histo, tmp_path, monkeypatch):
+    write_images(histo, tmp_path / "my patches", 3)
+    monkeypatch.setenv("HISTO_DOWNLOAD_FROM", str(tmp_path / "my patches"))
+    histo("download", "--source", "folder", "--name", "x")
+    assert len(manifest(histo, "x")) == 3
+    _, hint = histo.fails("download", "--source", "synthetic", "--name", "y", code=2)
+    assert "unset the environment variable HISTO_DOWNLOAD_FROM" in hint
+
+
 def test_patches_of_one_class_lead_to_predict(histo, tmp_path):
     write_images(histo, tmp_path / "tumor", 3)
     result = histo("download", "--source", "folder", "--from", tmp_path / "tumor", "--name", "x")

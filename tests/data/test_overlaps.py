@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histocli.data.overlaps import MIN_OVERLAP, PAIR, find_overlaps, group_overlaps
+from histocli.data.overlaps import MIN_OVERLAP, PAIR, _decode_pairs, _encode_pairs, find_overlaps, group_overlaps
 from histocli.sources.kaggle import KaggleSource
 from tests.data.tissue import crop, texture, tissue
 
@@ -173,3 +173,9 @@ def test_all_known_overlaps_of_real_patches_are_found_without_false_ones(shared_
         inside = moved[..., 0] >= 0
         assert inside.sum() == (96 - abs(dy)) * (96 - abs(dx)) >= MIN_OVERLAP**2
         assert (moved[inside] == patches[a][inside]).all()
+
+
+def test_the_numbers_of_sixteen_million_patches_can_be_in_pairs():
+    a = np.array([0, 2**23, 2**24 - 3])
+    codes = _encode_pairs(a << 14 | 80 << 7 | 16, (a + 1) << 14 | 8 << 7 | 20)  # a patch, and its row and column
+    assert _decode_pairs(codes).tolist() == [(number, number + 1, 72, -4) for number in a]

@@ -99,7 +99,9 @@ def test_hard_links_are_read_and_other_links_devices_and_folders_are_skipped(tmp
             other.type, other.linkname = kind, target
             archive.addfile(other)
     (tmp_path / "x.tar").write_bytes(stream.getvalue())
-    assert contents(tmp_path / "x.tar") == {"a.png": b"abc", "hard.png": b"abc"}
+    images, others = find_images(list_files(tmp_path / "x.tar"))
+    assert {file.name: file.read() for file in images} == {"a.png": b"abc", "hard.png": b"abc"}
+    assert describe_others(others) == "2 files skipped: 2 .png (link to no file in the archive)"
 
 
 @pytest.mark.parametrize("suffix", MODES)
@@ -391,6 +393,23 @@ def test_columns_of_parquet_are_labels_and_slides(tmp_path):
     patches = list(source.read_patches())
     assert [(patch.label, patch.slide) for patch in patches] == list(zip([0, 1] * 3, "aaabbb", strict=True))
     assert any("that are not used: 'image_id'" in note for note in source.report.notes)
+
+
+def test_rows_of_parquet_without_a_label_keep_their_slide_and_split(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    splits = ["train"] * 4 + ["test"] * 2
+    columns = {"label": [0, 1, 0, 1, None, None], "slide": list("aabbcc"), "split": splits, "x": [*range(6)]}
+    for names in (["label", "slide", "split", "x"], ["label", "x"]):
+        images = {"image": [tiff(pixels) for pixels in PIXELS]}
+        pq.write_table(pa.table(images | {name: columns[name] for name in names}), tmp_path / "x.parquet")
+        source = FolderSource(FolderOptions((str(tmp_path / "x.parquet"),)))
+        patches = list(source.read_patches())
+        assert [patch.label for patch in patches] == columns["label"]
+        assert not any("no known column" in note for note in source.report.notes)
+        if "slide" in names:
+            assert [patch.slide for patch in patches] == columns["slide"]
+            assert [patch.split for patch in patches] == splits
 
 
 def test_of_several_columns_of_images_the_one_with_the_usual_name_is_read(tmp_path):

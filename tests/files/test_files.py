@@ -16,6 +16,7 @@ from histocli.errors import HistoError
 from histocli.files import file as files_module
 from histocli.files.file import MAX_FILE_BYTES, File, describe_others, find_images, is_image, make_file, read_bytes
 from histocli.files.listing import list_files, walk_folder
+from histocli.files.outputs import find_record_path
 from histocli.labels.table_files import read_labels, read_slides
 from histocli.text import escape_control_characters
 from tests.sources.kaggle_layout import write_folder, write_zip
@@ -176,7 +177,7 @@ def test_a_truncated_archive_is_an_error(tmp_path):
 @pytest.mark.parametrize("second", ["a/b.png", "a\\b.png"])
 def test_a_duplicate_name_is_an_error(tmp_path, second):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        for name in ("a/b.png", "c.png", second):
+        for name in ("a/", "a/", "a/b.png", "c.png", second):  # a folder may be repeated
             archive.writestr(name, name)
     with pytest.raises(HistoError, match=r"x\.zip contains 'a/b\.png' twice"):
         list_files(tmp_path / "x.zip")
@@ -348,13 +349,31 @@ def test_folders_of_the_system_are_skipped(tmp_path, name):
     assert [file.name for file in list_files(path)] == ["x/good.png"]
 
 
-def test_symbolic_links_in_a_tar_are_read_as_the_member_that_they_lead_to(tmp_path):
+def test_symbolic_links_in_a_tar_are_read_as_the_member_that_they_lead_to_or_counted(tmp_path):
     (tmp_path / "in/b").mkdir(parents=True)
     (tmp_path / "in/a.png").write_bytes(b"the image")
     (tmp_path / "in/b/up.png").symlink_to("../a.png")
+    (tmp_path / "in/again.png").symlink_to("b/up.png")
+    (tmp_path / "in/folder").symlink_to("b")
+    (tmp_path / "in/self.png").symlink_to("self.png")
     (tmp_path / "in/out.png").symlink_to("/etc/passwd")
     for top in (".", "in"):
         with tarfile.open(tmp_path / "x.tar", "w") as archive:
             archive.add(tmp_path / "in", arcname=top)
-        found = {file.name.removeprefix("in/"): file.read() for file in list_files(tmp_path / "x.tar")}
-        assert found == {"a.png": b"the image", "b/up.png": b"the image"}
+        images, others = find_images(list_files(tmp_path / "x.tar"))
+        found = {file.name.removeprefix("in/"): file.read() for file in images}
+        assert found == dict.fromkeys(["a.png", "again.png", "b/up.png"], b"the image")
+        assert describe_others(others) == "2 files skipped: 2 .png (link to no file in the archive)"
+
+
+def test_names_in_a_tar_that_are_not_utf8_are_escaped(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("tumor/é.png"))
+    assert [file.name for file in list_files(tmp_path / "x.tar")] == [r"tumor/\xe9.png"]
+
+
+def test_outputs_with_long_names_that_begin_alike_have_their_own_records(tmp_path):
+    first, second = (find_record_path(tmp_path / f"{'x' * 220}{end}.csv") for end in (1, 2))
+    assert first.name != second.name
+    first.write_text("{}")  # the file system takes the name
+    assert find_record_path(tmp_path / f"{'x' * 196}.csv").name == f".{'x' * 196}.csv.made-with.json"

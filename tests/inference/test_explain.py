@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from histocli.config import PACKAGED_ARCH
 from histocli.data.transforms import make_d4_views, undo_d4_view
 from histocli.errors import HistoError
 from histocli.inference.explain import explain, find_feature_maps
@@ -97,7 +98,7 @@ def test_a_network_with_random_weights_gives_another_map():
     pixels = F.interpolate(coarse, (96, 96), mode="bilinear").byte().permute(0, 2, 3, 1).contiguous().numpy()
     of_trained = explain([trained], pixels)
     torch.manual_seed(9)
-    of_random = explain([with_statistics(create_model(packaged.ARCH))], pixels)
+    of_random = explain([with_statistics(create_model(PACKAGED_ARCH))], pixels)
     ranks = [maps[:, 4::8, 4::8].reshape(6, -1).argsort().argsort() for maps in (of_trained, of_random)]
     correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(*ranks, strict=True)]
     assert np.mean(np.abs(correlations)) < 0.5

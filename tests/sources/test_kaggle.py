@@ -106,7 +106,7 @@ def test_patches_without_a_slide_are_counted(tmp_path, downloads, layout):
     path = tmp_path / "slides.csv"
     path.write_text(f"id,wsi\n{IDS[0]},a\n")
     source = KaggleSource(write_folder(tmp_path / "unpacked", layout), downloads, slides=path)
-    assert source.report.counts == {"train patches without a slide": TRAIN - 1}
+    assert source.report.counts == {"train images without a slide": TRAIN - 1}
 
 
 def test_the_ids_of_slides_may_have_a_suffix_as_those_of_labels(tmp_path, downloads, layout):

@@ -68,8 +68,9 @@ def test_a_folder_gives_every_row_in_order(pcam_folder, downloads):
     assert rows_of(source) == ALL_ROWS
     assert source.total == 100
     assert source.report.origin == str(pcam_folder)
-    assert "the MD5 of these files is not the published one" in source.report.notes[-1]
-    assert len(source.report.checksums) == 9
+    checksums = source.report.checksums
+    assert len(checksums) == 9
+    assert source.report.notes == [f"the MD5 of these files is not the published one: {', '.join(checksums)}"]
     assert list(downloads.iterdir()) == []  # what was unpacked is gone
 
 
@@ -144,7 +145,16 @@ def test_unpacked_arrays_are_read_as_they_are(pcam_folder, downloads):
     for path in pcam_folder.glob("*.gz"):
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
-    assert rows_of(PcamSource(pcam_folder, downloads)) == ALL_ROWS
+    source = PcamSource(pcam_folder, downloads)
+    assert rows_of(source) == ALL_ROWS
+    with open_h5(pcam_folder / (file_name("test", "x") + ".h5"), downloads) as file:
+        assert file.id.get_access_plist().get_file_locking() == (True, True)  # locks, if the file system has them
+    arrays = [file_name(split, kind) + ".h5" for split in ROWS for kind in ("y", "x")]
+    tables = [file_name(split, "meta") + ".csv" for split in ROWS]
+    assert source.report.notes == [
+        f"no MD5 is published for unpacked files, so these were not checked: {', '.join(arrays)}",
+        f"the MD5 of these files is not the published one: {', '.join(tables)}",
+    ]
 
 
 def test_some_of_the_splits_can_be_read(pcam_folder, downloads):
@@ -224,7 +234,7 @@ def test_labels_that_differ_from_the_meta_table_are_counted(pcam_folder, downloa
     write_meta(pcam_folder / (file_name("valid", "meta") + ".csv"), "valid", flipped)
     source = PcamSource(pcam_folder, downloads, splits=["valid"])
     assert rows_of(source) == expected_rows("valid")
-    assert source.report.counts == {"labels unlike center_tumor_patch": 1}
+    assert source.report.counts == {"labels that differ from center_tumor_patch": 1}
 
 
 def labels_of_other_rows(pcam_folder):
