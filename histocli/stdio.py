@@ -16,9 +16,9 @@ from histocli.text import escape_control_characters
 
 
 class Stderr:
-    """The current `sys.stderr`; it ignores that a terminal or pipe was closed, that a disk is full, or that it is None.
+    """Writes to the current `sys.stderr`, and drops what cannot be written, so that the command can continue.
 
-    So a command can continue when its messages cannot be shown.
+    This happens if the terminal or pipe was closed, if the disk is full, or if `sys.stderr` is None.
     """
 
     def __getattr__(self, name: str) -> Any:

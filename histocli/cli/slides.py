@@ -70,8 +70,8 @@ class SlideBars(ConsoleListener, SlideListener):
         elif record.status == NO_TISSUE:
             why = f" ({record.flags})" if record.flags else ""
             self.reporter.warn(
-                f"{where}: no tissue was found{why}, so nothing was scored; if its tissue.png shows tissue, draw its "
-                "outline and give it with --mask FILE"
+                f"{where}: no tissue was found{why}, so nothing was scored; if you see tissue in tissue.png, draw "
+                "its outline, and give the outline with --mask FILE"
             )
         else:
             self.reporter.note(f"{where}: {_describe_record(record)}")

@@ -27,6 +27,7 @@ from histocli.errors import HistoError
 from histocli.files.outputs import find_record_path, write_output
 from histocli.fs import fsync, shorten_name
 from histocli.images.processes import DecodingProcesses
+from histocli.inference.earlier_images import list_folders
 from histocli.inference.input_notes import describe_unopened
 from histocli.inference.inputs import hash_inputs
 from histocli.inference.parts import Parts
@@ -184,13 +185,15 @@ def _write_record(job: Job) -> None:
     """Record what the rows were made with, for a later call with `--skip-done`, unless it is not known of all rows."""
     made_with = describe_rows(job.config, job.predictor)
     id_kind, folder, white = job.inputs.id_kind, job.inputs.folder, dict(job.inputs.white)
+    folders = list_folders(job.inputs.files, job.lines)
     if job.predicted is not None:
         if not job.predicted.is_recorded:
             return
         id_kind = id_kind or job.predicted.id_kind
         folder = job.predicted.find_common_folder(folder) if job.inputs.total else job.predicted.folder
+        folders = sorted({*job.predicted.folders, *folders})
         white = {**job.predicted.white, **white}
-    write_record(job.out, replace(made_with, id=id_kind, folder=folder, white=white))
+    write_record(job.out, replace(made_with, id=id_kind, folder=folder, folders=folders, white=white))
 
 
 def _report_unreadable(counts: Counts, listener: CommandListener) -> None:

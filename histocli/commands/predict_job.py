@@ -18,14 +18,9 @@ from histocli.inference import checkpoints
 from histocli.inference.checkpoints import CheckpointPredictor, load_from_config
 from histocli.inference.columns import ScoredRows, has_class, list_column_types, make_table
 from histocli.inference.inputs import STDIN, Inputs, open_inputs
+from histocli.inference.new_patches import select_new_patches
 from histocli.inference.path_list import MAX_LISTED, read_stdin_lines
-from histocli.inference.predicted_ids import (
-    PredictedIds,
-    RowOptions,
-    check_white,
-    read_predicted_ids,
-    select_new_patches,
-)
+from histocli.inference.predicted_ids import PredictedIds, RowOptions, check_white, normalise_option, read_predicted_ids
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import Flagger
 from histocli.inference.writers import Writer, check_format, write_failed
@@ -91,7 +86,7 @@ class Job(NamedTuple):
     skipped: int  # the number of inputs that the file has already
     listener: CommandListener
     likeness_meter: LikenessMeter
-    is_alone: bool  # whether this is the only process, which reports unreadable patches at once
+    is_single_process: bool  # whether this is the only process, which reports unreadable patches at once
 
     @property
     def out(self) -> Path:
@@ -112,7 +107,7 @@ class Job(NamedTuple):
         for _, error in chunk.failures:
             if self.config.errors is OnError.FAIL:
                 raise error
-            if self.is_alone:
+            if self.is_single_process:
                 self.listener.on_unreadable(error)
         failures = [[patch.id, patch.path, str(error), error.hint] for patch, error in chunk.failures]
         likeness = self.likeness_meter.measure(chunk.pixels)
@@ -224,7 +219,7 @@ def open_job(
     meter = predictor.make_likeness_meter(inputs.total)
     return Job(
         *(config, predictor, threshold, flagger, inputs, lines, size, pool, predicted, skipped, listener, meter),
-        is_alone=ranks.size == 1,
+        is_single_process=ranks.size == 1,
     )
 
 
@@ -256,9 +251,9 @@ def describe_rows(config: PredictConfig, predictor: CheckpointPredictor) -> RowO
         tta=config.tta,
         uncalibrated=config.uncalibrated,
         prevalence=config.prevalence,
-        threshold=config.threshold,
+        threshold=normalise_option(config.threshold),
         resize=config.resize,
-        mpp=config.mpp,
+        mpp=normalise_option(config.mpp),
         escape_formulas=config.escape_formulas,
         id=config.id,
     )

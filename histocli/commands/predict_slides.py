@@ -97,28 +97,28 @@ def predict_slides(
     with ExitStack() as stack:
         ranks.on_rank0(lambda: stack.enter_context(hold(out / ".lock", str(out))))
         job = SlideJob(config, out, predictor, threshold, resolutions)
-        found = ranks.on_rank0(lambda: [find_finished(job, slide) for slide in slides])
+        finished = ranks.on_rank0(lambda: [find_finished(job, slide) for slide in slides])
         earlier = ranks.on_rank0(lambda: read_earlier_records(out, slides, listener))
-        records = {slide.name: record for slide, record in zip(slides, found, strict=True) if record is not None}
-        todo = [number for number, record in enumerate(found) if record is None]
+        records = {slide.name: record for slide, record in zip(slides, finished, strict=True) if record is not None}
+        unfinished = [number for number, record in enumerate(finished) if record is None]
         # The largest slides come first, so that all processes end at about the same time.
-        todo.sort(key=lambda number: (-_find_file_size(slides[number].path), number))
-        share = sorted(todo[ranks.rank :: ranks.size])
-        for count, number in enumerate(share, start=1):
+        unfinished.sort(key=lambda number: (-_find_file_size(slides[number].path), number))
+        assigned = sorted(unfinished[ranks.rank :: ranks.size])  # to this process
+        for count, number in enumerate(assigned, start=1):
             slide = slides[number]
-            listener.on_slide_start(slide, count, len(share))
+            listener.on_slide_start(slide, count, len(assigned))
             try:
                 _predict_and_record(job, slide, records, listener)
             finally:
                 if ranks.is_rank0:
                     _write_table_so_far(out, records | earlier, listener)
             listener.on_slide_end(records[slide.name])
-        for others in ranks.all_gather(records):
-            records |= others
-        # An earlier record that has the name of a slide of this call is that of another slide, whose map stays.
+        for records_of_process in ranks.all_gather(records):
+            records |= records_of_process
+        # `earlier` comes last: if it has the name of a slide of this call, it is another slide, whose map was kept.
         table = ranks.on_rank0(lambda: _write_last_table(out, slides, records | earlier, listener))
-    scored = sum(records[slides[number].name].status == SCORED for number in todo)
-    return SlidePrediction([records[slide.name] for slide in slides], len(slides) - len(todo), scored, table)
+    scored = sum(records[slides[number].name].status == SCORED for number in unfinished)
+    return SlidePrediction([records[slide.name] for slide in slides], len(slides) - len(unfinished), scored, table)
 
 
 def _write_table(out: Path, records: dict[str, SlideRecord]) -> list[SlideRecord]:
@@ -205,7 +205,7 @@ def _predict_slide(job: SlideJob, slide: SlideFile, listener: SlideListener) -> 
     _write_folder(folder, slide.name, plan, scores, job.threshold)
     finished = FinishedSlide(
         path=slide.full_path,
-        made_of=compute_fingerprint(job, state, job.resolutions.list_possible(slide)[0] if remark else None),
+        fingerprint=compute_fingerprint(job, state, job.resolutions.list_possible(slide)[0] if remark else None),
         threshold=job.threshold,
         step=job.config.step,
         width=plan.grid.size[0],

@@ -90,21 +90,21 @@ def compute_fingerprint(job: SlideJob, state: SlideState, mpp: float | None) -> 
         "no_mask": job.config.no_mask,
         "size": state.file[0],
         "time": state.file[1],
-        "mpp": [mpp, {}],
+        "mpp": mpp,
     }
     return _compute_hash(values if state.mask is None else values | {"mask": state.mask})
 
 
 def hash_options(job: SlideJob) -> str:
-    """Return a SHA-256 of the checkpoints and options that are the same for scores that can be compared.
+    """Return a SHA-256 of the checkpoints and options that must be equal if the scores of two slides are compared.
 
-    A folder of masks and `--no-mask` are such options. A file as `--mask` is not: it is for one slide.
+    Such options are `--no-mask`, and `--mask` with a folder. `--mask` with a file is not one: it is for one slide.
     """
     config = job.config
     values = {name: getattr(config, name) for name in ("tta", "uncalibrated", "prevalence", "step")}
     values["checkpoints"] = job.predictor.digests
-    is_used = {"masks": config.mask is not None and config.mask.is_dir(), "no_mask": config.no_mask}
-    return _compute_hash(values | {name: True for name, value in is_used.items() if value})
+    flags = {"masks": config.mask is not None and config.mask.is_dir(), "no_mask": config.no_mask}
+    return _compute_hash(values | {name: True for name, is_given in flags.items() if is_given})
 
 
 def _compute_hash(values: dict[str, object]) -> str:
@@ -165,7 +165,7 @@ def _is_current(job: SlideJob, slide: SlideFile, finished: FinishedSlide) -> boo
     except HistoError:
         return False  # one of the files is missing: the slide is then recorded as failed, and the others are scored
     possible = job.resolutions.list_possible(slide)
-    return finished.made_of in [compute_fingerprint(job, state, mpp) for mpp in possible]
+    return finished.fingerprint in [compute_fingerprint(job, state, mpp) for mpp in possible]
 
 
 def remove_stale_record(job: SlideJob, slide: SlideFile) -> None:
@@ -208,10 +208,11 @@ def _find_state(slide: SlideFile) -> State | None:
 
 
 def read_earlier_records(out: Path, slides: list[SlideFile], listener: SlideListener) -> dict[str, SlideRecord]:
-    """Return the records, by name, of the slides that earlier calls scored in a folder, or could not score.
+    """Return the records of other slides, by name, that earlier calls scored to the folder `out`, or could not score.
 
-    Those of `slides` are left out, also if they had other names. A map of another slide that has the name of one of
-    them is not: it stays valid. A damaged file is left out, and a warning names it if it is not of one of the `slides`.
+    The `slides` of this call are left out, even if they had other names. A record of another slide with the same name
+    as one of `slides` is returned, because its map stays valid. A damaged record is left out. A warning names it,
+    unless it is in the folder of one of `slides`.
     """
     by_name = {slide.name: slide for slide in slides}
     paths = {slide.full_path for slide in slides}
@@ -285,4 +286,4 @@ def _can_be_same_slide(earlier: FinishedSlide, new: FinishedSlide) -> bool:
     if (earlier.width, earlier.height) != (new.width, new.height):
         return False
     measures = [(finished.record.squares, finished.record.tissue_mm2) for finished in (earlier, new)]
-    return earlier.made_of != new.made_of or measures[0] == measures[1]
+    return earlier.fingerprint != new.fingerprint or measures[0] == measures[1]

@@ -38,9 +38,9 @@ class Inputs(NamedTuple):
 
     `files` are, by input, its image files, and `skipped` are all other files. `notes` are lines for the user: the
     numbers of other files, and the splits that are scored. `id_kind` is the kind of the ids of image files, None if
-    there are several kinds or no image files. `folder` is the folder or archive with all images, None if there are
-    several inputs. `white` is the value of a white pixel, for each type of image that is not uint8. If there are
-    several inputs, and one is not an image, a folder or an archive, each key begins with the input's name.
+    there are several kinds or no image files. `folder` is the folder, archive or array with all images, None if
+    there are several inputs. `white` is the value of a white pixel, for each type of image that is not uint8. If there
+    are several inputs, and one is not an image, a folder or an archive, each key begins with the input's name.
     """
 
     total: int | None
@@ -182,7 +182,7 @@ def _open_input(
     if path.is_file() and is_array(path):
         array = open_array(path)
         ranges, patches = read_array_patches(array, path, preparation)
-        return Inputs(array.shape[0], patches, {}, white=list_white(ranges))
+        return Inputs(array.shape[0], patches, {}, folder=to_utf8(str(path.absolute())), white=list_white(ranges))
     others: list[File] = []
     is_folder = _is_folder(path)
     files = _list_input_images(path, others, may_be_empty) if is_folder else [_open_file(path, path.name)]

@@ -75,17 +75,17 @@ class Parts:
         """Return the path of a part."""
         return self.folder / f"{number:04}"
 
-    def _facts_path(self, number: int) -> Path:
+    def _metadata_path(self, number: int) -> Path:
         return self.folder / f"{number:04}.json"
 
     def _is_finished(self, number: int) -> bool:
         """Return whether a part is there, not damaged by a power failure, and made from the files as they are now."""
         try:
-            facts = read_json(self._facts_path(number))
+            metadata = read_json(self._metadata_path(number))
             return bool(
-                facts["bytes"] == self.part_path(number).stat().st_size
-                and facts["crc32"] == self._crc32(number)
-                and all(_find_state(path) == state for path, state in facts["files"].items())
+                metadata["bytes"] == self.part_path(number).stat().st_size
+                and metadata["crc32"] == self._crc32(number)
+                and all(_find_state(path) == state for path, state in metadata["files"].items())
             )
         except (HistoError, OSError, KeyError, TypeError, AttributeError):
             return False
@@ -123,15 +123,15 @@ class Parts:
         """
         try:
             yield self.part_path(number)
-            facts = {
+            metadata = {
                 "bytes": self.part_path(number).stat().st_size,
                 "crc32": self._crc32(number),
                 "counts": to_json(counts),
                 "files": self._states.pop(number, {}),
             }
             temporary = self.folder / f"{number:04}.tmp"
-            temporary.write_text(json.dumps(facts), encoding="utf-8")
-            temporary.replace(self._facts_path(number))
+            temporary.write_text(json.dumps(metadata), encoding="utf-8")
+            temporary.replace(self._metadata_path(number))
         except OSError as error:
             raise make_write_error(self.target, error) from error
 
@@ -141,7 +141,7 @@ class Parts:
         Raises:
             HistoError: they are damaged.
         """
-        path = self._facts_path(number)
+        path = self._metadata_path(number)
         return from_json(
             kind, read_json(path).get("counts"), str(path), f"remove {self.folder}, and run the command again"
         )

@@ -1,28 +1,29 @@
-"""`--skip-done`: find the patches that a file of predictions has already, to score only the new files of a folder."""
+"""`--skip-done`: read the ids in a file of predictions, and the record of what the file was made with."""
 
 import csv
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from histocli.atomic import read_json, write_json
+from histocli.config import STORED_THRESHOLD
 from histocli.enums import IdKind, Output, Resize
 from histocli.errors import HistoError
-from histocli.files.file import split_suffix
 from histocli.files.outputs import find_record_path
 from histocli.fs import is_same_file
 from histocli.images.intensity import ValueRange
-from histocli.inference.earlier_images import find_other
-from histocli.inference.writers import escape_formula
-from histocli.patch import Patch
+from histocli.inference.columns import COLUMNS
+from histocli.inference.writers import escape_formula, make_parquet_schema
 from histocli.schema import to_json
-from histocli.text import format_count
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _OTHER_OUT_HINT = "give another --out, or omit --skip-done to score everything again"
 
@@ -31,15 +32,17 @@ class PredictedIds(NamedTuple):
     """The ids in a file of predictions, and what its record says.
 
     `is_recorded` says whether a record has the options that the file was made with. `id_kind` is the kind of the ids,
-    None if the record does not have it. `folder` is the folder that all images are from, in which the paths in the ids
-    begin; None if there are several, or the record does not have it. `white` is what `Inputs.white` was, empty if the
-    record does not have it.
+    None if the record does not have it. `folder` is the folder or array that all images are from, in which the paths in
+    the ids begin; None if there are several, or the record does not have it. `folders` are all folders and archives
+    that images lie in, as far as the record has them. `white` is what `Inputs.white` was, empty if the record does not
+    have it.
     """
 
     ids: frozenset[str]
     is_recorded: bool = True
     id_kind: IdKind | None = None
     folder: str | None = None
+    folders: tuple[str, ...] = ()
     white: Mapping[str, float] = MappingProxyType({})
 
     @property
@@ -60,7 +63,10 @@ class PredictedIds(NamedTuple):
 
 @dataclass(frozen=True)
 class RowOptions:
-    """The checkpoints, by their SHA-256, and the options that the rows of a file of predictions depend on."""
+    """The checkpoints, by their SHA-256, and the options that the rows of a file of predictions depend on.
+
+    `normalise_option` has made one text of equal values of `threshold` and `mpp`.
+    """
 
     checkpoints: list[str]
     tta: bool = False
@@ -71,7 +77,8 @@ class RowOptions:
     mpp: str | None = None
     escape_formulas: bool = False
     id: IdKind | None = None  # None: several kinds, or no image files
-    folder: str | None = None  # in which the paths in the ids begin; None: several
+    folder: str | None = None  # in which the paths in the ids begin, or the array; None: several
+    folders: list[str] = field(default_factory=list)  # all that images lie in, and archives
     white: dict[str, float] = field(default_factory=dict)  # the value of white for each type of images, if not uint8
 
 
@@ -108,9 +115,9 @@ def read_predicted_ids(path: Path, format: Output, columns: list[str], made_with
             f"--skip-done: {path} was made with --id {id_kind}, and not --id {made_with.id}",
             f"use --id {id_kind}, or give another --out",
         )
-    folder = record.get("folder") if record is not None else None
-    folder, white = folder if isinstance(folder, str) else None, _read_white(record or {})
-    return PredictedIds(frozenset(ids), record is not None, id_kind, folder, white)
+    return PredictedIds(
+        frozenset(ids), record is not None, id_kind, *_read_folders(record or {}), _read_white(record or {})
+    )
 
 
 def write_record(path: Path, made_with: RowOptions) -> None:
@@ -130,80 +137,9 @@ def check_white(white: Mapping[str, float], predicted: PredictedIds, out: Path) 
         kind = key.rpartition("/")[2]  # of several inputs, the key begins with the input's name
         if (before := predicted.white.get(key, top)) != top:
             raise HistoError(
-                f"--skip-done: the images in {out} were read as {ValueRange(kind, before)}, and with the images of now "
-                f"they would be read as {ValueRange(kind, top)}",
+                f"--skip-done: the images in {out} were read as {ValueRange(kind, before)}, and those of this call "
+                f"would be read as {ValueRange(kind, top)}",
                 "omit --skip-done to score all images again, or give another --out",
-            )
-
-
-def select_new_patches(patches: Sequence[Patch], predicted: PredictedIds, out: Path, folder: str | None) -> list[Patch]:
-    """Select the patches that the file does not contain; `folder` is the one that all patches are from, if any.
-
-    Raises:
-        HistoError: a patch has another id in the file: one without leading zeros, of another kind, or with a path that
-            begins in another folder; or an image of another folder has its id.
-    """
-    is_same_folder = predicted.is_from(folder)
-    if folder and not is_same_folder:
-        _refuse_ids_of_another_folder(patches, predicted, out, folder)
-    new = [patch for patch in patches if patch.id not in predicted.ids]
-    unmatched = predicted.ids - {patch.id for patch in patches}
-    if not any(_has_leading_zeros(key) for key in predicted.ids):  # a spreadsheet removes those of all ids
-        _refuse_lost_zeros(new, unmatched, out)
-    if not is_same_folder:  # else an image has the same id as before
-        _refuse_other_ids(new, unmatched, out)
-    return new
-
-
-def _refuse_ids_of_another_folder(patches: Sequence[Patch], predicted: PredictedIds, out: Path, folder: str) -> None:
-    """Raise `HistoError` if a patch has the id of another image, which is still in the folder of all earlier images."""
-    common = [patch for patch in patches if patch.id in predicted.ids]
-    if predicted.folder and predicted.id_kind and (other := find_other(common, predicted.folder, predicted.id_kind)):
-        raise HistoError(
-            f"--skip-done: {out} has the scores of the images in {predicted.folder}, and "
-            f"{format_count(len(common), 'image')} in {folder} would get the same ids, although {other.id!r} is "
-            "another image there",
-            "give another --out, or score the folder above both with --id path and a new --out, so that ids contain "
-            "the folders; if the images were replaced, omit --skip-done to score all again",
-        )
-
-
-def _has_leading_zeros(key: str) -> bool:
-    return len(key) > 1 and key[0] == "0" and key.isdecimal()
-
-
-def _refuse_lost_zeros(new: list[Patch], unmatched: frozenset[str], out: Path) -> None:
-    """Raise `HistoError` if ids of new patches are in the file without their leading zeros."""
-    changed = {
-        patch.id: short
-        for patch in new
-        if _has_leading_zeros(patch.id) and (short := patch.id.lstrip("0") or "0") in unmatched
-    }
-    if changed:
-        key, short = next(iter(changed.items()))
-        raise HistoError(
-            f"--skip-done: {out} has {format_count(len(changed), 'id')} without leading zeros: {short!r} is probably "
-            f"{key!r}",
-            "a spreadsheet removes the zeros when it saves a file: restore the file, or give another --out; if these "
-            "are different images, rename the new ones",
-        )
-
-
-def _refuse_other_ids(new: list[Patch], unmatched: frozenset[str], out: Path) -> None:
-    """Raise `HistoError` if a new patch has another id in the file: of another kind, or from another folder.
-
-    Every id of an image is the end of its whole path, from the file's name on, with or without the suffix.
-    """
-    known = {os.path.normpath(key): key for key in unmatched}  # find writes ./a.png
-    for patch in new if unmatched else ():
-        parts = os.path.abspath(patch.path).split("/") if patch.path else []  # noqa: PTH100 - Path keeps `..`
-        ends = ["/".join(parts[start:]) for start in range(len(parts))]
-        ends += [end.removesuffix(split_suffix(patch.path)[1]) for end in ends]
-        if other := next((known[end] for end in ends if end in known), None):
-            raise HistoError(
-                f"--skip-done: {out} has the id {other!r}, and the same image would now get the id {patch.id!r}",
-                "give the same inputs as before, or choose the kind of id that the file has: --id stem, path-stem or "
-                "path; for another image, give another --out",
             )
 
 
@@ -218,6 +154,13 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     return record
 
 
+def _read_folders(record: dict[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the folder and the folders in a record; earlier versions did not record them."""
+    folder, folders = record.get("folder"), record.get("folders")
+    listed = folders if isinstance(folders, list) else []
+    return folder if isinstance(folder, str) else None, tuple(path for path in listed if isinstance(path, str))
+
+
 def _read_white(record: dict[str, Any]) -> dict[str, float]:
     """Return the values of white in a record; earlier versions did not record them."""
     white = record.get("white")
@@ -225,16 +168,26 @@ def _read_white(record: dict[str, Any]) -> dict[str, float]:
     return {kind: top for kind, top in listed if isinstance(top, int | float) and 0 < top < math.inf}
 
 
+def normalise_option(value: str | None) -> str | None:
+    """Return the same text for equal values of an option, such as `.5` and `0.50`; None for the default."""
+    name, sign, number = (value or "").rpartition("=")  # there is a name in sensitivity=0.95
+    try:
+        return f"{name}{sign}{float(number)}"
+    except ValueError:
+        return None if value == STORED_THRESHOLD else value
+
+
 def _find_differences(record: dict[str, Any], made_with: RowOptions) -> list[str]:
     """Return what differs from a record, such as `another --tta`; the ids and white are compared elsewhere.
 
-    A flag that an earlier version did not record was not given.
+    If an earlier version wrote the record, it may lack a flag, which then was not given, and texts are not normalised.
     """
+    recorded = {name: normalise_option(value) if isinstance(value, str) else value for name, value in record.items()}
     return [
         "other checkpoints" if name == "checkpoints" else f"another --{name.replace('_', '-')}"
         for name, value in to_json(made_with).items()
-        if name not in ("id", "folder", "white")
-        and record.get(name, False if isinstance(value, bool) else None) != value
+        if name not in ("id", "folder", "folders", "white")
+        and recorded.get(name, False if isinstance(value, bool) else None) != value
     ]
 
 
@@ -258,16 +211,39 @@ def _read_jsonl(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[str]]:
-    """Return the columns and the ids of a Parquet file."""
-    from pyarrow.parquet import read_schema, read_table
+    """Return the columns and the ids of a Parquet file.
 
-    return read_schema(path).names, read_table(path, columns=["id"])["id"].to_pylist()
+    Another program may have changed the types of the columns. If they cannot be changed back, this is an error now, and
+    not after the patches are scored.
+    """
+    from pyarrow.parquet import ParquetFile
+
+    schema = make_parquet_schema({column.name: column.type for column in COLUMNS})
+    ids: list[str] = []
+    with ParquetFile(path) as file:
+        names: list[str] = file.schema_arrow.names
+        if "id" not in names:
+            raise ValueError("it has no column id")
+        for number in range(file.num_row_groups):
+            rows = file.read_row_group(number)
+            for name in set(names).intersection(schema.names):
+                _check_type(rows[name], schema.field(name))
+            ids += rows["id"].to_pylist()
+    return names, ids
+
+
+def _check_type(column: "pa.ChunkedArray", field: "pa.Field") -> None:
+    """Raise `ValueError` if the values of a column cannot be converted to the type of `field`."""
+    try:
+        column.cast(field.type)
+    except (ValueError, NotImplementedError) as error:
+        raise ValueError(f"its column {field.name} cannot be converted from {column.type} to {field.type}") from error
 
 
 def _check_ids(ids: list[str]) -> None:
-    """Raise `ValueError` if a row has no id: a short row of CSV, or another value in JSON."""
+    """Raise `ValueError` if a row has no id, as a short row of CSV, or if its id is not text, as a number of JSON."""
     if not all(isinstance(key, str) for key in ids):
-        raise ValueError("a row has no id")
+        raise ValueError("a row has no id, or one that is not text")
 
 
 def _require_last_newline(path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO, TextIOWrapper
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from histocli.config import PredictConfig
 from histocli.enums import Output
@@ -16,6 +16,9 @@ from histocli.files.outputs import open_stream, write_output
 from histocli.files.tables import make_table_writer
 from histocli.inference.columns import list_column_types
 from histocli.packages import require_packages
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DIGITS = 6  # after the decimal point, in every format
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also full-width
@@ -159,8 +162,7 @@ class ParquetWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        types = {str: pa.string(), float: pa.float64(), int: pa.int8()}
-        self.schema, self.table = pa.schema([(name, types[kind]) for name, kind in column_types.items()]), pa.Table
+        self.schema, self.table = make_parquet_schema(column_types), pa.Table
         self.writer = pq.ParquetWriter(file, self.schema)
 
     def write_rows(self, table: Table) -> None:
@@ -173,9 +175,8 @@ class ParquetWriter:
 
         with ParquetFile(path) as file:
             for number in range(file.num_row_groups):
-                self.writer.write_table(
-                    file.read_row_group(number).cast(self.schema)
-                )  # another program may have written it
+                # Another program may have written the file, with other types.
+                self.writer.write_table(file.read_row_group(number).cast(self.schema))
 
     def close(self) -> None:
         """Write the footer."""
@@ -184,6 +185,14 @@ class ParquetWriter:
     def abandon(self) -> None:
         """Leave the file incomplete, after an error: pyarrow would else write the footer when the object is deleted."""
         self.writer.is_open = False
+
+
+def make_parquet_schema(column_types: ColumnTypes) -> "pa.Schema":
+    """Return the columns of a Parquet file with their types."""
+    import pyarrow as pa
+
+    types = {str: pa.string(), float: pa.float64(), int: pa.int8()}
+    return pa.schema([(name, types[kind]) for name, kind in column_types.items()])
 
 
 def write_failed(path: Path, rows: Iterable[Sequence[str]]) -> None:

@@ -25,10 +25,10 @@ _MAX_PAGES = 16
 
 
 class SlideFile(NamedTuple):
-    """A slide, and its name below the folder that was given: the relative path without its suffix.
+    """A slide, and its name: the stem of its file, or its relative path if several slides have the same stem.
 
-    The name is valid UTF-8: other bytes are escaped, as in the names of patches. `has_own_stem` is false if other
-    slides have the same file name.
+    The name is valid UTF-8: other bytes are escaped, as in the names of patches. `has_own_stem` is false if another
+    slide has the same stem.
     """
 
     path: Path
@@ -90,11 +90,11 @@ def _is_slide_page(tags: dict[int, int]) -> bool:
 
 
 def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
-    """Return the slides among the inputs and in the folders among them; None if there are none.
+    """Find the slides among the inputs, and in the folders among the inputs; return None if there are none.
 
-    Beside a slide, a TIFF that is empty or whose first page cannot be read is one too: it was copied in part. A file in
-    a folder is not a slide while it has a temporary name of a program that copies it. A slide that is in several inputs
-    is returned once, with the name that it has below the uppermost folder.
+    If there is a slide, every TIFF that is empty, or whose first page cannot be read, counts as a slide too: it was
+    probably copied only in part. Files with a temporary name of a program that copies are not slides. A slide that is
+    in several inputs is returned once, with its longest name.
 
     Raises:
         HistoError: a folder cannot be read.

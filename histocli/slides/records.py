@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,8 +64,8 @@ class SlideRecord:
 class FinishedSlide:
     """The content of a slide's `slide.json`: its file, its options, and its record.
 
-    `made_of` is a SHA-256 of everything that the scores depend on. `scored_with` is one of the networks and of the
-    options that must be the same for the scores of two slides to be compared. `step` is the side of its squares in
+    `fingerprint` is a SHA-256 of everything that the scores depend on. `scored_with` is a SHA-256 of the networks and
+    options that must be equal if the scores of two slides are to be compared. `step` is the side of its squares in
     pixels of 0.972 micrometres; `width` and `height` are those of level 0, and `mpp_y` is the height of its pixels in
     micrometres, None if it is the width. `origin` is that of the slide (`Slide.origin`).
     `file_state` is the size and time of its file, None in maps of earlier versions. `manifests` has the SHA-256 of the
@@ -73,7 +73,7 @@ class FinishedSlide:
     """
 
     path: str
-    made_of: str
+    fingerprint: str = field(metadata={"old": "made_of"})
     threshold: Fraction
     step: Annotated[int, Range(1, MAX_LENGTH)]
     width: Annotated[int, Range(1, MAX_LENGTH)]

@@ -58,8 +58,8 @@ def test_skip_done_refuses_images_that_change_the_value_of_white(histo, images, 
     write_deep_image(inbox / "c.png", files[2], 12)
     error, hint = histo.fails(*line)
     assert error == (
-        f"--skip-done: the images in {out} were read as 10-bit integers, 0 to 1,023, and with the images of now they "
-        "would be read as 12-bit integers, 0 to 4,095"
+        f"--skip-done: the images in {out} were read as 10-bit integers, 0 to 1,023, and those of this call would "
+        "be read as 12-bit integers, 0 to 4,095"
     )
     assert "omit --skip-done to score all images again" in hint
     assert out.read_bytes() == before
@@ -156,6 +156,26 @@ def test_skip_done_refuses_what_does_not_fit_the_file(histo, images, tmp_path):
     before = out.read_text()
     out.write_text(before[:-5])
     assert "its last line is incomplete" in histo(*line, code=1).stderr
+
+
+@pytest.mark.parametrize("is_earlier", [False, True])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"threshold": "0.50", "mpp": ".5"}, {"threshold": ".5", "mpp": "0.5"}),
+        ({"threshold": "stored"}, {}),
+        ({"threshold": "sensitivity=.9"}, {"threshold": "sensitivity=0.90"}),
+    ],
+)
+def test_equal_values_of_options_may_be_written_in_another_way(histo, tmp_path, first, second, is_earlier):
+    out, (image,) = tmp_path / "x.csv", write_images(histo, tmp_path, 1)
+    line = [*PREDICT, image, "--columns", "full", "--skip-done", "--out", out]
+    histo(*line, *(f"--{name}={value}" for name, value in first.items()))
+    if is_earlier:
+        record = tmp_path / ".x.csv.made-with.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | first))
+    assert "0 patches scored" in histo(*line, *(f"--{name}={value}" for name, value in second.items())).stderr
+    assert "made with another --threshold" in histo.fails(*line, "--threshold", "0.51")[0]
 
 
 def test_skip_done_knows_what_a_file_was_made_with_that_was_written_without_it(histo, images, tmp_path):
@@ -336,12 +356,13 @@ def test_other_images_with_the_same_ids_in_another_folder_are_refused(histo, tmp
     first.unlink()
     second.rename(days / "28" / "01.png")
     histo(*line, days / "27")
-    error, hint = histo.fails(*line, days / "28")
-    assert error == (
-        f"--skip-done: {out} has the scores of the images in {days / '27'}, and 1 image in {days / '28'} would get the "
-        "same ids, although '01' is another image there"
-    )
-    assert "another --out, or score the folder above both with --id path and a new --out" in hint
+    for given in (days / "28", days / "28" / "*.png"):
+        error, hint = histo.fails(*line, given)
+        assert error == (
+            f"--skip-done: {days / '28' / '01.png'} would get the id '01', which {out} has for another image, in "
+            f"{days / '27'}"
+        )
+    assert "another --out, or score all images in one call with --id path and a new --out" in hint
     assert read_ids(out) == ["01"]
     histo(*PREDICT, days, "--id", "path", "--out", tmp_path / "y.csv")
     assert read_ids(tmp_path / "y.csv") == ["27/01.png", "28/01.png"]
@@ -359,6 +380,48 @@ def test_other_images_with_the_same_ids_in_another_folder_are_refused(histo, tmp
     (days / "27" / "01.png").rename(days / "28" / "01.png")  # it was sorted into another folder
     histo(*line, days / "28")
     assert read_ids(out) == ["01", "02"]
+
+
+def test_other_images_with_the_same_ids_as_those_of_any_earlier_call_are_refused(histo, tmp_path):
+    out, days = tmp_path / "x.csv", tmp_path / "days"
+    line = [*PREDICT, "--skip-done", "--out", out]
+    images = write_images(histo, tmp_path / "images", 3)
+    for image, name in zip((*images, images[1]), ("1/a.png", "2/b.png", "3/a.png", "1/a.jpg"), strict=True):
+        (days / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, days / name)  # 1/a.jpg, which is not scored, is as a preview of 1/a.png
+    histo(*line, days / "1" / "*.png")
+    histo(*line, "-", stdin=f"{days}/2/b.png\n")
+    record = tmp_path / ".x.csv.made-with.json"
+    assert json.loads(record.read_text())["folders"] == [str(days / "1"), str(days / "2")]
+    for given in (days / "3" / "*.png", days / "3"):
+        assert f"/3/a.png would get the id 'a', which {out} has for another image" in histo.fails(*line, given)[0]
+    shutil.copy(days / "3" / "a.png", days / "2" / "c.png")
+    assert "1 patch scored" in histo(*line, days / "1" / "*.png", days / "2" / "*.png").stderr
+    assert read_ids(out) == ["a", "b", "c"]
+    values = json.loads(record.read_text())
+    del values["folders"]  # as an earlier version wrote it
+    record.write_text(json.dumps(values))
+    assert "0 patches scored" in histo(*line, days / "1" / "*.png").stderr
+
+
+def test_the_rows_of_another_array_are_refused(histo, inbox, tmp_path):
+    patches = np.load(histo.root / "data" / "synthetic" / "patches.npy")[:4]
+    line = [*PREDICT, "--skip-done", "--out", "x.csv"]
+    np.save("a.npy", patches[:2])
+    np.save("b.npy", patches[2:])
+    histo(*line, "a.npy")
+    error, hint = histo.fails(*line, "b.npy")
+    assert error == (
+        f"--skip-done: x.csv has the scores of the array {tmp_path}/a.npy, and 2 patches of another input would get "
+        "the same ids, such as '0'"
+    )
+    assert "give another --out, or score all inputs in one call" in hint
+    np.save("a.npy", patches[:3])
+    assert "1 patch scored" in histo(*line, tmp_path / "a.npy").stderr
+    (inbox / "01.png").rename(inbox / "0.png")
+    assert "such as '0'" in histo.fails(*line, "inbox")[0]
+    histo(*PREDICT, "inbox", "--out", "x.csv")
+    assert "b.npy[0] would get the id '0'" in histo.fails(*line, "b.npy")[0]
 
 
 def test_a_new_image_may_end_like_one_that_was_moved_away(histo, inbox, tmp_path):
@@ -526,6 +589,29 @@ def test_a_file_without_a_column_id_is_refused(histo, images, tmp_path, content)
     error, _ = histo.fails(*PREDICT, images, "--skip-done", "--out", out)
     assert error == f"--skip-done: {out} cannot be read as csv: its first line has no column id"
     assert out.read_text() == content
+
+
+def test_parquet_files_of_other_programs_are_continued_if_their_types_can_be_converted(histo, images, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = tmp_path / "x.parquet"
+    line = [*PREDICT, images, "--skip-done", "--out", out]
+    last = (images / "patch-11.png").rename(tmp_path / "last.png")
+    histo(*line)
+    written = pq.read_table(out)
+    ids, probs = written["id"].cast(pa.large_string()), written["label"].cast(pa.float32())
+    pq.write_table(pa.table({"id": ids, "label": probs}), out)
+    last.rename(images / "patch-11.png")
+    histo(*line)
+    assert pq.read_table(out).schema == written.schema
+    assert pq.read_table(out)["id"].to_pylist() == [f"patch-{i:02}" for i in range(12)]
+    pq.write_table(pa.table({"id": ids, "label": [[value] for value in probs.to_pylist()]}), out)
+    before = out.read_bytes()
+    result = histo(*line, code=1)
+    assert f"error: --skip-done: {out} cannot be read as parquet: its column label cannot be converted" in result.stderr
+    assert "checkpoint" not in result.stderr  # nothing was scored
+    assert out.read_bytes() == before
 
 
 def test_an_empty_parquet_file_is_refused(histo, images, tmp_path):
