@@ -251,7 +251,7 @@ def _decode_pairs(codes: Array) -> Array:
     """Return the pairs that `_encode_pairs` encoded, as an array of `PAIR`."""
     pairs = np.empty(len(codes), PAIR)
     whole = codes.astype(np.int64)
-    pairs["a"], pairs["b"] = whole >> 40, whole >> 16 & 0xFFFFFF
+    pairs["a"], pairs["b"] = whole >> 40 & 0xFFFFFF, whole >> 16 & 0xFFFFFF
     pairs["dy"], pairs["dx"] = (whole >> 8 & 255) - 128, (whole & 255) - 128
     return pairs
 
