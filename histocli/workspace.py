@@ -1,7 +1,4 @@
-"""The paths in the workspace, and atomic writes to it.
-
-A file is written under a temporary name in the same folder, flushed to the disk, and renamed: so it is always complete.
-"""
+"""The paths in the workspace."""
 
 import os
 import re
@@ -110,6 +107,10 @@ class Workspace:
     def run_dir(self, run: str) -> Path:
         """Return the folder of the training run `run`."""
         return self.runs_dir / check_name(run, "run")
+
+    def run_lock_path(self, run: str) -> Path:
+        """Return the path of the lock file that a process holds while it trains or removes a run."""
+        return self.runs_dir / f".{check_name(run, 'run')}.lock"
 
     def export_path(self, sha256: str, format: str) -> Path:
         """Return the path of the exported network of the checkpoint with this SHA-256."""

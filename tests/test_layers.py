@@ -18,6 +18,7 @@ EXCEPTIONS = {
     ("sources/synthetic_slides.py", "slides"),
 }
 MODULES = sorted((REPOSITORY / "histocli").glob("*/**/*.py"))
+ABOVE_ALL_PACKAGES = {"__init__", "__main__", "api", "api_options", "api_predictor"}  # modules beside the packages
 
 
 def find_imports(path):
@@ -45,6 +46,16 @@ def test_imports_go_down(package):
             is_above = parts[0] == "histocli" and len(parts) > 1 and parts[1] in above
             if is_above and not EXCEPTIONS & {(package, parts[1]), (str(module), parts[1])}:
                 wrong.append(f"{module} imports {name}")
+    assert wrong == []
+
+
+def test_config_and_the_modules_beside_the_packages_import_no_package():
+    folder, above, wrong = REPOSITORY / "histocli", {*PACKAGES, *ABOVE_ALL_PACKAGES}, []
+    beside = [path for path in folder.glob("*.py") if path.stem not in ABOVE_ALL_PACKAGES]
+    for path in (*beside, *folder.glob("config/**/*.py")):
+        for name in find_imports(path):
+            if name.startswith("histocli.") and name.split(".")[1] in above:
+                wrong.append(f"{path.relative_to(folder)} imports {name}")
     assert wrong == []
 
 

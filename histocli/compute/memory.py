@@ -1,10 +1,11 @@
-"""Memory: keep what is freed for the next step, and turn errors of full memory into clear messages."""
+"""Memory: how much there is, keep what is freed for the next step, and turn errors into clear messages."""
 
 import ctypes
 import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from histocli.errors import HistoError, read_first_line
 
@@ -26,6 +27,7 @@ _PHRASES = (
     "unable to find an engine",  # cuDNN, where no algorithm's workspace fits
 )
 
+MEMINFO = Path("/proc/meminfo")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536  # the defaults in mallopt(3)
 
@@ -51,6 +53,17 @@ def keep_freed_memory() -> Iterator[None]:
         libc.mallopt(_M_TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD)
         if hasattr(libc, "malloc_trim"):
             libc.malloc_trim(0)  # return the kept memory to the system
+
+
+def find_available_memory() -> int | None:
+    """Return the bytes of memory that processes can get without swapping, on Linux; None elsewhere."""
+    if not MEMINFO.is_file():
+        return None
+    for line in MEMINFO.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -66,7 +66,7 @@ def compute_features(
     ranks = patches.ranks
     digests = ranks.on_rank0(lambda: hash_patches(patches.store, patches.rows))
     damaged = ranks.on_all_ranks(lambda: cache.forget_damaged(digests))
-    # Equal patches are computed once, so each missing digest has one position.
+    # Patches with the same pixels are computed once: only the first of them is listed.
     first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
     missing = ranks.on_rank0(lambda: np.array(sorted(i for d, i in first.items() if d not in cache), np.int64))
     cached = len(patches) - len(missing)

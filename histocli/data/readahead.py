@@ -3,7 +3,8 @@
 from pathlib import Path
 from threading import Thread
 
-MEMINFO = Path("/proc/meminfo")
+from histocli.compute.memory import find_available_memory
+
 _BLOCK = 8 << 20  # bytes that are read at a time
 _MAX_MEMORY_SHARE = 0.5  # the largest share of the available memory that the file may take
 
@@ -18,23 +19,12 @@ def read_ahead(path: Path) -> Thread | None:
     The thread ends with the process. Returns None, and reads nothing, if the file is larger than half of the available
     memory, or if that is not known.
     """
-    available = available_memory()
+    available = find_available_memory()
     if available is None or path.stat().st_size > _MAX_MEMORY_SHARE * available:
         return None
     thread = Thread(target=_read, args=(path,), name="histo-read-ahead", daemon=True)
     thread.start()
     return thread
-
-
-def available_memory() -> int | None:
-    """Return the bytes of memory that processes can get without swapping, on Linux; None elsewhere."""
-    if not MEMINFO.is_file():
-        return None
-    for line in MEMINFO.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    return None
 
 
 def _read(path: Path) -> None:

@@ -140,7 +140,7 @@ class _Bits:
         """Return the next bits as a number.
 
         Raises:
-            IndexError: there are fewer bits.
+            IndexError: there are fewer bits; `check_header` then says that the image is truncated.
         """
         end = self._at + count
         if end > 8 * len(self._data):

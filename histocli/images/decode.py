@@ -10,6 +10,7 @@ from histocli.enums import Resize
 from histocli.errors import HistoError
 from histocli.images import tiff_tags
 from histocli.images.channels import DEEP, GREY, TRANSPARENT, has_exif, is_grey, may_be_transparent, read_av1_flags
+from histocli.images.enlarging import enlarge_centre
 from histocli.images.headers import JPEG_START, PNG, check_header, is_animated, remove_unused_chunks, shorten_webp
 from histocli.images.intensity import Ranges, Values, to_uint8
 from histocli.images.jpeg import decode_jpeg
@@ -193,13 +194,15 @@ def fit(image: Pixels, resize: Resize = Resize.CROP) -> Pixels:
     return np.ascontiguousarray(cv2.copyMakeBorder(image, *borders, cv2.BORDER_REFLECT), dtype=np.uint8)
 
 
-def resample(image: Pixels, mpp: float | None) -> Pixels:
-    """Resample an image (H,W,3) of `mpp` micrometres per pixel to the `PATCH_MPP` of the training patches."""
-    if mpp is None or mpp == PATCH_MPP:
-        return image
-    height, width = (max(1, round(side * mpp / PATCH_MPP)) for side in image.shape[:2])
+def _resample(image: Pixels, mpp: float, size: Size, resize: Resize) -> Pixels:
+    """Resample an image (H,W,3) of `mpp` micrometres per pixel to `size`, its size at `PATCH_MPP`.
+
+    If it becomes larger than an image may be, and only its centre is used, the rest is not computed.
+    """
+    if resize is Resize.CROP and max(size) > LARGEST_SIDE:
+        return enlarge_centre(image, size)
     method = cv2.INTER_AREA if mpp < PATCH_MPP else cv2.INTER_CUBIC
-    return cv2.resize(image, (width, height), interpolation=method)  # type: ignore[return-value]
+    return cv2.resize(image, size, interpolation=method)  # type: ignore[return-value]
 
 
 def prepare(image: Pixels, how: Preparation, name: str, remarks: Remarks | None = None) -> Pixels:
@@ -210,26 +213,28 @@ def prepare(image: Pixels, how: Preparation, name: str, remarks: Remarks | None 
     """
     if image.shape == (PATCH_SIDE, PATCH_SIDE, 3) and how.mpp is None:
         return image
+    size = resampled = Size(image.shape[1], image.shape[0])
     try:
-        refuse_slide(Size(image.shape[1], image.shape[0]), 1)
+        refuse_slide(size, 1)
     except ImageError as error:
         raise HistoError(f"{name}: {error}", error.hint) from error
-    size = Size(image.shape[1], image.shape[0])
-    image = resample(image, how.mpp)
-    if remarks is not None and (remark := _describe_fit(image.shape[0], image.shape[1], how.resize)):
+    if how.mpp is not None and how.mpp != PATCH_MPP:
+        resampled = Size(*(max(1, round(side * how.mpp / PATCH_MPP)) for side in size))
+        image = _resample(image, how.mpp, resampled, how.resize)
+    if remarks is not None and (remark := _describe_fit(resampled, how.resize)):
         remarks.add(remark, f"{name}, {size.width:,} x {size.height:,} pixels", size=size)
     return fit(image, how.resize)
 
 
-def _describe_fit(height: int, width: int, resize: Resize) -> str:
+def _describe_fit(size: Size, resize: Resize) -> str:
     """Return the change that `fit` makes to an image of this size; "" if there is none."""
-    if height == width == PATCH_SIDE:
+    if size == (PATCH_SIDE, PATCH_SIDE):
         return ""
     if resize is Resize.SCALE:
         return SCALED
-    if min(height, width) >= PATCH_SIDE:
+    if min(size) >= PATCH_SIDE:
         return CUT
-    return PADDED if max(height, width) <= PATCH_SIDE else CUT_AND_PADDED
+    return PADDED if max(size) <= PATCH_SIDE else CUT_AND_PADDED
 
 
 def decode_patch(

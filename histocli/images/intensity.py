@@ -12,7 +12,8 @@ T = TypeVar("T")
 Values = np.ndarray[Any, np.dtype[Any]]
 
 SAMPLE_SIZE = 256  # images of a set that are read, evenly spaced, to infer which value is white
-_DARKNESS_FACTOR = 4  # an image whose largest value is a fourth of white may also have two bits fewer
+# An image whose largest value is a quarter of white could be dark, or could be stored with two bits fewer.
+_DARKNESS_FACTOR = 4
 _HINT = "save the images as uint8, 0 to 255"
 
 
@@ -39,7 +40,7 @@ class ValueRange:
         if 0 < high <= self.top / _DARKNESS_FACTOR:
             raise ImageError(
                 f"it holds values up to {high:,.4g} only, but the other images hold {self}: it would be nearly black",
-                "use a separate command for the images of each range",
+                "run histo once for the images of each range",
             )
         if high > self.top:
             raise ImageError(f"it holds values up to {high:,.4g}, but the other images hold {self}", _HINT)
@@ -66,9 +67,9 @@ def to_uint8(values: Values, ranges: Ranges | None) -> tuple[Values, str]:
     found = infer_range(kind, high) if ranges is None else ranges.get(kind)
     if found is None:
         raise ImageError(
-            f"it holds {values.dtype.name} values, but none of the images does that were read to infer which value is "
-            "white",
-            f"use a separate command for the {values.dtype.name} images, or {_HINT}",
+            f"it holds {values.dtype.name} values; the (at most {SAMPLE_SIZE}) images that were read to find the value "
+            "of white hold none",
+            f"run histo once for the {values.dtype.name} images and once for the others, or {_HINT}",
         )
     if isinstance(found, ImageError):
         raise found

@@ -13,14 +13,38 @@ _MAX_TILES = 4096
 _MAX_PRECINCTS = 1 << 15
 _MAX_PACKETS = 1 << 21
 _TILE_PART, _CODING, _CODING_OF_COMPONENT, _DATA = b"\xff\x90", b"\xff\x52", b"\xff\x53", b"\xff\x93"
+_ENUMERATED, _PROFILE = 1, 2  # how a box colr gives the colour space: a number, or an ICC profile
+_SRGB, _GREY = 16, 17
+_OTHER_SPACES = {12: "CMYK", 14: "CIELab", 18: "sYCC"}
 
 
 def check_jp2(data: bytes) -> Size:
-    """Check the codestream in the boxes of a JP2 file; raises as `check_codestream`."""
+    """Check the colour space and the codestream in the boxes of a JP2 file.
+
+    Raises:
+        ImageError: the colour space is neither sRGB nor grey; or as `check_codestream`.
+    """
     for kind, begin, end in iterate_boxes(data):
+        if kind == b"jp2h":
+            _check_colour_space(data, begin, end)
         if kind == b"jp2c":
             return check_codestream(data[begin:end])
     raise ImageError("the image is truncated: it contains no codestream")
+
+
+def _check_colour_space(data: bytes, begin: int, end: int) -> None:
+    """Check the colour space in the header box of a JP2 file (annex I.5.3.3); a profile is not applied.
+
+    OpenCV reads other colour spaces as RGB, or with wrong colours.
+    """
+    for kind, at, _ in iterate_boxes(data, begin, end):
+        if kind != b"colr" or data[at] not in (_ENUMERATED, _PROFILE):
+            continue
+        space = int.from_bytes(data[at + 3 : at + 7])
+        if data[at] == _ENUMERATED and space not in (_SRGB, _GREY):
+            name = _OTHER_SPACES.get(space, str(space))
+            raise ImageError(f"it is a JPEG 2000 in the colour space {name}, which is not read", "save it as PNG")
+        return  # decoders use the first of several such boxes
 
 
 def check_codestream(data: bytes) -> Size:

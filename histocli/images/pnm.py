@@ -26,8 +26,8 @@ def is_pnm(data: bytes) -> bool:
 def read_pnm(data: bytes) -> Values:
     """Return the image (H,W,3), uint8; uint16 if the header gives 65535 as white, as files with fewer bits may do.
 
-    White space after the pixels is ignored. It is refused if the header ends with a carriage return, because a newline
-    may follow it; the pixels then begin a byte later, and the white space is the last of them.
+    White space after the pixels is ignored, but not if the header ends with a carriage return: a newline may then
+    belong to the header, and what looks like white space at the end could be the last pixel.
 
     Raises:
         ImageError: it is not a binary PGM or PPM, is truncated or damaged, or has more than `MAX_PIXELS` pixels.

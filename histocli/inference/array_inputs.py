@@ -128,9 +128,11 @@ def _open_h5(unpacked: Path, path: Path) -> Hdf5Array:
 def _check_array(array: Any, path: Path) -> Any:
     """Return the array, or raise `HistoError` if it does not have the shape and type of patches."""
     shape, hint = tuple(array.shape), "patches are (N,H,W,3) in RGB order, of uint8, other integers or fractions"
-    if len(shape) != 4 or shape[3] != 3 or shape[1] == 3 or array.dtype.kind not in "uif":
+    if len(shape) != 4 or shape[3] != 3 or 3 in shape[1:3] or array.dtype.kind not in "uif":
         if len(shape) == 4 and shape[1] == 3:
             hint = "its channels come first: move them to the end, numpy.moveaxis(array, 1, 3)"
+        elif len(shape) == 4 and shape[2] == 3:  # three images (H,W,3,3) look like patches that are 3 pixels wide
+            hint = "its images are on the last axis: move them to the front, numpy.moveaxis(array, 3, 0)"
         elif len(shape) == 4 and shape[3] == 4:
             hint = "drop its fourth channel: array[..., :3]"
         elif shape[-1:] == (3,) and len(shape) == 3:

@@ -82,7 +82,7 @@ def test_searched_overlaps_stay_valid_when_another_set_is_packed(empty, tmp_path
     pack(empty, tmp_path, "mine", make_patches() | shared)
     pack(empty, tmp_path, "test", {"a": crop(image, 20, 30), "b": crop(image, 30, 20), "c": crop(texture(51), 0, 0)})
     at_random = "--split", "random"
-    reported = "searched for exact duplicates only, not for overlaps with train: test: all; --audit does both"
+    reported = "test: all was compared with train only for exact copies, not for overlapping patches; --audit"
     assert reported in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
     audit = run_balance(empty, "--audit", *at_random)
     assert leak(audit, "test: all")["overlaps"] == 2
@@ -112,7 +112,7 @@ def test_the_audit_is_shown_as_a_table(empty, tmp_path):
     for into in ("train", "val"):
         found = leak(audit, "other: all", into)
         assert ["other:", "all", into, "3", str(found["duplicates"]), str(found["overlaps"]), "unknown"] in cells
-    assert "0 exact duplicates; 0 patches overlap" in result.stderr
+    assert "No patch of mine is an exact copy of an earlier one. No two patches of mine overlap." in result.stderr
     assert "audit: " not in empty("balance", "--n", "max", "--data", "mine").stderr
 
 

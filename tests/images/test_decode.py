@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from histocli.config import PATCH_MPP
 from histocli.enums import Resize
 from histocli.errors import HistoError
 from histocli.images import MAX_PIXELS
@@ -127,6 +128,20 @@ def test_malformed_chunks_of_a_png_that_do_not_change_pixels_print_nothing(capfd
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("number", "name"), [(18, "sYCC"), (14, "CIELab"), (12, "CMYK"), (20, "20")])
+def test_a_jpeg_2000_in_another_colour_space_is_refused(number, name):
+    data = encode(SOFT, "JPEG2000", "YCbCr")
+    assert data.count(b"colr\1\0\0\0\0\0\x12") == 1
+    data = data.replace(b"colr\1\0\0\0\0\0\x12", b"colr\1\0\0" + number.to_bytes(4))
+    with pytest.raises(HistoError, match=rf"x\.jp2: it is a JPEG 2000 in the colour space {name}, which is not read"):
+        decode(data, "x.jp2")
+
+
+def test_a_jpeg_2000_with_a_colour_profile_is_read():
+    data = encode(SOFT, "JPEG2000").replace(b"colr\1\0\0", b"colr\2\0\0")
+    assert largest_difference(decode(data, "x"), SOFT) == 0
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])
 @pytest.mark.parametrize(
     ("orientation", "upright"),
@@ -206,6 +221,21 @@ def test_one_pixel_fills_the_patch():
     pixel = encode(np.full((1, 1, 3), (10, 200, 30), np.uint8), "PNG")
     for resize in Resize:
         assert (decode_patch(pixel, "x", Preparation(resize)) == (10, 200, 30)).all()
+
+
+@pytest.mark.parametrize(("height", "width", "mpp"), [(2000, 5, 20), (3, 1999, 19.9), (40, 2048, 1.5), (1, 2047, 1.1)])
+def test_of_an_image_that_mpp_makes_very_large_only_the_centre_is_computed(height, width, mpp):
+    image, remarks = np.resize(NOISE, (height, width, 3)), Remarks()
+    size = [round(side * mpp / PATCH_MPP) for side in (width, height)]
+    expected = fit(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC))
+    data = encode(image, "PNG")
+    tracemalloc.start()
+    patch = decode_patch(data, "x", Preparation(mpp=mpp), remarks)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert largest_difference(patch, expected) <= 1
+    assert list(remarks) == ["cut to the centre" if min(size) >= 96 else "cut and padded"]
+    assert peak < 3 << 20
 
 
 # errors

@@ -55,6 +55,7 @@ def test_other_threads_work_a_bounded_number_of_items_ahead(workers):
         taken += 1
     assert taken == 100
     assert workers < max(ahead) <= 2 * workers + 1
+    assert names
     assert all(name.startswith("histo-decode") for name in names)
 
 

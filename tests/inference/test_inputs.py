@@ -301,7 +301,13 @@ def test_the_dataset_of_an_hdf5_file_is_chosen(tmp_path, workspace):
 
 @pytest.mark.parametrize(
     ("shape", "hint"),
-    [((2, 3, 96, 96), "its channels come first"), ((2, 3, 96, 3), "its channels"), ((2, 96, 96, 4), "fourth channel")],
+    [
+        ((2, 3, 96, 96), "its channels come first"),
+        ((2, 3, 96, 3), "its channels"),
+        ((2, 96, 96, 4), "fourth channel"),
+        ((96, 96, 3, 3), "its images are on the last axis"),
+        ((96, 96, 3, 5), "its images are on the last axis"),
+    ],
 )
 def test_an_array_of_another_order_says_how_to_mend_it(tmp_path, workspace, shape, hint):
     np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
