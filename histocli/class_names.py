@@ -20,6 +20,7 @@ _WORDS = {
     "metastasis metastases metastatic carcinoma adenocarcinoma",
     "positive": "positive pos",
     "negation": "no non not without free absent",
+    "unclear": "unknown unclear uncertain unsure maybe other others undefined unlabelled unlabeled",
     # Words without a meaning for the label. Numbers do not belong to them: `tumor_001` is the name of a slide.
     "filler": "has have is with present contains containing the of class label tissue tissues patch patches image "
     "images img imgs tile tiles cell cells sample samples folder lymph node nodes breast colon lung idc",
@@ -50,6 +51,7 @@ _SPLIT_ORDER_PREFIX = re.compile(r"^\d\d?_")  # a number that sorts the folders:
 
 SPLIT_NAMES = "train, val (or valid, validation, dev) and test (or testing, holdout)"
 _NUMBER = re.compile(r"-?\d{1,15}(\.0)?")
+_NUMBERED_CLASS = re.compile(r"([a-z_]*[a-z])[ _=-]?(\d{1,15})", re.IGNORECASE)
 _MAX_NAMES_SHOWN = 12  # the names of folders that a message lists
 
 
@@ -164,27 +166,48 @@ def find_split_and_class(name: str) -> tuple[str, int] | None:
 def format_classes_option(names: Iterable[str]) -> str:
     """Return the options `--classes` for some names of classes, for the user to check.
 
-    The lowest of several numbers is negative, the others are positive. Names that are not understood are put on the
-    side that would be empty, or are dropped. If none of two names is understood, the options are returned both ways
-    round; if none of more names is understood, NAME is written instead.
+    The lowest of several numbers is negative, the others are positive; so are names such as `class1` and `class2`.
+    Names that are not understood are put on the side that would be empty, or are dropped. If none of two names is
+    understood, the options are returned both ways round; if none of more names is understood, NAME is written instead.
     """
     names = sorted(set(names), key=_natural_sort_key)
-    sides: dict[int, list[str]] = {0: [], 1: []}
-    words = [name for name in names if not _NUMBER.fullmatch(name)]
-    lowest = min(map(float, names), default=0) if not words else 0
-    for name in words or names:
-        label = _suggest(name) if words else int(float(name) > lowest)
-        if label is not None:
-            sides[label].append(name)
-    if not sides[0] or not sides[1]:  # all have words of one side, as `tumor` and `kein_tumor`: only sure ones stay
-        sides = {label: [name for name in sides[label] if not words or find_label(name) == label] for label in (0, 1)}
-    rest = [name for name in words if name not in sides[0] + sides[1]]
-    for label in (0, 1):
-        if rest and not sides[label] and sides[1 - label]:
-            sides[label] = rest
+    if numbers := _find_numbers(names):
+        lowest = min(numbers.values())
+        sides = {label: [name for name in names if (numbers[name] > lowest) == label] for label in (0, 1)}
+    else:
+        sides = _suggest_sides(names)
     if len(names) == 2 and not sides[0] + sides[1]:
         return f"{_format_sides(names[0], names[1])}, or {_format_sides(names[1], names[0])}"
     return _format_sides(*(",".join(sides[label]) or "NAME" for label in (0, 1)))
+
+
+def _find_numbers(names: Sequence[str]) -> dict[str, float]:
+    """Return the number of each name if all are numbers, or differ only in the number after a word such as `class`."""
+    if all(map(_NUMBER.fullmatch, names)):
+        return {name: float(name) for name in names}
+    parts = {name: _NUMBERED_CLASS.fullmatch(name) for name in names}
+    words = {part[1].lower() if part else "" for part in parts.values()}
+    is_class = len(words) == 1 < len(names) and words <= set(LABEL_NAMES) and _suggest(*words) is None
+    return {name: float(part[2]) for name, part in parts.items() if part} if is_class else {}
+
+
+def _suggest_sides(names: Sequence[str]) -> dict[int, list[str]]:
+    """Return the names that probably mean label 0 and those that probably mean label 1; others are left out.
+
+    Numbers do not count beside words that are understood.
+    """
+    words = [name for name in names if not _NUMBER.fullmatch(name)]
+    used = words if any(_suggest(name) is not None for name in words) else names
+    sides = {label: [name for name in used if _suggest(name) == label] for label in (0, 1)}
+    if not sides[0] or not sides[1]:
+        sure = {label: [name for name in sides[label] if find_label(name) == label] for label in (0, 1)}
+        # Names with a word for a disease may be the contrary, such as `kein_tumor` beside `tumor`.
+        sides = sure if sure[0] + sure[1] or len(sides[0]) == len(used) else {0: sides[0], 1: []}
+    known = sides[0] + sides[1]
+    if not all(name.lower() in BOOLEANS or _NUMBER.fullmatch(name) for name in known):  # not `maybe` beside `yes`
+        rest = [name for name in words if name not in known and not _has_word(name, "unclear")]
+        sides = {label: sides[label] or rest for label in (0, 1)}
+    return sides
 
 
 def format_meanings(label_of_word: Mapping[str, int]) -> str:
@@ -225,10 +248,22 @@ def _suggest(name: str) -> int | None:
     """Return the label that a name probably means; it is used for hints only, never as a label."""
     if (label := find_label(name)) is not None:
         return label
-    words = set(re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
+    words = _split_words(name)
+    if _has_word(name, "negation"):  # `not_normal`
+        return None
     if words & {"n", "normal", "norm", "benign", "healthy"}:
         return 0
     return 1 if words & {"aca", "scc", "situ", "invasive", "dcis", "tumor", "tumour", "carcinoma"} else None
+
+
+def _split_words(name: str) -> set[str]:
+    """Return the words of a name in lower case."""
+    return set(re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
+
+
+def _has_word(name: str, kind: str) -> bool:
+    """Return whether a name has a word of a kind."""
+    return any(_KIND_OF_WORD.get(word) == kind for word in _split_words(name))
 
 
 def replace_evaluation(splits: Mapping[str, str]) -> dict[str, str]:

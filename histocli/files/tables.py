@@ -1,6 +1,7 @@
 """Read and write CSV tables; the rows that are read have their line numbers, for error messages."""
 
 import csv
+import re
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain, islice
@@ -81,6 +82,12 @@ def _check_column_names(line: int, header: list[str], name: str) -> list[str]:
     return columns
 
 
+def find_separator(line: str) -> str:
+    """Return the separator that is most frequent in the line with the names of the columns, outside of quotes."""
+    unquoted = re.sub('"[^"]*"', "", line)
+    return max(SEPARATORS, key=unquoted.count if any(mark in unquoted for mark in SEPARATORS) else line.count)
+
+
 def make_table_writer(file: IO[str], delimiter: str = ",") -> Any:
     """Return a `csv.writer` that ends lines with a line feed and quotes every field that contains a line break."""
     return csv.writer(_LineFeedFile(file), delimiter=delimiter, lineterminator="\r\n")
@@ -134,10 +141,10 @@ def _explain(error: csv.Error) -> str:
 
 
 def _open_reader(file: IO[str], delimiter: str | None = None) -> Any:
-    """Return a `csv.reader` for the separator that is most frequent in the first line, or for `delimiter`."""
+    """Return a `csv.reader` for the separator that the first line has, or for `delimiter`."""
     lines = _read_lines(file)
     first = next(lines, "")
-    return csv.reader(chain([first], lines), delimiter=delimiter or max(SEPARATORS, key=first.count), strict=True)
+    return csv.reader(chain([first], lines), delimiter=delimiter or find_separator(first), strict=True)
 
 
 def _read_lines(file: IO[str]) -> Iterator[str]:

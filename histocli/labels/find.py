@@ -142,7 +142,7 @@ def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> dict[str, int]
     tables.label_of_word |= found.words
     result.used.update(found.files)
     result.labels = found.labels | result.labels
-    result.notes.append(f"labels from {len(found.labels):,} .cls or .json files next to the images")
+    result.notes.append(f"labels from {format_count(len(found.labels), 'file')} next to the images (.cls or .json)")
     for what, found_values, values in (
         ("slides", found.slides, result.slides),
         ("hospitals", found.hospitals, result.hospitals),
@@ -150,7 +150,9 @@ def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> dict[str, int]
     ):
         if new := {name: value for name, value in found_values.items() if name not in values}:
             values.update(new)
-            result.notes.append(f"{what} of {len(new):,} images from .json files next to the images")
+            result.notes.append(f"{what} of {format_count(len(new), 'image')} from .json files next to the images")
+    for role, words in found.missing.items():
+        result.missing[role] |= words
     if found.unused:
         result.notes.append(f"keys of .json files that are not used: {format_examples(sorted(found.unused))}")
     return found.labels
@@ -179,7 +181,13 @@ def _add_folder_labels(result: Labels, folders: ClassFolders) -> None:
 def _add_labels_in_names(result: Labels, names: list[str]) -> None:
     """Use the labels in file names such as `8863_idx5_x51_y1251_class0.png`, if all files have one."""
     labels = read_labels_in_names(names)
-    if labels:
+    if labels and len(labels) < len(names):
+        other = next(name for name in names if name not in labels)
+        result.notes.append(
+            f"{len(labels):,} of {len(names):,} names end in _class0 or _class1, or _label0 or _label1; labels in "
+            f"names are used only if all have one: {other} has none"
+        )
+    elif labels:
         result.labels.update(labels)
         result.notes.append("labels by the names of the files, which end in _class0 or _class1, or _label0 or _label1")
     elif name := find_words_in_names(names):
@@ -196,7 +204,7 @@ def _check_labels_in_names(result: Labels, names: list[str]) -> None:
         HistoError: they do.
     """
     in_names = read_labels_in_names(names)
-    both = [name for name in in_names if name in result.labels]
+    both = [name for name in in_names if name in result.labels] if len(in_names) == len(names) else []
     if other := [name for name in both if in_names[name] != result.labels[name]]:
         raise HistoError(
             f"{len(other):,} of {len(both):,} images have another label in their names: {other[0]} has label "
@@ -264,7 +272,7 @@ def _check_options(tables: LabelTables) -> None:
         raise HistoError(
             f"--classes names {', '.join(unknown)}, which is no folder and no label of a table or of a file beside an "
             "image",
-            f"there are {found}",
+            f"the folders and labels are: {found}",
         )
 
 
@@ -276,7 +284,10 @@ def _note_skipped(tables: LabelTables) -> None:
         options = "; --labels TABLE uses one, and --id-column NAME and --label-column NAME name its columns"
         hint = "" if result.labels else options
         result.notes.append(f"tables that are not used: {format_examples(unused)}{hint}")
-    for what, known in (("label", result.labels), ("slide", result.slides)):
-        missing = [name for name in tables.names if name not in known] if known else []
+    for role, known in (("label", result.labels), ("slide", result.slides), ("hospital", result.hospitals)):
+        words = sorted(result.missing.get(role, ()))
+        missing = [name for name in tables.names if name not in known] if known or words else []
         if missing:
-            result.notes.append(f"{format_count(len(missing), 'image')} without a {what}: {format_examples(missing)}")
+            written = f" ({', '.join(words)})" if words else ""
+            count = format_count(len(missing), "image")
+            result.notes.append(f"{count} without a {role}{written}: {format_examples(missing)}")

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from histocli.class_names import BOOLEANS, LABEL_NAMES, find_label
 from histocli.labels.classes import find_classes
 
-MISSING_LABELS = ("", "nan", "na", "n/a", "none", "null", "?", "-")  # values of a missing label
 # Arrays in .npz files have these names for masks too, therefore they are not in `LABEL_NAMES`.
 _NAMES = (*LABEL_NAMES, "truth", "gt", "y_true")
 _NUMBER = re.compile(r"([01])(?:[.,]0+)?")  # also 1.0 and, where the comma is decimal, 1,0
 _X_COORDINATE = re.compile(r"x(_?(coord\w*|pos\w*|min|max|start|px|pixel|center|centre))?|col|column")
+_MISSING = ("", "nan", "na", "n/a", "none", "null", "?", "-")
+_FRACTION = re.compile(r"0?[.,]0*[1-9]\d*|[1-9][\d.]*e-\d+", re.IGNORECASE)  # more than 0 and less than 1
 _MAX_WORDS = 20  # different words in a column of labels
 
 
@@ -28,6 +29,16 @@ def list_label_names(columns: Iterable[str]) -> list[str]:
     names = {normalise_name(name) for name in columns}
     has_x = any(_X_COORDINATE.fullmatch(n) and (n == "x" or f"y{n[1:]}" not in names) for n in names)
     return [name for name in _NAMES if name != "y" or not has_x]
+
+
+def is_missing(text: str) -> bool:
+    """Return whether a value is missing: an empty text, or a word for it that programs write, such as nan or None."""
+    return text.strip().lower() in _MISSING
+
+
+def is_fraction(text: str) -> bool:
+    """Return whether a text is a number between 0 and 1, such as 0.91."""
+    return _FRACTION.fullmatch(text) is not None
 
 
 def parse_label(text: str, classes: Mapping[str, int]) -> int | None:
@@ -96,7 +107,7 @@ def _count_if_all(labels: Sequence[int], found: Sequence[int | None]) -> int:
 
 def _parse_column(texts: Sequence[str]) -> list[int | None]:
     """Return the labels in a column, None for an empty field; [] if a value is not a label."""
-    known = {text: parse_label(text, {}) for text in set(texts) if text.lower() not in MISSING_LABELS}
+    known = {text: parse_label(text, {}) for text in set(texts) if not is_missing(text)}
     return [] if None in known.values() else [known.get(text) for text in texts]
 
 
@@ -105,7 +116,7 @@ def _parse_words(texts: Sequence[str]) -> list[int | None]:
 
     Flags such as 0, 1, yes and no are not about the label if the column has any other name.
     """
-    words = {text for text in set(texts) if text.lower() not in MISSING_LABELS}
+    words = {text for text in set(texts) if not is_missing(text)}
     if len(words) > _MAX_WORDS or any(map(is_flag, words)):
         return []
     return _parse_column(texts) if {find_label(word) for word in words} == {0, 1} else []

@@ -8,10 +8,12 @@ from pathlib import Path
 from histocli.errors import HistoError
 from histocli.files.file import File
 from histocli.labels.id_columns import choose_id_column
+from histocli.labels.label_columns import is_missing
 from histocli.labels.matching import ImageIndex, TableMatch, check_unambiguous
 from histocli.labels.patch_tables import PatchTable, TableOptions, check_ids, is_changed_by_spreadsheet, is_rounded
 from histocli.labels.result import ContradictionError, Labels, format_examples
-from histocli.labels.splits import SplitFinder, find_split_of_table, read_split_column
+from histocli.labels.split_lists import find_split_of_table
+from histocli.labels.splits import SplitFinder, read_split_column
 from histocli.labels.table_files import read_patch_table
 
 _TEXT_HINT = "export the table again with the ids as text: in Excel, import the column as text"
@@ -155,7 +157,7 @@ class LabelTables:
                 _TEXT_HINT,
             )
         if not ids:
-            raise HistoError(f"{table.name} has a first line of columns and no other lines", "remove it, or fill it")
+            raise HistoError(f"{table.name} has column names but no rows", "add rows, or remove the file")
         if not matched.rows and not matched.ambiguous:
             is_changed = all(map(is_changed_by_spreadsheet, ids))
             raise HistoError(
@@ -197,18 +199,29 @@ class LabelTables:
                 continue
             self._columns_used[role] = column
             self._add_values(table, matched, role, column, values)
-            if table.describe_place(column) not in result.notes[-1]:
+            if values and table.describe_place(column) not in result.notes[-1]:
                 result.notes.append(f"{role}s from {table.describe_place(column)}")
-            if role == "slide" and given is None and (coarser := table.find_coarser(column)):
-                result.notes.append(
-                    f"several values of the column {column} have the same {coarser}: --slide-column {coarser} "
-                    f"keeps all patches of one {coarser} in the same split"
-                )
+            if role == "slide" and given is None:
+                self._note_patients(table, column)
         split_column, notes = self.split_finder.add_table(table, matched.rows)
         result.notes += notes
         used = columns._replace(id=self._id_columns[table.title], split=split_column or columns.split)
         if unused := table.list_unused_columns(used) + unused:  # such as `grade`, which the user may need
             result.notes.append(f"columns of {table.title} that are not used: {format_examples(unused)}")
+
+    def _note_patients(self, table: PatchTable, column: str) -> None:
+        """Add a note if a patient has several slides (`column`), or if a slide belongs to several patients."""
+        if coarser := table.find_coarser(column):
+            self.result.notes.append(
+                f"several values of the column {column} have the same {coarser}: --slide-column {coarser} "
+                f"keeps all patches of one {coarser} in the same split"
+            )
+        if shared := table.find_shared_slide(column):
+            slide, patients, n = shared
+            self.result.notes.append(
+                f"the {column} {slide!r} belongs to {n:,} values of the column {patients}: if slides are numbered "
+                f"within each patient, give --slide-column {patients}"
+            )
 
     def _add_values(
         self, table: PatchTable, matched: TableMatch, role: str, column: str, values: dict[str, str]
@@ -219,8 +232,9 @@ class LabelTables:
             ContradictionError: another table has another value for an image.
         """
         texts = table.columns[column]
+        self.result.missing[role] |= {text for row in matched.rows.values() if is_missing(text := texts[row])} - {""}
         for name, row in matched.rows.items():
-            if texts[row] and values.setdefault(name, texts[row]) != texts[row]:
+            if not is_missing(texts[row]) and values.setdefault(name, texts[row]) != texts[row]:
                 raise ContradictionError(
                     f"{table.title}: the {role} of {name} is {texts[row]!r} here, "
                     f"and {values[name]!r} in another table",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from histocli.class_names import find_split
 from histocli.errors import HistoError
 from histocli.files.file import is_image, split_suffix
+from histocli.text import format_count
 
 _NUMBER = re.compile(r"(\d{1,39})(?:\.0|\.[A-Za-z]\w{1,4})?")  # also 7.0, which pandas writes, and 7.png
 _ADDRESS = re.compile(r"\w+://")
@@ -23,7 +24,7 @@ class TableMatch(NamedTuple):
     notes: list[str]
 
 
-class _Place:
+class _NearestImages:
     """Chooses among images of the same name: those in the folder of the table, or of the split in its name, come first.
 
     For example, `train/labels.csv` has the id `3`, and there are `train/3.png` and `test/3.png`: the id means
@@ -40,8 +41,8 @@ class _Place:
             self._conditions.append(lambda name: split in map(find_split, name.split("/")[:-1]))
         self.excluding: set[int] = set()  # the conditions that exclude other images
 
-    def prefer(self, images: list[int], names: Sequence[str]) -> list[int]:
-        """Return the preferred ones of the images that an id may name."""
+    def choose_nearest(self, images: list[int], names: Sequence[str]) -> list[int]:
+        """Return those of the images that an id may name which are nearest to the table."""
         for number, condition in enumerate(self._conditions):
             inside = [i for i in images if condition(names[i])]
             if inside and len(inside) < len(images):
@@ -72,45 +73,46 @@ class ImageIndex:
         one with quotation marks, or in another case, the only image of this name. All these are guesses, which are
         added to the notes.
         """
-        place = _Place(folder, split)
+        nearest = _NearestImages(folder, split)
         while True:
-            excluding = set(place.excluding)
-            found = self._match_in(place, ids, should_guess)
-            if place.excluding == excluding:
+            excluding = set(nearest.excluding)
+            found = self._match_in(nearest, ids, should_guess)
+            if nearest.excluding == excluding:
                 return found
 
-    def _match_in(self, place: _Place, ids: Sequence[str], should_guess: bool) -> TableMatch:
-        """Match every id with an image; the result is not complete if `place` begins to exclude images."""
+    def _match_in(self, nearest: _NearestImages, ids: Sequence[str], should_guess: bool) -> TableMatch:
+        """Match every id with an image; the result is not complete if `nearest` begins to exclude images."""
         found = TableMatch({}, [], {}, [])
         by_name: dict[int, int] = {}
-        excluding = len(place.excluding)
+        excluding = len(nearest.excluding)
         for row in range(len(ids)):
-            self._classify_row(row, ids, place, found, by_name)
-            if len(place.excluding) > excluding:  # the rows before may have images that are excluded now
+            self._classify_row(row, ids, nearest, found, by_name)
+            if len(nearest.excluding) > excluding:  # the rows before may have images that are excluded now
                 return found
         if not should_guess or len(found.rows) == len(self.names):  # every image has its row
             return found
         absolute = {row: i for row, i in by_name.items() if _is_absolute(ids[row])}
         self._add_guessed(found, absolute if found.rows else by_name, ids, "by file name alone, since folders differ")
-        by_number = self._match_by_number(found, ids, place)
-        self._add_guessed(found, by_number, ids, "by number, since leading zeros are lost")
+        by_number = self._match_by_number(found, ids, nearest)
+        self._add_guessed(found, by_number, ids, "by number")
         cleaned = {row: key for row in found.unmatched if (key := _remove_marks(ids[row])) != ids[row]}
-        only = self._match_only(cleaned, place)
+        only = self._match_only(cleaned, nearest)
         self._add_guessed(found, only, ids, "without quotation marks or the rest of an address")
-        self._add_guessed(found, self._match_any_case(found, ids, place), ids, "in another case")
+        self._add_guessed(found, self._match_any_case(found, ids, nearest), ids, "in another case")
         return found
 
-    def _choose_single(self, candidates: Mapping[int, list[int]], place: _Place) -> dict[int, int]:
+    def _choose_single(self, candidates: Mapping[int, list[int]], nearest: _NearestImages) -> dict[int, int]:
         """For each row that has exactly one preferred candidate, return this image."""
-        preferred = {row: place.prefer(images, self.names) for row, images in candidates.items()}
+        preferred = {row: nearest.choose_nearest(images, self.names) for row, images in candidates.items()}
         return {row: images[0] for row, images in preferred.items() if len(images) == 1}
 
-    def _match_only(self, keys: Mapping[int, str], place: _Place) -> dict[int, int]:
+    def _match_only(self, keys: Mapping[int, str], nearest: _NearestImages) -> dict[int, int]:
         """For each row whose key is the file name, the stem or the address of exactly one image, return this image."""
         good = {row: key for row, key in keys.items() if "/" not in key or _ADDRESS.match(key)}
-        return self._choose_single({row: self._candidates(key.rpartition("/")[2]) for row, key in good.items()}, place)
+        candidates = {row: self._candidates(key.rpartition("/")[2]) for row, key in good.items()}
+        return self._choose_single(candidates, nearest)
 
-    def _match_any_case(self, found: TableMatch, ids: Sequence[str], place: _Place) -> dict[int, int]:
+    def _match_any_case(self, found: TableMatch, ids: Sequence[str], nearest: _NearestImages) -> dict[int, int]:
         """For each unmatched row that names exactly one image in another case, return this image."""
         if not found.unmatched:
             return {}
@@ -120,26 +122,26 @@ class ImageIndex:
                 images.setdefault(_compose(key).casefold(), []).append(i)
         keys = {row: _compose(ids[row].replace("\\", "/")) for row in found.unmatched}
         keys = {row: key.removesuffix(split_suffix(key)[1]) if is_image(key) else key for row, key in keys.items()}
-        return self._choose_single({row: images.get(key.casefold(), []) for row, key in keys.items()}, place)
+        return self._choose_single({row: images.get(key.casefold(), []) for row, key in keys.items()}, nearest)
 
     def _classify_row(
-        self, row: int, ids: Sequence[str], place: _Place, found: TableMatch, by_name: dict[int, int]
+        self, row: int, ids: Sequence[str], nearest: _NearestImages, found: TableMatch, by_name: dict[int, int]
     ) -> None:
         """Add a row to the matched, ambiguous or unmatched ones; also to `by_name` if only its folders differ."""
-        only = None if place.excluding else self._first.get(ids[row])
+        only = None if nearest.excluding else self._first.get(ids[row])
         if only is not None and ids[row] not in self._more and found.rows.setdefault(self.names[only], row) == row:
             return  # this is true for nearly all rows
         parts = [part for part in _compose(ids[row]).replace("\\", "/").split("/") if part not in ("", ".")]
         candidates = self._candidates(parts[-1]) if parts else []
         folders = parts[-2::-1] if len(parts) > 1 else []
         scores = {i: _compare_folders(folders, self.names[i].split("/")[-2::-1]) for i in candidates} if folders else {}
-        preferred = place.prefer(candidates, self.names)
+        preferred = nearest.choose_nearest(candidates, self.names)
         fitting = [i for i in candidates if scores[i][0]] if folders else preferred
         if folders and fitting:
             best = max(scores[i] for i in fitting)
             fitting = [i for i in fitting if scores[i] == best]
             if best[1] < min(self.names[i].count("/") for i in fitting) or best[1] == 0:  # the id is not the whole path
-                fitting = place.prefer(fitting, self.names)
+                fitting = nearest.choose_nearest(fitting, self.names)
         if len(fitting) == 1:
             first = found.rows.setdefault(self.names[fitting[0]], row)
             if first != row and ids[first] != ids[row]:
@@ -159,7 +161,7 @@ class ImageIndex:
     def _find_images(self, key: str) -> list[int]:
         return [self._first[key], *self._more.get(key, [])] if key in self._first else []
 
-    def _match_by_number(self, found: TableMatch, ids: Sequence[str], place: _Place) -> dict[int, int]:
+    def _match_by_number(self, found: TableMatch, ids: Sequence[str], nearest: _NearestImages) -> dict[int, int]:
         """For each unmatched row that is the number of exactly one image with leading zeros, return this image."""
         numbers = {row: number[1] for row in found.unmatched if (number := _NUMBER.fullmatch(ids[row]))}
         if not numbers:
@@ -169,7 +171,7 @@ class ImageIndex:
             stem = split_suffix(name)[0]
             if stem.isdecimal() and len(stem) < 40:
                 images.setdefault(int(stem), []).append(i)
-        return self._choose_single({row: images.get(int(n), []) for row, n in numbers.items()}, place)
+        return self._choose_single({row: images.get(int(n), []) for row, n in numbers.items()}, nearest)
 
     def _add_guessed(self, found: TableMatch, rows: dict[int, int], ids: Sequence[str], how: str) -> None:
         """Add guessed rows, if no other row has the same image."""
@@ -181,7 +183,7 @@ class ImageIndex:
             row, name = next(iter(good.items()))
             found.rows.update({name: row for row, name in good.items()})
             found.unmatched[:] = [row for row in found.unmatched if row not in good]
-            found.notes.append(f"{len(good):,} ids matched {how}: {ids[row]!r} with {name}")
+            found.notes.append(f"{format_count(len(good), 'id')} matched {how}: {ids[row]!r} with {name}")
 
 
 def check_unambiguous(table: str, what: str, matched: TableMatch, ids: Sequence[str]) -> None:

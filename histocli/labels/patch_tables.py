@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +12,10 @@ from histocli.class_names import describe_counts, find_label, format_classes_opt
 from histocli.errors import HistoError
 from histocli.files.file import ArrayTable, is_image
 from histocli.labels.label_columns import (
-    MISSING_LABELS,
     find_contradiction,
     is_flag,
+    is_fraction,
+    is_missing,
     list_label_names,
     normalise_name,
     parse_label,
@@ -21,16 +23,19 @@ from histocli.labels.label_columns import (
 from histocli.labels.result import ContradictionError
 
 # The usual names of columns, in lower case with underscores; the first one that a table has is used.
-_COLUMN_NAMES = {
-    "id": "id image_id imageid img_id image img filename file_name file fname image_name name path filepath file_path "
+_ID_NAMES = (
+    "id image_id imageid img_id image img filename file_name file fname image_name name path filepath file_path "
     "image_path img_path img_name image_file image_filename patch_id patch patch_name patch_path tile_id tile "
-    "tile_name tile_path uid uuid",
-    "label": " ".join(list_label_names([])),
-    "slide": "wsi slide slide_id slide_name wsi_id wsi_name patient patient_id case case_id",
-    "hospital": "hospital center centre hospital_id center_id site institution",
-    "split": "split subset partition set",
+    "tile_name tile_path uid uuid"
+)
+_PATIENT_NAMES = ["patient", "patient_id", "case", "case_id"]
+_NAMES_OF_ROLE = {
+    "id": _ID_NAMES.split(),
+    "label": list_label_names([]),
+    "slide": ["wsi", "slide", "slide_id", "slide_name", "wsi_id", "wsi_name", *_PATIENT_NAMES],
+    "hospital": ["hospital", "center", "centre", "hospital_id", "center_id", "site", "institution"],
+    "split": ["split", "subset", "partition", "set"],
 }
-_NAMES_OF_ROLE = {role: names.split() for role, names in _COLUMN_NAMES.items()}
 _HEADER_HINT = "the first line must name the columns, for example id,label"
 _WILDS_COLUMNS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
 _ROUNDED_NUMBER = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # a long number in a spreadsheet: 1.23E+10
@@ -83,6 +88,11 @@ class PatchTable:
     def __len__(self) -> int:
         return len(self.lines)
 
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        """The columns by their names in lower case with underscores; of two columns of equal names, the first."""
+        return {normalise_name(name): name for name in reversed(self.columns)}
+
     @property
     def is_wilds(self) -> bool:
         """Whether it has the columns of the table of Camelyon17-WILDS."""
@@ -91,8 +101,7 @@ class PatchTable:
     @property
     def id_columns(self) -> list[str]:
         """The columns with a usual name for ids, in the order in which they are preferred."""
-        by_name = {normalise_name(name): name for name in reversed(self.columns)}
-        return [by_name[name] for name in _NAMES_OF_ROLE["id"] if name in by_name]
+        return self._list_columns(_NAMES_OF_ROLE["id"])
 
     @property
     def other_columns(self) -> list[str]:
@@ -107,8 +116,7 @@ class PatchTable:
         """
         if given is not None:
             return next((name for name in self.columns if name.lower() == given.strip().lower()), None)
-        by_name = {normalise_name(name): name for name in reversed(self.columns)}
-        return next((by_name[name] for name in self._find_names(role) if name in by_name), None)
+        return next(iter(self._list_columns(self._find_names(role))), None)
 
     def find_coarser(self, column: str) -> str | None:
         """Return a column of larger units: each of its values belongs to several values of `column`.
@@ -116,13 +124,29 @@ class PatchTable:
         For example, `patient` if the table has a column `slide` too, a patient has several slides, and each slide is of
         one patient.
         """
-        by_name = {normalise_name(name): name for name in reversed(self.columns)}
-        for name in (by_name[name] for name in _NAMES_OF_ROLE["slide"] if name in by_name):
+        for name in self._list_columns(_NAMES_OF_ROLE["slide"]):
             pairs = set(zip(self.columns[column], self.columns[name], strict=True))
             fine, coarse = ({pair[side] for pair in pairs} for side in (0, 1))
-            if "" not in coarse and len(coarse) < len(fine) == len(pairs):
+            if not any(map(is_missing, coarse)) and len(coarse) < len(fine) == len(pairs):
                 return name
         return None
+
+    def find_shared_slide(self, column: str) -> tuple[str, str, int] | None:
+        """Return a slide of several patients, the column of patients, and their number; None if there is none.
+
+        The slides of each patient may be numbered from 1, so that a number means several slides.
+        """
+        for name in self._list_columns(_PATIENT_NAMES) if normalise_name(column) not in _PATIENT_NAMES else ():
+            pairs = set(zip(self.columns[column], self.columns[name], strict=True))
+            counts = Counter(slide for slide, patient in pairs if not is_missing(slide) and not is_missing(patient))
+            slide, n = min(counts.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
+            if n > 1:
+                return slide, name, n
+        return None
+
+    def _list_columns(self, names: Sequence[str]) -> list[str]:
+        """Return the columns with these usual names, in the order of the names."""
+        return [self._by_name[name] for name in names if name in self._by_name]
 
     def _find_names(self, role: str) -> list[str]:
         """Return the usual names of a column."""
@@ -153,9 +177,8 @@ class PatchTable:
         Raises:
             HistoError: there is no column of ids.
         """
-        by_name = {normalise_name(name): name for name in self.columns}
-        if given is None and self.find("id") is None and all(name in by_name for name in _WILDS_COLUMNS):
-            fields = zip(*(self.columns[by_name[name]] for name in _WILDS_COLUMNS), strict=True)
+        if given is None and self.find("id") is None and self._by_name.keys() >= set(_WILDS_COLUMNS):
+            fields = zip(*(self.columns[name] for name in self._list_columns(_WILDS_COLUMNS)), strict=True)
             return [f"patch_patient_{p.zfill(3)}_node_{n}_x_{x}_y_{y}" for p, n, x, y in fields]
         return self.columns[self.require("id", given)]
 
@@ -195,10 +218,9 @@ class PatchTable:
 
         A column of ids or labels with a usual name counts, even if the user named another one.
         """
-        by_name = {normalise_name(name) for name in self.columns}
         named = {role for role, name in given._asdict().items() if name}
         known = {role for role in _NAMES_OF_ROLE if self.find(role) and role not in named - {"id", "label"}}
-        if by_name >= set(_WILDS_COLUMNS):
+        if self._by_name.keys() >= set(_WILDS_COLUMNS):
             known.add("id")
         return known | {role for role in named if self.find(role, getattr(given, role))}
 
@@ -221,8 +243,10 @@ class PatchTable:
                 words = sorted(word for word in known if word)
                 found = describe_counts(Counter(texts))
                 hint = f"the labels are {found}; choose the normal and the tumour ones: {format_classes_option(words)}"
-                if text.lower() in MISSING_LABELS:
-                    n = sum(other.lower() in MISSING_LABELS for other in texts)
+                if is_fraction(text):
+                    hint = "the column seems to hold probabilities; a column of 0 and 1 is needed"
+                if is_missing(text):
+                    n = sum(map(is_missing, texts))
                     what = "the row" if n == 1 else f"the {n:,} rows without a label"
                     hint = f"remove {what}: an image without a row has no label"
                 if text.lower() == column.lower():

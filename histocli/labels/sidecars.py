@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from histocli.class_names import describe_counts, find_label, format_classes_option, format_meanings
 from histocli.errors import HistoError
 from histocli.files.file import File, read_bytes, split_suffix
-from histocli.labels.label_columns import find_contradiction, list_label_names, parse_label
+from histocli.labels.label_columns import find_contradiction, is_missing, list_label_names, normalise_name, parse_label
 from histocli.labels.patch_tables import ColumnNames, PatchTable
 from histocli.labels.splits import read_split_column
+from histocli.labels.table_files import decode_text
 
 # As in the IDC data set: 8863_idx5_x51_y1251_class0.png; and as PCam is often saved: 17_label_1.png
 _CLASS_IN_NAME = re.compile(r"[_-](?:class|label)[_-]?([01])$", re.IGNORECASE)
@@ -23,7 +24,8 @@ class Sidecars:
     """The values of images, by the image's path; the names of the files with them; and keys that are not used.
 
     `words` are the labels in the files, in lower case, with what they mean. `values` are the values by key in the .json
-    file of each image, and `label_key` is the key of the labels in the first of them.
+    file of each image, and `label_key` is the key of the labels in the first of them. `missing` has the words for a
+    missing slide or hospital.
     """
 
     labels: dict[str, int] = field(default_factory=dict)
@@ -35,6 +37,7 @@ class Sidecars:
     unused: set[str] = field(default_factory=set)
     label_key: str = ""
     values: dict[str, dict[str, str]] = field(default_factory=dict)
+    missing: dict[str, set[str]] = field(default_factory=lambda: {"slide": set(), "hospital": set()})
 
 
 def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping[str, int]) -> Sidecars:
@@ -50,7 +53,7 @@ def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping
     for file in others:
         stem, _, suffix = file.name.rpartition(".")
         if suffix.lower() == "cls" and stem in images:
-            text = read_bytes(file).decode("utf-8", "replace").strip()
+            text = decode_text(read_bytes(file)).strip()
             texts.setdefault(images[stem], (file.name, text))
             found.files.add(file.name)
         elif suffix.lower() == "json" and stem in images and (text := _read_json(file, images[stem], found)):
@@ -95,21 +98,26 @@ def _check_other_keys(found: Sidecars) -> None:
 def _read_json(file: File, image: str, found: Sidecars) -> str:
     """Add the slide, hospital and split in a .json file to those that were found, and return its label, or ""."""
     try:
-        values = json.loads(read_bytes(file).decode("utf-8", "replace"))
+        values = json.loads(decode_text(read_bytes(file)))
     except (ValueError, RecursionError) as error:
         raise HistoError(f"{file.name} is not JSON: {error}", "correct or remove it") from error
-    names = ("cls", *list_label_names(values)) if isinstance(values, dict) else ()
-    keys = [key for key in names if key in values]
+    by_name = {normalise_name(key): key for key in reversed(values)} if isinstance(values, dict) else {}
+    keys = [by_name[name] for name in ("cls", *list_label_names(by_name)) if name in by_name]
     if not keys:
         return ""
     texts = {name: "" if value is None else str(value) for name, value in values.items()}
     key = next((key for key in keys if texts[key]), keys[0])
+    if isinstance(values[key], list | dict):
+        what = f"{file.name}: the label {texts[key][:_MAX_LABEL]} is a list or an object"
+        raise HistoError(what, "the label must be a number or a word")
     found.files.add(file.name)
     found.label_key, found.values[image] = found.label_key or key, texts
     table = PatchTable(file.name, {name: [text] for name, text in texts.items()}, [1])
     for role, known in (("slide", found.slides), ("hospital", found.hospitals)):
-        if (column := table.find(role)) and texts[column]:
+        if (column := table.find(role)) and not is_missing(texts[column]):
             known[image] = texts[column]
+        elif column and texts[column]:
+            found.missing[role].add(texts[column])
     column, splits = read_split_column(table, None)
     if splits and splits[0]:
         found.splits[image] = splits[0]
@@ -118,10 +126,9 @@ def _read_json(file: File, image: str, found: Sidecars) -> str:
 
 
 def read_labels_in_names(names: Sequence[str]) -> dict[str, int]:
-    """Return the labels in file names that end in `_class0` or `_label_1`, for example; {} unless all do."""
+    """Return the labels in file names that end in `_class0` or `_label_1`, for example."""
     found = {name: _CLASS_IN_NAME.search(split_suffix(name)[0]) for name in names}
-    labels = {name: int(match[1]) for name, match in found.items() if match}
-    return labels if len(labels) == len(names) else {}
+    return {name: int(match[1]) for name, match in found.items() if match}
 
 
 def find_words_in_names(names: Sequence[str]) -> str:

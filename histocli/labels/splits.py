@@ -13,11 +13,11 @@ from histocli.class_names import (
     find_unknown_splits,
     replace_evaluation,
 )
-from histocli.files.file import File, read_bytes
-from histocli.files.tables import SEPARATORS
-from histocli.labels.label_columns import MISSING_LABELS, normalise_name
+from histocli.files.file import File
+from histocli.labels.label_columns import is_missing, normalise_name
 from histocli.labels.matching import ImageIndex
 from histocli.labels.patch_tables import PatchTable
+from histocli.labels.split_lists import SplitList, choose_lists, find_split_of_table, read_lists
 from histocli.text import format_count
 
 # Short words of tables. As the name of a folder they could be anything, such as the state Virginia.
@@ -36,7 +36,6 @@ _FLAG_COLUMN = re.compile(
 )
 _FLAG_VALUES = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "t", "f", "y", "n", ""}
 _MAX_WORDS = 8  # different words in a column of splits
-_LIST_SUFFIX = re.compile(r"\.(txt|lst|list|csv|tsv)$", re.IGNORECASE)
 
 
 def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None, list[str]]:
@@ -63,7 +62,7 @@ def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None,
     splits = {text: _SHORT_SPLIT_NAMES.get(text.strip().lower()) or find_split(text) for text in set(texts)}
     splits = replace_evaluation(splits)
     for row, text in enumerate(texts):
-        if not splits[text] and not _is_missing(text):
+        if not splits[text] and not is_missing(text):
             raise SplitError(
                 f"{table.describe_place(column, row)}: {text!r} is not a split",
                 f"the names of splits are {SPLIT_NAMES}: replace the other values. If the column is about something "
@@ -91,17 +90,13 @@ def _find_column_by_values(table: PatchTable) -> str | None:
     for name, texts in table.columns.items():
         words = set(texts)
         if 1 < len(words) <= _MAX_WORDS and len({find_split(word) for word in words} - {""}) > 1:
-            if all(map(_is_missing, find_unknown_splits(words))):
+            if all(map(is_missing, find_unknown_splits(words))):
                 found.append(name)
             elif name in others:  # the names of slides may contain those of splits: train_1, test_1, normal_3
                 mixed.append(name)
     if not found and mixed:
         return mixed[0]
     return found[0] if len(found) == 1 else None
-
-
-def _is_missing(text: str) -> bool:
-    return text.lower() in MISSING_LABELS
 
 
 def _check_flags(table: PatchTable) -> None:
@@ -118,37 +113,6 @@ def _check_flags(table: PatchTable) -> None:
             )
 
 
-def find_split_of_table(name: str) -> str:
-    """Return the split in the name of a table such as `test_labels.csv`, as `find_split`; "" if there are several."""
-    stem = name.rpartition("/")[2].lower()
-    stem = re.sub(r"\.gz$", "", stem).rpartition(".")[0]
-    found = {find_split(word) for word in re.split(r"[\W_]+", stem)} - {""}
-    return found.pop() if len(found) == 1 else ""
-
-
-def read_lists(others: Iterable[File], index: ImageIndex) -> tuple[dict[str, str], set[str]]:
-    """Return the split of images that lists such as `train.txt` and `test.txt` contain, and the names of the lists.
-
-    A list has an image on each line, perhaps with a label after it. Lists of fewer than two splits are not read.
-
-    Raises:
-        SplitError: an image is in the lists of two splits.
-    """
-    lists = [file for file in others if _LIST_SUFFIX.search(file.name) and find_split_of_table(file.name)]
-    images_of = {}
-    for file in lists if len({find_split_of_table(file.name) for file in lists}) > 1 else []:
-        text = read_bytes(file).decode("utf-8-sig", "replace")
-        ids = [re.split(f"[{SEPARATORS}]", line)[0].strip().strip('"') for line in text.splitlines() if line.strip()]
-        matched = index.match(ids).rows or index.match([re.split(r"\s", key)[0] for key in ids]).rows
-        if matched:
-            images_of[file.name] = list(matched)
-    splits: dict[str, str] = {}
-    for name, split in replace_evaluation({name: find_split_of_table(name) for name in images_of}).items():
-        for image in images_of[name]:
-            _set_split(splits, image, split, "the lists")
-    return splits, set(images_of)
-
-
 class SplitFinder:
     """Collects the splits in tables, in names of tables, and in lists of images, by the path of the image.
 
@@ -161,7 +125,7 @@ class SplitFinder:
         self.splits: dict[str, str] = {}
         self.used: set[str] = set()
         self._index, self._given = index, given
-        self._named: list[tuple[str, str, list[str]]] = []  # name, split and images of tables such as test.csv
+        self._named: list[SplitList] = []  # tables such as test.csv
 
     def add_table(self, table: PatchTable, rows: Mapping[str, int]) -> tuple[str | None, list[str]]:
         """Add the splits of a table, in which `rows` are the rows of images; return its column of splits, and notes.
@@ -172,7 +136,7 @@ class SplitFinder:
         column, splits = read_split_column(table, self._given)
         if column is None:
             if split := find_split_of_table(table.name):
-                self._named.append((table.name, split, list(rows)))
+                self._named.append(SplitList(table.name, split, list(rows)))
             return None, []
         found = {name: splits[row] for name, row in rows.items() if splits[row]}
         for name, split in found.items():
@@ -184,23 +148,32 @@ class SplitFinder:
         """Use the names of tables such as `train.csv` and `test.csv`, else lists with such names; return notes.
 
         Raises:
-            SplitError: an image is in two splits, or a folder and a table contradict each other.
+            SplitError: an image is in two splits, a list has no image, or a folder and a table contradict each other.
+            HistoError: a line of a list is the name of two images.
         """
-        notes = []
-        split_of_table = replace_evaluation({name: split for name, split, _ in self._named})
-        if len(set(split_of_table.values())) > 1:
-            for name, _, images in self._named:
-                split = split_of_table[name]
-                for image in images:
-                    _set_split(self.splits, image, split, "the tables")
-                notes.append(f"split {split}: {format_count(len(images), 'image')} of {name}")
-        elif not self.splits:
-            self.splits, self.used = read_lists(others, self._index)
-            if self.splits:
+        notes: list[str] = []
+        tables = choose_lists(self._named, self._index.names)
+        is_complete, has_splits = len({table.split for table in tables}) > 1, bool(self.splits)
+        if not is_complete and not has_splits:
+            lists, notes = read_lists(others, self._index, self._named)
+            self._add_lists(lists, "the lists")
+            if lists:
+                self.used = {found.name for found in lists}
                 counts = describe_splits(list(self.splits.values()), len(self._index.names))
-                notes.append(f"splits from {', '.join(sorted(self.used))}: {counts}")
+                notes.insert(0, f"splits from {', '.join(sorted(self.used))}: {counts}")
+        if is_complete or not has_splits:
+            self._add_lists(tables, "the tables")
+            notes += [
+                f"split {split}: {format_count(len(images), 'image')} of {name}" for name, split, images in tables
+            ]
         _check_folders(self.splits)
         return notes
+
+    def _add_lists(self, lists: Sequence[SplitList], where: str) -> None:
+        """Add the splits of lists or tables; raise `SplitError` if an image is in two of them."""
+        for _, split, images in lists:
+            for image in images:
+                _set_split(self.splits, image, split, where)
 
 
 def _set_split(splits: dict[str, str], image: str, split: str, where: str) -> None:

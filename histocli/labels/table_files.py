@@ -12,8 +12,9 @@ from histocli.files.archives import is_archive
 from histocli.files.file import MAX_FILE_BYTES, ArrayTable, File, is_image, make_file, read_bytes, split_suffix
 from histocli.files.formats import NoImageColumnError
 from histocli.files.listing import list_files
-from histocli.files.tables import SEPARATORS, UTF8_HINT, read_table
-from histocli.labels.patch_tables import PatchTable, check_ids
+from histocli.files.tables import SEPARATORS, UTF8_HINT, find_separator, read_table
+from histocli.labels.label_columns import is_missing
+from histocli.labels.patch_tables import ColumnNames, PatchTable, check_ids
 
 MAX_FIELDS = 10_000_000  # of a table, which take some 60 bytes of memory each
 _PEEKED_BYTES = 4096
@@ -34,15 +35,17 @@ def read_patch_table(file: File) -> PatchTable:
     """
     array_table = file.read if isinstance(file.read, ArrayTable) else None
     data = _unpack(file)
-    encoding = _ENCODING_OF_MARK.get(data[:2], "utf-8-sig")
-    if encoding != "utf-16" and b"\0" in data[:_PEEKED_BYTES]:
-        raise HistoError(f"{file.name} is not UTF-8 text: it contains null bytes", UTF8_HINT)
+    encoding = _find_encoding(data)
+    if encoding != "utf-16" and (n := data.count(b"\0", 0, _PEEKED_BYTES)):
+        is_text = n < len(data[:_PEEKED_BYTES]) / 4  # else it may be UTF-16 without a mark
+        hint = "remove the null bytes, or export the table again" if is_text else UTF8_HINT
+        raise HistoError(f"{file.name} is not UTF-8 text: it contains null bytes", hint)
     text = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")
     try:
         first = next(filter(str.strip, text), "")  # empty lines before the names of the columns are skipped
     except UnicodeError as error:
         raise HistoError(f"{file.name} is not UTF-8 text: {error}", UTF8_HINT) from error
-    if first.startswith("#") and not any(mark in first for mark in SEPARATORS):
+    if _is_comment(first):
         raise HistoError(f"{file.name}, line 1: {first.strip()[:40]!r} is a comment", "remove this line")
     separator = re.fullmatch(r"sep=(.)\s*", first)  # a first line that Excel reads
     delimiter = separator[1] if separator else _find_delimiter(first, file.name)
@@ -62,10 +65,27 @@ def read_patch_table(file: File) -> PatchTable:
     return PatchTable(file.name, dict(zip((names[i] for i in kept), columns, strict=True)), lines, array_table)
 
 
+def decode_text(data: bytes) -> str:
+    """Return the text in a small file, in UTF-8 or UTF-16; what cannot be decoded is replaced by U+FFFD."""
+    return data.decode(_find_encoding(data), "replace")
+
+
+def _find_encoding(data: bytes) -> str:
+    return _ENCODING_OF_MARK.get(data[:2], "utf-8-sig")
+
+
+def _is_comment(line: str) -> bool:
+    """Return whether the first line of a table is a comment: it begins with #, and names no usual column."""
+    if not any(mark in line for mark in SEPARATORS):
+        return line.startswith("#")
+    fields = line.split(find_separator(line))
+    return line.startswith("# ") and not PatchTable("", {field: [] for field in fields}, []).list_roles(ColumnNames())
+
+
 def _find_delimiter(first: str, name: str) -> str:
-    """Return the separator that is most frequent in the line with the names of the columns; in a .txt file a space."""
+    """Return the separator that the line with the names of the columns has; in a .txt file, it may be a space."""
     is_text = name.lower().endswith(".txt") and not any(mark in first for mark in SEPARATORS)
-    return " " if is_text else max(SEPARATORS, key=first.count)
+    return " " if is_text else find_separator(first)
 
 
 def find_table(path: Path) -> File:
@@ -96,12 +116,11 @@ def peek_table(file: File) -> PatchTable:
         UnreadableTableError: the file cannot be read.
     """
     data = _read_start(file)
-    text = data.decode(_ENCODING_OF_MARK.get(data[:2], "utf-8-sig"), "replace")
-    lines = [line for line in text.splitlines() if line.strip()] or [""]
+    lines = [line for line in decode_text(data).splitlines() if line.strip()] or [""]
     lines = lines[1:] if lines[0].startswith("sep=") and len(lines) > 1 else lines
     if len(data) >= _PEEKED_BYTES and len(lines) > 1:
         lines.pop()  # it may be cut off
-    mark = max(SEPARATORS, key=lines[0].count)
+    mark = find_separator(lines[0])
     rows = [[field.strip().strip('"') for field in line.split(mark if mark in lines[0] else " ")] for line in lines]
     rows = [row for row in rows if len(row) == len(rows[0])]
     columns = {name: [row[at] for row in rows[1:]] for at, name in enumerate(rows[0]) if name}
@@ -168,7 +187,7 @@ def read_labels(file: File) -> dict[str, int]:
 
 
 def read_slides(file: File) -> dict[str, str]:
-    """Read a table `id,wsi` (or `id,slide`) with the slide of each patch.
+    """Read a table `id,wsi` (or `id,slide`) with the slide of each patch; rows without a slide are left out.
 
     Raises:
         HistoError: a column is missing, or an id has two slides, such as `a` and `a.tif`; the message names file, line
@@ -177,7 +196,7 @@ def read_slides(file: File) -> dict[str, str]:
     table = read_patch_table(file)
     ids, slides = table.read_ids(), table.columns[table.require("slide")]
     check_ids(table, ids, slides, "slides", keys=list(map(remove_suffix, ids)))
-    return dict(zip(ids, slides, strict=True))
+    return {key: slide for key, slide in zip(ids, slides, strict=True) if not is_missing(slide)}
 
 
 def remove_suffix(key: str) -> str:

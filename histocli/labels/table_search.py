@@ -13,7 +13,7 @@ from histocli.errors import HistoError
 from histocli.files.archives import is_archive, remove_archive_suffix
 from histocli.files.file import ArrayTable, DiskReader, File, is_image, make_file
 from histocli.files.outputs import find_record_path
-from histocli.labels.label_columns import normalise_name
+from histocli.labels.label_columns import is_fraction, normalise_name
 from histocli.labels.label_tables import LabelTables
 from histocli.labels.patch_tables import PatchTable
 from histocli.labels.result import ContradictionError, format_examples
@@ -25,7 +25,6 @@ _RESULT_TABLE = re.compile(
 )  # the labels in these are predictions
 _PREDICTION_COLUMN = re.compile(r"pred|predictions?|predicted|probs?|probability|pred(icted)?_(class|label|prob)")
 _CLASS_COLUMN = re.compile(r"class\w*|category")  # beside a prediction, it may be the predicted class
-_FRACTION = re.compile(r"0?[.,]0*[1-9]\d*|[1-9][\d.]*e-\d+", re.IGNORECASE)  # more than 0 and less than 1
 _PROBABILITY = re.compile(r"[01]\.\d{6}")  # as `histo predict` writes it
 _N_COMPARED = 50  # images whose names are looked for in another folder
 
@@ -70,10 +69,10 @@ def find_predictions(tables: LabelTables, file: File, start: PatchTable) -> str:
     if isinstance(file.read, DiskReader) and find_record_path(Path(file.read.folder, file.read.name)).is_file():
         return "histo predict wrote it"
     for column, texts in start.columns.items() if _CLASS_COLUMN.fullmatch(normalise_name(label)) else ():
-        if _PREDICTION_COLUMN.fullmatch(normalise_name(column)) and any(map(_FRACTION.fullmatch, texts)):
+        if _PREDICTION_COLUMN.fullmatch(normalise_name(column)) and any(map(is_fraction, texts)):
             return f"it has a column {column}"
     has_decimals = all(map(_PROBABILITY.fullmatch, start.columns[label]))
-    return "its labels have 6 decimals" if has_decimals and any(map(_FRACTION.fullmatch, start.columns[label])) else ""
+    return "its labels have 6 decimals" if has_decimals and any(map(is_fraction, start.columns[label])) else ""
 
 
 def _use_predictions(tables: LabelTables, file: File, reason: str, roles: set[str]) -> None:

@@ -207,6 +207,31 @@ def test_the_classes_option_gives_unknown_names_a_label():
     assert format_classes_option(["no tumor", "lesion"]) == "--classes negative='no tumor' --classes positive=lesion"
 
 
+@pytest.mark.parametrize(
+    ("names", "negative", "positive"),
+    [
+        ("class1 class2", "class1", "class2"),
+        ("Label_2 Label_1 Label_3", "Label_1", "Label_2,Label_3"),
+        ("y=1 y=2", "y=1", "y=2"),
+        ("yes maybe", "NAME", "yes"),
+        ("true unklar", "NAME", "true"),
+        ("no uncertain", "no", "NAME"),
+        ("1 unknown", "NAME", "1"),
+        ("tumor unknown", "NAME", "tumor"),
+        ("LN_met LN_normal", "LN_normal", "LN_met"),
+        ("tumor kein_tumor lesion", "kein_tumor,lesion", "tumor"),
+    ],
+)
+def test_the_suggested_classes_option_is_not_the_wrong_way_round(names, negative, positive):
+    written = parse_classes(format_classes_option(names.split()).split()[1::2])
+    assert written == parse_classes([f"negative={negative}", f"positive={positive}"])
+
+
+def test_a_folder_that_says_not_normal_does_not_contradict_tumor_above_it(tmp_path):
+    found, _ = pack(tmp_path / "x", "tumor/not_normal/a.tif", "normal/b.tif")
+    assert {name: label for name, (label, _) in found.items()} == {"tumor/not_normal/a.tif": 1, "normal/b.tif": 0}
+
+
 # slides in names
 
 
@@ -327,8 +352,13 @@ def test_labels_at_the_end_of_every_file_name_are_read(tmp_path):
     found, report = pack(tmp_path / "x", "8863_idx5_x1_y1_class0.tif", "8863_idx5_x1_y2_class1.tif")
     assert [label for label, _ in found.values()] == [0, 1]
     assert any("the names of the files, which end in _class0 or _class1" in note for note in report.notes)
-    found, _ = pack(tmp_path / "x", "another.tif")
+    found, report = pack(tmp_path / "x", "another.tif")
     assert {label for label, _ in found.values()} == {None}
+    note = (
+        "2 of 3 names end in _class0 or _class1, or _label0 or _label1; labels in names are used only if all have one: "
+        "another.tif has none"
+    )
+    assert note in report.notes
 
 
 @pytest.mark.parametrize("other", ["evals", "extra", "3"])

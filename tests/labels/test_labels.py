@@ -60,6 +60,7 @@ IMAGES = ("in/a.tif", "in/b.tif", "in/c.tif")
         "id,label\nhttps://host/x/a.tif?v=2,1\nhttps://host/x/b.tif?v=2,0\nhttps://host/x/c.tif?v=2,1\n",
         "id,filename,label\n7,a.tif,1\n8,b.tif,0\n9,c.tif,1\n",
         "id,label,x,y\na,1,5,1\nb,0,6,1\nc,1,7,0\n",
+        'id;label;"a,b,c,d"\na;1;x\nb;0;y\nc;1;z\n',
     ],
 )
 def test_every_form_gives_the_same_labels(tmp_path, table):
@@ -193,7 +194,7 @@ def test_ids_that_excel_rounded_are_an_error_that_says_so(tmp_path):
 def test_ids_without_their_leading_zeros_are_matched_and_reported(tmp_path):
     source = open_folder(tmp_path / "x", ("007.tif", "12.tif"), {"labels.csv": "id,label\n7,1\n12,0\n"})
     assert labels_of(source) == {"007": 1, "12": 0}
-    assert "1 ids matched by number, since leading zeros are lost: '7' with 007.tif" in source.report.notes
+    assert "1 id matched by number: '7' with 007.tif" in source.report.notes
     source = open_folder(tmp_path / "y", ("007.tif", "07.tif", "a.tif"), {"labels.csv": "id,label\n7,1\na,0\n"})
     assert labels_of(source) == {"007": None, "07": None, "a": 0}
 
@@ -239,10 +240,41 @@ def test_skipped_files_are_counted_by_suffix_and_images_are_recognised_by_their_
     assert note == "6 files skipped: 2 .jxl, 1 .ico, 1 .part, 1 .svs, 1 without a suffix"
 
 
-@pytest.mark.parametrize(("text", "label"), [("1", 1), ("normal", 0), ('{"label": 1}', 1), ('{"size": 3}', None)])
-def test_a_file_beside_the_image_may_have_its_label(tmp_path, text, label):
+@pytest.mark.parametrize(
+    ("text", "label"), [("1", 1), ("normal", 0), ('{"label": 1}', 1), ('{"size": 3}', None), ('{"Label": 0}', 0)]
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_beside_the_image_may_have_its_label(tmp_path, text, label, encoding):
     suffix = "json" if text.startswith("{") else "cls"
-    assert labels_of(open_folder(tmp_path / "x", ("s1.tif",), {f"s1.{suffix}": text})) == {"s1": label}
+    source = open_folder(tmp_path / "x", ("s1.tif",), {f"s1.{suffix}": text.encode(encoding)})
+    assert labels_of(source) == {"s1": label}
+    assert ("labels from 1 file next to the images (.cls or .json)" in source.report.notes) == (label is not None)
+
+
+@pytest.mark.parametrize("label", ["[1]", '{"tumor": 1}'])
+def test_a_label_in_a_json_file_that_is_a_list_or_an_object_is_an_error(tmp_path, label):
+    with pytest.raises(HistoError, match=r"s1\.json: the label .* is a list or an object") as caught:
+        open_folder(tmp_path / "x", ("s1.tif",), {"s1.json": f'{{"label": {label}}}'})
+    assert caught.value.hint == "the label must be a number or a word"
+
+
+@pytest.mark.parametrize("missing", ["NA", "nan", "None", "n/a"])
+@pytest.mark.parametrize("form", ["table", "slides", "json"])
+def test_a_word_for_a_missing_value_is_no_slide_and_no_hospital(tmp_path, missing, form):
+    values = {"a": ("s1", "h1"), "b": (missing, "h1"), "c": (missing, missing)}
+    rows = "".join(f"{key},{int(key != 'b')},{slide},{hospital}\n" for key, (slide, hospital) in values.items())
+    table = "id,label,slide,hospital\n" + rows
+    files, options = {"labels.csv": table}, {}
+    if form == "json":
+        template = '{{"label": 1, "slide": "{}", "hospital": "{}"}}'
+        files = {f"in/{key}.json": template.format(*pair) for key, pair in values.items()}
+    elif form == "slides":
+        options = {"slides": tmp_path / "x" / "labels.csv"}
+    source = open_folder(tmp_path / "x", IMAGES, files, **options)
+    assert [(patch.slide, patch.hospital) for patch in source.read_patches()] == [("s1", "h1"), ("", "h1"), ("", "")]
+    assert f"2 images without a slide ({missing}): 'in/b.tif', 'in/c.tif'" in source.report.notes
+    assert f"1 image without a hospital ({missing}): 'in/c.tif'" in source.report.notes
+    assert source.report.counts == {"images without a slide": 2}
 
 
 def test_a_json_file_beside_the_image_may_have_its_slide_hospital_and_split(tmp_path):
@@ -305,7 +337,7 @@ def test_a_label_beside_the_image_that_is_not_0_or_1_is_refused(tmp_path):
 def test_options_with_names_that_do_not_exist_are_errors(tmp_path):
     with pytest.raises(HistoError, match="--classes names tumr, which is no folder and no label") as raised:
         open_folder(tmp_path / "x", ("left/a.tif", "right/b.tif"), {}, classes=("negative=left", "positive=tumr"))
-    assert raised.value.hint == "there are left, right"
+    assert raised.value.hint == "the folders and labels are: left, right"
     with pytest.raises(HistoError, match="--slide-column is given, but no table was read"):
         open_folder(tmp_path / "x", (), {}, slide_column="block")
 
@@ -511,7 +543,7 @@ def test_a_table_that_is_not_understood_says_how_to_mend_it(tmp_path, table, hin
 
 
 def test_a_table_without_rows_is_an_error(tmp_path):
-    with pytest.raises(HistoError, match=r"labels\.csv has a first line of columns and no other lines"):
+    with pytest.raises(HistoError, match=r"labels\.csv has column names but no rows"):
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label\n"})
 
 
@@ -561,6 +593,25 @@ def test_patients_with_several_slides_are_named(tmp_path, patients, options, is_
     source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,slide,patient\n" + "".join(rows)}, **options)
     note = "several values of the column slide have the same patient: --slide-column patient keeps all patches of one"
     assert any(text.startswith(note) for text in source.report.notes) == is_noted
+
+
+@pytest.mark.parametrize(
+    ("slides", "patients", "options", "is_noted"),
+    [
+        ("121", "ppq", {}, True),
+        ("123", "pqr", {}, False),
+        ("112", "pp ", {}, False),
+        ("121", "ppq", {"slide_column": "slide"}, False),
+    ],
+)
+def test_a_slide_of_several_patients_is_named(tmp_path, slides, patients, options, is_noted):
+    rows = "".join(f"{key},1,{slide},{who.strip()}\n" for key, slide, who in zip("abc", slides, patients, strict=True))
+    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,slide,patient\n" + rows}, **options)
+    note = (
+        "the slide '1' belongs to 2 values of the column patient: if slides are numbered within each patient, give "
+        "--slide-column patient"
+    )
+    assert (note in source.report.notes) == is_noted
 
 
 def test_a_table_next_to_the_images_is_suggested_if_nothing_else_has_labels(tmp_path):
@@ -638,6 +689,9 @@ def test_a_table_of_labels_of_patients_is_named_and_not_used(tmp_path):
         ("id,label\n123456789012345000,1\n1234567890123450,0\n", "has no label of any image", "numbers of 15 digits"),
         ("id,label\nx1,1\n02-Jan,0\n", "has no label of any image", "must be the names or paths"),
         ("# made by us\nid,label\na,1\n", "'# made by us' is a comment", "remove this line"),
+        ("# labels, made by us\nid,label\na,1\n", "'# labels, made by us' is a comment", "remove this line"),
+        ("id,label\na,1\0\nb,0\n", "contains null bytes", "remove the null bytes"),
+        ("id,label\na,0.91\nb,0\n", "'0.91' is not 0 or 1", "seems to hold probabilities"),
         ("id,label\na,1\nid,label\nb,0\n", "line 3, column label", "repeats the names of the columns"),
         ("id,label\na,F\nb,T\nc,T\n", "'F' is not 0 or 1", "the labels are F \\(1\\), T \\(2\\)"),
         ("id,label\na,\nb,\nc,1\n", "line 2, column label", "remove the 2 rows without a label"),

@@ -132,7 +132,7 @@ def test_classes_give_the_meaning_of_labels_beside_the_images(tmp_path, kind):
 def test_a_class_that_no_file_beside_the_images_has_is_an_error(tmp_path):
     with pytest.raises(HistoError, match="--classes names tumr, which is no folder and no label") as caught:
         open_folder(tmp_path / "x", ("a.tif",), {"a.cls": "STR"}, classes=("negative=STR", "positive=TUMR"))
-    assert caught.value.hint == "there are str"
+    assert caught.value.hint == "the folders and labels are: str"
 
 
 @pytest.mark.parametrize(("text", "label"), [("1.0", 1), ("0.0", 0), ("1", 1), ("true", 1), ('"normal "', 0)])

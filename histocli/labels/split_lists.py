@@ -1,0 +1,172 @@
+"""Read lists of images that are named after a split, such as `train.txt` and `test.txt`."""
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from histocli.class_names import SplitError, find_split, replace_evaluation
+from histocli.files.file import File, is_image, read_bytes
+from histocli.files.tables import find_separator
+from histocli.labels.label_columns import is_fraction
+from histocli.labels.matching import ImageIndex, check_unambiguous
+from histocli.labels.patch_tables import PatchTable
+from histocli.labels.result import format_examples
+from histocli.labels.table_files import decode_text
+
+_LIST_SUFFIX = re.compile(r"\.(txt|lst|list|csv|tsv)$", re.IGNORECASE)
+# Words beside that of the split in the name of a list, such as `test_ids.txt`; `test_log.txt` is about something else.
+_LIST_WORDS = (
+    "list lists id ids name names file files filename filenames path paths image images img imgs patch patches tile "
+    "tiles sample samples split splits set data dataset"
+)
+
+
+class SplitList(NamedTuple):
+    """A table or a list that is named after a split, and the images in it."""
+
+    name: str
+    split: str
+    images: list[str]
+
+
+class _ImageList(NamedTuple):
+    """A list that was read: its images, the id on each line, whether it is surely a list, and notes on its lines."""
+
+    name: str
+    split: str
+    images: list[str]
+    ids: list[str]
+    is_list: bool
+    notes: list[str]
+
+
+def find_split_of_table(name: str) -> str:
+    """Return the split in the name of a table such as `test_labels.csv`, as `find_split`; "" if there are several."""
+    found = {find_split(word) for word in _split_stem(name)} - {""}
+    return found.pop() if len(found) == 1 else ""
+
+
+def choose_lists(lists: Sequence[SplitList], images: Sequence[str]) -> list[SplitList]:
+    """Return the lists that give splits: those of several splits, or those of val or test if other images remain.
+
+    Then the other images can be used for training.
+    """
+    splits = replace_evaluation({found.name: found.split for found in lists})
+    has_rest = len({image for found in lists for image in found.images}) < len(images)
+    if len(set(splits.values())) < 2 and ("train" in splits.values() or not has_rest):
+        return []
+    return [found._replace(split=splits[found.name]) for found in lists]
+
+
+def read_lists(
+    others: Iterable[File], index: ImageIndex, tables: Sequence[SplitList]
+) -> tuple[list[SplitList], list[str]]:
+    """Return the lists that give splits, as `choose_lists`, and notes on lines without an image and on other lists.
+
+    A list has an image on each line, perhaps with a label after it.
+
+    Args:
+        others: the files that are not images.
+        index: finds the images.
+        tables: the tables that are named after a split.
+
+    Raises:
+        SplitError: a list has no image, and some images are in no list: they could be used for training.
+        HistoError: a line of a list is the name of two images.
+    """
+    files = [file for file in others if _LIST_SUFFIX.search(file.name) and find_split_of_table(file.name)]
+    if len({find_split_of_table(file.name) for file in files}) < 2:
+        files = [file for file in files if _has_list_name(file.name)]
+    lists = [_read_list(file, index) for file in files]
+    found = [one for one in lists if one.images]
+    if len({one.split for one in found}) < 2:
+        found = [one for one in found if _has_list_name(one.name) and (one.is_list or len(one.images) == len(one.ids))]
+    named = [SplitList(one.name, one.split, one.images) for one in found]
+    notes = _check_unmatched([one for one in lists if one.is_list and not one.images], [*named, *tables], index.names)
+    chosen = choose_lists(named, index.names)
+    for one in found:
+        if chosen:
+            notes += one.notes
+        elif len(one.images) < len(index.names):
+            notes.append(
+                f"{one.name} has {len(one.images):,} of {len(index.names):,} images, but gives no split, because there "
+                "is no list of another split"
+            )
+    return chosen, notes
+
+
+def _read_list(file: File, index: ImageIndex) -> _ImageList:
+    """Read a list and match its lines with images, by their first words if no line is the name of an image.
+
+    Raises:
+        HistoError: a line is the name of two images.
+    """
+    ids, is_list = _read_ids(file)
+    folder, split = file.name.rpartition("/")[0], find_split_of_table(file.name)
+    matched = index.match(ids, folder, split)
+    if not matched.rows and not matched.ambiguous:
+        matched = index.match([key.split()[0] for key in ids], folder, split)
+    is_list = is_list and _has_list_name(file.name)
+    if matched.rows or is_list:
+        different = {row: pair for row, pair in matched.ambiguous.items() if pair[0] != pair[1]}
+        check_unambiguous(file.name, "splits", matched._replace(ambiguous=different), ids)
+    notes = list(matched.notes)
+    if missing := [ids[row] for row in matched.unmatched]:
+        notes.append(f"lines of {file.name} without an image: {len(missing):,} of {len(ids):,}, such as {missing[0]!r}")
+    return _ImageList(file.name, split, list(matched.rows), ids, is_list, notes)
+
+
+def _split_stem(name: str) -> list[str]:
+    """Return the words in the name of a file, in lower case, without its folder and its suffix."""
+    stem = re.sub(r"\.gz$", "", name.rpartition("/")[2].lower()).rpartition(".")[0]
+    return re.split(r"[\W_]+", stem)
+
+
+def _has_list_name(name: str) -> bool:
+    return all(word in _LIST_WORDS.split() or find_split(word) for word in _split_stem(name))
+
+
+def _read_ids(file: File) -> tuple[list[str], bool]:
+    """Return the ids in a list: the column of ids if the first line names one, else what each line begins with.
+
+    Returns:
+        The ids, and whether the file seems to be a list of images: it does not if it has other columns, or sentences.
+    """
+    lines = [line for line in decode_text(read_bytes(file)).splitlines() if line.strip()] or [""]
+    try:
+        rows = [[field.strip() for field in row] for row in csv.reader(lines, delimiter=find_separator(lines[0]))]
+    except csv.Error:  # a field is too long for a name
+        return [], False
+    header = rows[0]
+    column = PatchTable(file.name, {name: [] for name in header}, []).find("id")
+    at = header.index(column) if column else 0
+    ids = [row[at] for row in rows[1 if column else 0 :] if len(row) > at and row[at]]
+    has_names = sum(map(_is_name, ids)) > len(ids) / 2
+    return ids, has_names and (column is not None or len(header) == 1 or is_image(header[0]))
+
+
+def _is_name(text: str) -> bool:
+    """Return whether a text may be the name of an image, perhaps with a label; sentences and metrics are not."""
+    is_short = len(text.split()) < 3 or is_image(text) or is_image(re.sub(r"\s+\S+$", "", text))
+    return is_short and not is_fraction(text)
+
+
+def _check_unmatched(unmatched: Sequence[_ImageList], found: Sequence[SplitList], images: Sequence[str]) -> list[str]:
+    """Return notes on the lists without an image, or raise `SplitError` if they are about images that are here.
+
+    This may be so if there are lists of several splits, and an image that is in no list and in no folder of a split.
+    """
+    if not unmatched:
+        return []
+    known = {image for one in found for image in one.images}
+    known.update(image for image in images if any(map(find_split, image.split("/")[:-1])))
+    splits = {one.split for one in found} | {one.split for one in unmatched}
+    notes = []
+    for one in unmatched:
+        text = f"no line of {one.name} is the name of an image: its lines are like {format_examples(one.ids)}, "
+        text += f"the images like {format_examples(images)}"
+        if len(splits) > 1 and len(known) < len(images):
+            raise SplitError(text, "write the name or path of an image on each line, or move the list away")
+        notes.append(f"not used: {text}")
+    return notes

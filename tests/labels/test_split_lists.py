@@ -1,0 +1,96 @@
+"""Lists of images that are named after a split, such as `train.txt` and `test.txt`."""
+
+import pytest
+
+from histocli.class_names import SplitError
+from histocli.errors import HistoError
+from tests.labels.test_labels import IMAGES, TEXT, labels_of, open_folder, splits_of
+
+
+def open_lists(folder, lists, images=IMAGES):
+    """Open a folder of images and lists; its labels are in a table."""
+    return open_folder(folder, images, {"labels.csv": TEXT} | lists)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("header", ["", "id\r\n"])
+def test_lists_are_read_in_the_encodings_of_windows(tmp_path, encoding, header):
+    texts = {"train.txt": f"{header}a\r\nb\r\n", "test.txt": f"{header}c\r\n"}
+    source = open_lists(tmp_path / "x", {name: text.encode(encoding) for name, text in texts.items()})
+    assert splits_of(source) == ["train", "train", "test"]
+    assert not any("without an image" in note for note in source.report.notes)
+
+
+@pytest.mark.parametrize("text", ["id,age\nc,5\n", ",id\n0,c\n", "id\nc.tif\n", "c.tif,1\n"])
+def test_lists_may_be_tables(tmp_path, text):
+    source = open_lists(tmp_path / "x", {"train.txt": "a\n", "test.csv": text})
+    assert splits_of(source) == ["train", "", "test"]
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"train.txt": "a\nb\n", "test.txt": "images_c\nd\n"},
+        {"train.csv": "id\na\nb\n", "test_ids.csv": "id\nq\n"},
+        {"train.csv": "id,label\na,1\nb,0\n", "test.txt": "q\n"},
+        {"splits/train.txt": "q1.png 0\nq2.png 1\n", "splits/val.txt": "my q 3.png 0\n"},
+    ],
+)
+def test_a_list_without_an_image_is_an_error_if_its_images_could_be_used_for_training(tmp_path, lists):
+    with pytest.raises(SplitError, match=r"no line of .* is the name of an image: its lines are like '(images_c|q|my)"):
+        open_lists(tmp_path / "x", lists)
+
+
+@pytest.mark.parametrize(
+    ("images", "lists"),
+    [
+        (IMAGES, {"train.txt": "a\nb\nc\n", "test.txt": "q\n"}),  # the images of the test are elsewhere
+        (("train/a.tif", "test/b.tif", "test/c.tif"), {"train.txt": "q1\n", "test.txt": "q2\n"}),
+        (IMAGES, {"train_log.txt": "started\n", "test_results.txt": "finished\n"}),
+        (IMAGES, {"train.txt": "images for the training\n", "test.txt": "images for the test\n"}),
+        (IMAGES, {"train.csv": "epoch,loss\n10,0.5\n", "val.csv": "epoch,loss\n10,0.6\n"}),
+    ],
+)
+def test_other_files_and_lists_of_images_that_are_elsewhere_are_no_error(tmp_path, images, lists):
+    assert labels_of(open_lists(tmp_path / "x", lists, images)).keys() == set("abc")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "splits"),
+    [
+        ("test.txt", "b\nc\n", ["", "test", "test"]),
+        ("val_images.csv", "id\nc\n", ["", "", "valid"]),
+        ("eval.lst", "c\n", ["", "", "test"]),
+        ("test.csv", "id,label\nc,1\n", ["", "", "test"]),  # a table of labels
+        ("test.txt", "a\nb\nc\n", ["", "", ""]),  # all images would be in this split
+        ("test.csv", "b,0\nc,1\n", ["", "test", "test"]),
+        ("test.csv", "epoch,loss\nc,0.5\n", ["", "", ""]),  # the number of an epoch may be the name of an image
+        ("test_log.txt", "c\n", ["", "", ""]),
+        ("train.txt", "a\n", ["", "", ""]),
+        ("test.txt", "q\n", ["", "", ""]),
+    ],
+)
+def test_a_single_list_gives_the_split_of_some_images(tmp_path, name, text, splits):
+    source = open_lists(tmp_path / "x", {name: text})
+    assert splits_of(source) == splits
+    notes = "\n".join(source.report.notes)
+    assert ("train.txt has 1 of 3 images, but gives no split" in notes) == (name == "train.txt")
+    assert ("not used: no line of test.txt is the name of an image" in notes) == (text == "q\n")
+
+
+def test_a_single_table_and_a_single_list_both_give_splits(tmp_path):
+    source = open_lists(tmp_path / "x", {"val_labels.csv": "id,label\nb,0\n", "test.txt": "c\n"})
+    assert splits_of(source) == ["", "valid", "test"]
+
+
+def test_lines_without_an_image_are_counted(tmp_path):
+    source = open_lists(tmp_path / "x", {"train.txt": "a\nb\n", "test.txt": "c\nzzz\nyyy\n"})
+    assert "lines of test.txt without an image: 2 of 3, such as 'zzz'" in source.report.notes
+
+
+def test_a_line_that_is_the_name_of_two_images_is_an_error_unless_the_folder_of_the_split_has_one(tmp_path):
+    lists = {"train.txt": "1\n", "test.txt": "1\n"}
+    source = open_folder(tmp_path / "x", ("train/1.tif", "test/1.tif"), lists)
+    assert sorted(splits_of(source)) == ["test", "train"]
+    with pytest.raises(HistoError, match=r"the id '1' in the table of splits is that of two images"):
+        open_folder(tmp_path / "y", ("s1/1.tif", "s2/1.tif"), lists)
