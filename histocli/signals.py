@@ -57,8 +57,9 @@ class Stopped(KeyboardInterrupt):
 class _Signalled(Stopped):
     """Raised by a signal handler; if other code drops this exception, the signal is sent again.
 
-    Python drops exceptions while it frees an object or finishes an import, and NumPy does while it converts an object
-    to an array. When the exception is freed and the program still runs, it was dropped.
+    Python drops an exception that is raised while it frees an object or finishes an import, and NumPy drops one that is
+    raised while it converts an object to an array. If this exception is freed before the block of
+    `raise_on_termination` has ended, it was dropped.
     """
 
     def __del__(self) -> None:
@@ -69,7 +70,7 @@ class _Signalled(Stopped):
 
 
 def _resend_while_unwinding(number: int) -> None:
-    """Send signal `number` to this process again, if it has not ended and still has to."""
+    """Send signal `number` to this process again, if the block of `raise_on_termination` has not ended."""
     if _is_unwinding:
         os.kill(os.getpid(), number)
 

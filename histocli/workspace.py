@@ -152,14 +152,16 @@ class Workspace:
             )
 
     def list_runs(self) -> list[str]:
-        """Return the names of all training runs, sorted by when they were started; the newest is the last.
-
-        A run was started when its config.json was written: resuming or extending it keeps this time.
-        """
+        """Return the names of all training runs, sorted by when they were trained last; the newest is the last."""
         if not self.runs_dir.is_dir():
             return []
-        configs = sorted(self.runs_dir.glob("[!.]*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p))
-        return [p.parent.name for p in configs]
+        runs = [path.parent.name for path in self.runs_dir.glob("[!.]*/config.json")]
+        return sorted(runs, key=lambda run: (self.find_training_time(run), run))
+
+    def find_training_time(self, run: str) -> int:
+        """Return when a run was trained last, in ns: when its last.pt was written, or config.json if that is gone."""
+        last = self.runs_dir / run / "last.pt"
+        return (last if last.is_file() else last.with_name("config.json")).stat().st_mtime_ns
 
     def list_subsets(self) -> list[str]:
         """Return the names of all manifests that are not of a packed data set: subsets and folds."""

@@ -529,6 +529,8 @@ def test_an_unknown_word_without_a_similar_one_gets_no_suggestion(empty):
         (["train", "--lr=1e"], "'--lr': '1e' is not a number."),
         (["train", "--batch-size", "foo"], "'--batch-size': 'foo' is neither a whole number nor auto."),
         (["tune", "--batch-size", "auto"], "'--batch-size': 'auto' is not a whole number."),
+        (["tune", "--batch-size", "64", "--batch-size", "x"], "'--batch-size': 'x' is not a whole number."),
+        (["tune", "--batch-size", "64", "--batch-size=1"], "'--batch-size': 1: at least 2 is needed."),
         (["train", "--shots", "0"], "'--shots': 0: at least 1 is needed."),
         (["eval", "--batch-size", "0"], "'--batch-size': 0: at least 1 is needed."),
     ],

@@ -43,12 +43,13 @@ def test_finished_data_sets_and_started_runs_are_listed(workspace):
         write_json(workspace.dataset_path(name), {})
     workspace.dataset_dir("half").mkdir()
     assert workspace.list_datasets() == ["a", "b"]
-    for age, name in ((3, "first"), (1, "third"), (2, "second")):
-        path = workspace.run_dir(name) / "config.json"
-        write_json(path, {})
-        os.utime(path, ns=(0, 10**18 - age * 10**9))
+    for name, started, trained in (("first", 1, 2), ("third", 0, 4), ("second", 3, None)):
+        for file, time in (("config.json", started), ("last.pt", trained)):
+            if time is not None:
+                write_json(workspace.run_dir(name) / file, {})
+                os.utime(workspace.run_dir(name) / file, (time, time))
     workspace.run_dir("empty").mkdir()
-    assert workspace.list_runs() == ["first", "second", "third"]
+    assert workspace.list_runs() == ["first", "second", "third"]  # by when they were trained last
 
 
 @pytest.mark.parametrize("name", ["a", "pcam", "2024-01-31_run.2", "A" * 100, "console", "com10"])

@@ -42,16 +42,17 @@ def balance(
         Split | None,
         typer.Option(
             help="What is never divided between train and validation. slide: a slide. overlap: a group of overlapping "
-            "patches. random: only a patch; patches of one slide are then in both, and the validation metrics are too "
-            "good. folders: use the folders train and val as they are.",
+            "patches. random: nothing is kept together; a slide can then have patches in both, and the validation "
+            "metrics are too good. folders: use the folders train and val as they are.",
             show_default="folders if there are such folders; slide if all slides are known, else overlap",
         ),
     ] = BalanceConfig.split,
     group: Annotated[
         Group | None,
         typer.Option(
-            help="What is never divided between train and validation, in place of --split. hospital: a hospital. "
-            "appearance, if the hospitals are not known: each of two groups that differ in sharpness and colour."
+            help="Keep these patches together, instead of --split. hospital: all patches of a hospital. appearance: "
+            "two groups, found by sharpness and colour, one of which is the validation split; for data without known "
+            "hospitals."
         ),
     ] = BalanceConfig.group,
     audit: Annotated[

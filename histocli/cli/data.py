@@ -1,11 +1,17 @@
 """`histo data`."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
+from histocli.console import Reporter
 from histocli.fs import format_bytes
 from histocli.stdio import write_out, write_out_json
+
+if TYPE_CHECKING:
+    from histocli.commands.data import Inventory
 
 
 @command(
@@ -21,7 +27,20 @@ def data(ctx: typer.Context, json: options.Json = False) -> None:
     inventory = list_data(state.workspace)
     if json:
         write_out_json(to_json(inventory))
-    elif inventory.datasets:
+    else:
+        _write_tables(state.reporter, inventory)
+    problems = [(dataset.name, dataset.problem) for dataset in inventory.datasets]
+    problems += [(subset.name, subset.problem) for subset in inventory.subsets]
+    for name, problem in problems:
+        if problem:
+            state.reporter.warn(f"{name}: {problem}")
+    if not inventory.datasets:
+        state.reporter.note(f"there are no data sets in {state.workspace.data_dir}: histo download makes one")
+
+
+def _write_tables(reporter: Reporter, inventory: "Inventory") -> None:
+    """Write a table of the data sets and one of the subsets to stdout; one without rows is left out."""
+    if inventory.datasets:
         rows = [
             [
                 dataset.name,
@@ -37,18 +56,12 @@ def data(ctx: typer.Context, json: options.Json = False) -> None:
             for dataset in inventory.datasets
         ]
         columns = ["data set", "source", "patches", "normal", "tumour", "no label", "slides", "size", "splits"]
-        state.reporter.write_listing(columns, rows)
-        subsets = [
-            [subset.name, subset.data, f"{subset.train:,}", f"{subset.val:,}", subset.split or "-"]
-            for subset in inventory.subsets
-        ]
-        if subsets:
-            write_out("\n")
-            state.reporter.write_listing(["subset", "of", "train", "val", "split by"], subsets)
-    problems = [(dataset.name, dataset.problem) for dataset in inventory.datasets]
-    problems += [(subset.name, subset.problem) for subset in inventory.subsets]
-    for name, problem in problems:
-        if problem:
-            state.reporter.warn(f"{name}: {problem}")
-    if not inventory.datasets:
-        state.reporter.note(f"there are no data sets in {state.workspace.data_dir}: histo download makes one")
+        reporter.write_listing(columns, rows)
+    subsets = [
+        [subset.name, subset.data, f"{subset.train:,}", f"{subset.val:,}", subset.split or "-"]
+        for subset in inventory.subsets
+    ]
+    if inventory.datasets and subsets:
+        write_out("\n")
+    if subsets:
+        reporter.write_listing(["subset", "of", "train", "val", "split by"], subsets)

@@ -33,9 +33,7 @@ def demo(
         ),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=400, help="Number of synthetic patches.")] = 5_000,
-    epochs: Annotated[
-        int, typer.Option(min=1, help="Passes over the training patches.")
-    ] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training patches.")] = 3,
     seed: options.Seed = 0,
     device: options.DeviceOption = Device.AUTO,
     slides: Annotated[
@@ -53,11 +51,13 @@ def demo(
 
         require_slide_packages()
     workspace = Workspace(keep or Path(mkdtemp(prefix="histo-demo-")))
+    flags = {"--quiet": state.reporter.quiet, "--verbose": state.reporter.verbose}
+    common = ["--workspace", str(workspace.root), *(flag for flag, is_given in flags.items() if is_given)]
     try:
         make_steps = _make_slide_steps if slides else _make_steps
         for step in make_steps(workspace.root, n, epochs, seed, device):
             state.reporter.print_heading("histo " + shlex.join(step))
-            _run(["--workspace", str(workspace.root), *(["--quiet"] if state.reporter.quiet else [])], step)
+            _run(common, step)
         _show_summary(state.reporter, workspace)
         if slides:
             _keep_heatmaps(workspace)

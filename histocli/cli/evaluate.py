@@ -129,7 +129,8 @@ def evaluate(
         Path | None,
         typer.Option(
             "--choose-on",
-            help="Maps of training slides: choose the way to combine a slide's scores by the AUC on these maps.",
+            help="Folder with maps of training slides. Of the three slide scores (maximum, mean of the 10 highest, "
+            "area), the one with the highest AUC on them is chosen.",
             metavar="DIR",
             rich_help_panel=WHOLE_SLIDES,
         ),

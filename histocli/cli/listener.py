@@ -22,7 +22,7 @@ class ConsoleListener(CommandListener):
         self.reporter.note(message)
 
     def on_warning(self, message: str) -> None:
-        """Print it as a warning; the same one is printed once, such as that of the GPU of two compared checkpoints."""
+        """Print a warning; if the same warning comes again, as when two checkpoints are compared, do not repeat it."""
         if message not in self._warned:
             self._warned.add(message)
             self.reporter.warn(message)

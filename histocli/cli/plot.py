@@ -8,6 +8,7 @@ from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.config import CHECKPOINT, PlotConfig
 from histocli.enums import PlotFormat, PlotKind
+from histocli.text import format_count
 
 _WHAT, _HOW = "What to draw", "How to draw"
 
@@ -119,5 +120,4 @@ def plot(
     paths = run_plot(state.workspace, config, on_note=state.reporter.note, on_warning=state.reporter.warn)
     for path in paths:
         state.reporter.note(str(path))
-    count = f"{len(paths)} plots" if len(paths) != 1 else "1 plot"
-    state.reporter.print_done(f"drew {count} into {state.workspace.plots_dir}")
+    state.reporter.print_done(f"drew {format_count(len(paths), 'plot')} into {state.workspace.plots_dir}")

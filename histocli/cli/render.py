@@ -4,12 +4,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from histocli.console import Reporter, format_cell
-from histocli.enums import HeadKind
+from histocli.enums import HeadKind, Weights
 from histocli.errors import HistoError
 from histocli.metrics import Interval, Uncertainty
-from histocli.metrics.groups import GroupMetrics
-from histocli.metrics.intervals import explain_few_clusters
-from histocli.metrics.registry import BY_NAME, find_metric_title
+from histocli.metrics.groups import GroupMetrics, sort_by_accuracy
+from histocli.metrics.registry import find_metric_title
 from histocli.reports.caveats import Caveat
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, format_interval
@@ -22,7 +21,7 @@ from histocli.workspace import Workspace
 _N_WORST_SLIDES = 5  # number of slides in the table of the lowest accuracy
 _N_BEST_TRIALS = 5  # number of trials in the table of the best ones
 _MIN_TRIALS = 20  # fewer trials show little about the importance of each of five options
-_LONGEST_RUN = 100  # characters of a run in a message: its file may come from someone else
+_LONGEST_RUN = 100  # characters of a run's name in a message; a file from someone else may have a very long one
 _REPEATED_METRICS = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
 
 
@@ -53,7 +52,7 @@ def show_evaluation(reporter: Reporter, evaluation: EvaluationReport, workspace:
     )
     _warn_of_one_class(reporter, evaluation, workspace)
     _show_calibration(reporter, evaluation)
-    _show_groups(reporter, "slide", _select_worst_slides(evaluation.slides), len(evaluation.slides))
+    _show_groups(reporter, "slide", sort_by_accuracy(evaluation.slides)[:_N_WORST_SLIDES], len(evaluation.slides))
     _show_groups(reporter, "hospital", evaluation.hospitals, len(evaluation.hospitals))
     for name, reason in measured.undefined.items():
         reporter.warn(f"{find_metric_title(name)} cannot be computed: {reason}")
@@ -69,16 +68,18 @@ def show_evaluation(reporter: Reporter, evaluation: EvaluationReport, workspace:
 def _warn_of_one_class(reporter: Reporter, evaluation: EvaluationReport, workspace: Workspace) -> None:
     """Warn if all patches are predicted as one class: a network that was trained for few steps does this."""
     confusion, measured = evaluation.measured.confusion, evaluation.measured
-    called = {0: "normal", measured.n: "tumour"}.get(confusion.tp + confusion.fp)
-    if called and 0 < measured.positives < measured.n:
-        epochs = " and ".join(f"epoch {checkpoint.epoch} of {checkpoint.run}" for checkpoint in evaluation.checkpoints)
-        epochs += " was" if len(evaluation.checkpoints) == 1 else " were"
-        commands = [make_longer_command(workspace, checkpoint.run) for checkpoint in evaluation.checkpoints]
+    predicted_class = {0: "normal", measured.n: "tumour"}.get(confusion.tp + confusion.fp)
+    if not predicted_class or not 0 < measured.positives < measured.n:
+        return
+    text = f"at threshold {measured.threshold:.4g} every patch is predicted as {predicted_class}"
+    # The network that comes with histo is trained long enough.
+    if trained := [checkpoint for checkpoint in evaluation.checkpoints if checkpoint.run != Weights.HISTONET_PCAM]:
+        epochs = " and ".join(f"epoch {checkpoint.epoch} of {checkpoint.run}" for checkpoint in trained)
+        commands = [make_longer_command(workspace, checkpoint.run) for checkpoint in trained]
         longer = [command for command in dict.fromkeys(commands) if command]  # one for all folds
-        reporter.warn(
-            f"at threshold {measured.threshold:.4g} every patch is predicted as {called}; if {epochs} trained for "
-            f"few steps, train longer{': ' if longer else ''}{'; '.join(longer)}"
-        )
+        text += f"; if {epochs} {'was' if len(trained) == 1 else 'were'} trained for few steps, train longer"
+        text += f": {'; '.join(longer)}" if longer else ""
+    reporter.warn(text)
 
 
 def make_longer_command(workspace: Workspace, run: str) -> str:
@@ -136,15 +137,10 @@ def _show_calibration(reporter: Reporter, evaluation: EvaluationReport) -> None:
         return
     shown = ", ".join(f"{temperature:.3f}" for temperature in temperatures)
     rows = [
-        [find_metric_title(name), format_cell(before), format_cell(evaluation.measured.metrics[name])]
+        [find_metric_title(name), format_cell(before), format_cell(evaluation.measured.metrics.get(name))]
         for name, before in evaluation.before_calibration.items()
     ]
     reporter.print_table(f"calibration with temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)
-
-
-def _select_worst_slides(slides: list[GroupMetrics]) -> list[GroupMetrics]:
-    """Return the slides with the lowest accuracy; if it is equal, those with more patches."""
-    return sorted(slides, key=lambda slide: (slide.metrics["accuracy"] or 0, -slide.n))[:_N_WORST_SLIDES]
 
 
 def _show_groups(reporter: Reporter, kind: str, groups: list[GroupMetrics], total: int) -> None:
@@ -170,8 +166,9 @@ def show_comparison(reporter: Reporter, comparison: ComparisonReport) -> None:
         methods.append([f"DeLong by {delong.by}", _format_range(delong.interval), _format_p_value(delong.p)])
     title = f"difference {comparison.paired.difference:+.4f}: AUC of {both[0].run} minus AUC of {both[1].run}"
     reporter.print_table(title, ["method", "95% interval", "p-value"], methods)
-    if reason := explain_few_clusters(BY_NAME["auc"], bootstrap.by, bootstrap.clusters, bootstrap.clusters_by_class):
-        reporter.warn(f"no 95% interval and no p-value by bootstrap: {reason}")
+    if bootstrap.undefined:
+        missing = "no 95% interval and no p-value" if bootstrap.p is None else "no 95% interval"
+        reporter.warn(f"the difference has {missing} by bootstrap: {bootstrap.undefined}")
     _show_compared_caveats(reporter, both)
     for evaluation, count in zip(both, comparison.left_out, strict=True):
         if count:
@@ -258,8 +255,8 @@ def show_tuning(reporter: Reporter, tuning: TuneReport) -> None:
     if (above := tuning.above_defaults) is not None:
         chance = "; this may be chance" if tuning.may_be_chance else ""
         reporter.note(
-            f"the AUC of trial {tuning.best} is {above.mean:.4f} higher than that of trial 0, the nearest to the "
-            f"defaults (standard error {above.standard_error:.4f}){chance}"
+            f"the AUC of trial {tuning.best} is {above.mean:.4f} higher than that of trial 0, whose options are "
+            f"nearest to the defaults (standard error {above.standard_error:.4f}){chance}"
         )
     if best:
         reporter.note(

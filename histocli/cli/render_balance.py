@@ -36,13 +36,7 @@ def _show_audit(reporter: Reporter, audit: AuditReport) -> None:
     ]
     columns = ["patches of", "shared with", "patches", "exact duplicates", "overlapping patches", "shared slides"]
     reporter.print_table("audit: patches and slides that each split shares with train and val", columns, rows)
-    text = f"in {audit.data}: {audit.duplicates:,} exact duplicates"
-    if overlaps := audit.overlaps:
-        text += (
-            f"; {overlaps.patches:,} patches overlap with another ({overlaps.pairs:,} pairs, {overlaps.groups:,} groups"
-            f"; the largest group has {overlaps.largest_group:,} patches)"
-        )
-    reporter.note(text)
+    reporter.note(f"{audit.describe_duplicates()} {audit.describe_overlaps()}")
 
 
 def _show_split_leaks(reporter: Reporter, balance: BalanceReport) -> None:
@@ -81,7 +75,7 @@ def _show_overlap_leaks(reporter: Reporter, balance: BalanceReport, consequence:
     """Print how many patches a split by overlap keeps together, and whether a slide may be in both splits."""
     if not balance.sharing_pixels and not any(counts.slides for counts in balance.counts.values()):
         reporter.warn(
-            "no two of these patches share pixels, or lossy compression hides it, so the split is random and leaks: "
+            "no overlapping patches were found (lossy compression can hide them). So the split is random, and "
             f"{consequence}; histo download --slides CSV adds the slides"
         )
         return
@@ -97,8 +91,10 @@ def _show_overlap_leaks(reporter: Reporter, balance: BalanceReport, consequence:
 
 def _warn_of_few_slides(reporter: Reporter, balance: BalanceReport) -> None:
     """Warn if a split by slide or hospital has too few slides to validate on, or to train on."""
+    if balance.split not in (Split.SLIDE, Group.HOSPITAL) or balance.slides is None:  # then the slides are not known
+        return
     few = {part: counts.slides for part, counts in balance.counts.items() if counts.slides < FEW_CLUSTERS}
-    if balance.split not in (Split.SLIDE, Group.HOSPITAL) or not few:
+    if not few:
         return
     which = " and ".join(f"{format_count(count, 'slide')} in {part}" for part, count in few.items())
     remedy = "a larger --val-fraction, or histo train --folds" if set(few) == {"val"} else "add patches of more slides"
@@ -121,5 +117,6 @@ def _show_audit_leaks(reporter: Reporter, audit: AuditReport) -> None:
         )
     if parts := audit.parts_not_compared:
         reporter.note(
-            f"searched for exact duplicates only, not for overlaps with train: {', '.join(parts)}; --audit does both"
+            f"{', '.join(parts)} {'was' if len(parts) == 1 else 'were'} compared with train only for exact copies, not "
+            "for overlapping patches; --audit compares both"
         )

@@ -63,8 +63,9 @@ def report(
         typer.Option(
             "--mpp",
             metavar="NUMBER|CSV",
-            help="Micrometres per pixel of the slides of patches with positions, such as 0.25, or a table slide,mpp.",
-            show_default="as the data set says",
+            help="Micrometres per pixel of the slides, to draw maps of patches with known positions: a number such as "
+            "0.25, or a table slide,mpp.",
+            show_default="from the data set",
         ),
     ] = ReportConfig.mpp,
 ) -> None:

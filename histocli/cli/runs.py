@@ -9,6 +9,7 @@ from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.console import format_cell
 from histocli.enums import RunAction, RunSort
+from histocli.errors import HistoError
 from histocli.fs import format_bytes
 from histocli.stdio import write_out_json
 
@@ -60,7 +61,10 @@ def runs(
     for run in runs:
         if run.problem:
             state.reporter.warn(f"{run.run}: {run.problem} ({run.fix})")
-    if default := describe_default(state.workspace, runs):
-        state.reporter.note(default)
+    try:
+        if default := describe_default(state.workspace, runs):
+            state.reporter.note(default)
+    except HistoError as error:  # best.pt is damaged, which is no reason to fail after the list
+        state.reporter.warn(str(error))
     if not runs:
         state.reporter.note(f"there are no runs in {state.workspace.runs_dir}: histo train makes one")

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -135,11 +136,25 @@ def _explain_number(problem: _Problem) -> str:
     option = getattr(problem.error, "param", None)
     if not (kind or bound) or option is None:
         return ""
-    value, place = _find_value(problem, option)
+    values, place = _find_values(problem, option)
     if bound:
-        return f"{value}: at least {bound[1] or bound[2]} is needed{place}."
+        smallest = bound[1] or bound[2]
+        value = next((value for value in values if _is_below(value, float(smallest))), values[0])
+        return f"{value}: at least {smallest} is needed{place}."
     is_whole = kind is not None and kind[1].startswith("int")
+    value = next((value for value in values if not _is_number(value, is_whole=is_whole)), values[0])
     return f"{value!r} is not a {'whole number' if is_whole else 'number'}{place}."
+
+
+def _is_number(value: str, *, is_whole: bool) -> bool:
+    with suppress(ValueError):
+        int(value) if is_whole else float(value)
+        return True
+    return False
+
+
+def _is_below(value: str, smallest: float) -> bool:
+    return _is_number(value, is_whole=False) and float(value) < smallest
 
 
 def explain_boolean_option(error: Any) -> None:
@@ -151,14 +166,13 @@ def explain_boolean_option(error: Any) -> None:
         error.message = f"{value!r} is not true or false (environment variable {variable})."
 
 
-def _find_value(problem: _Problem, option: Any) -> tuple[str, str]:
-    """Return the text that was given for an option, and where it stands if that is an environment variable."""
-    for arg, following in pairwise([*problem.args, ""]):
-        name, equals, value = arg.partition("=")
-        if name in option.opts:
-            return value if equals else following, ""
+def _find_values(problem: _Problem, option: Any) -> tuple[list[str], str]:
+    """Return the texts that were given for an option, and where they stand if that is an environment variable."""
+    parts = [(*arg.partition("="), following) for arg, following in pairwise([*problem.args, ""])]
+    if values := [value if equals else following for name, equals, value, following in parts if name in option.opts]:
+        return values, ""
     variable = str(option.envvar or f"HISTO_{problem.command.name}_{option.name}".upper())
-    return os.environ.get(variable, "the value"), f" (environment variable {variable})"
+    return [os.environ.get(variable, "the value")], f" (environment variable {variable})"
 
 
 # Each returns the new message of an error of its kind, and "" for all others.

@@ -1,6 +1,7 @@
 """`histo eval --compare`: compare two evaluations on the patches that both scored."""
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,8 +53,11 @@ def compare(
         if first == second and names[0] != names[1]:
             raise UsageError(f"{names[0]} and {names[1]} are the same evaluation", "give two different ones")
         report = compare_evaluations(first, second)
-        stem = make_name(f"{first.stem}-vs-{second.stem}")
-        path = workspace.metrics_dir / f"{stem}.json"
+        stem = f"{first.stem}-vs-{second.stem}"
+        folders = [path.parent.resolve() for path in (first, second)]
+        if set(folders) != {workspace.metrics_dir.resolve()}:  # other folders may have files of the same names
+            stem += f"-{sha256(repr(folders).encode()).hexdigest()[:8]}"
+        path = workspace.metrics_dir / f"{make_name(stem)}.json"
         write_json(path, to_json(report))
         return Comparison(path, report)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histocli.data.dataset import Dataset, read_dataset
-from histocli.data.manifest import UNLABELLED, read_manifest
+from histocli.data.manifest import UNLABELLED, is_subset, read_manifest
 from histocli.errors import HistoError
 from histocli.fs import measure_folder
 from histocli.reports.balance import read_balance_report
@@ -101,14 +101,20 @@ def _count_splits(manifest: "pd.DataFrame") -> dict[str, int]:
 
 
 def _summarise_subset(workspace: Workspace, name: str) -> SubsetSummary:
-    """Return the summary of a subset; if it cannot be read, its `problem` is the error."""
-    path = workspace.balance_path(name)
+    """Return the summary of a subset; if it cannot be read, its `problem` is the error.
+
+    Of a data set whose folder was removed the manifest may be left. It is listed with the subsets.
+    """
+    report_path, path = workspace.balance_path(name), workspace.manifest_path(name)
     try:
-        if path.is_file():
-            report = read_balance_report(path)
+        if report_path.is_file():
+            report = read_balance_report(report_path)
             sizes = {split: counts.negative + counts.positive for split, counts in report.counts.items()}
             return SubsetSummary(name, report.data, sizes.get("train", 0), sizes.get("val", 0), report.split)
-        manifest = read_manifest(workspace.manifest_path(name), ("id", "label", "split", "data"))
+        if not is_subset(path):
+            read_manifest(path)  # which raises an error if the file is damaged
+            return SubsetSummary(name, problem=f"this data set is not in data/ any more; only {path} is left of it")
+        manifest = read_manifest(path, ("id", "label", "split", "data"))
     except HistoError as error:
         return SubsetSummary(name, problem=str(error))
     splits = _count_splits(manifest)

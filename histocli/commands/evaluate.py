@@ -130,7 +130,7 @@ def _make_report(
         skipped=scored.skipped,
         changed=scored.changed,
         packed=scored.packed,
-        is_own=_is_own(config, scored),
+        is_own=_is_train_or_all_of_own_subset(config, scored),
         data_source=scored.data_source,
         n_in_training=scored.run_patches.n_in_training,
         n_in_validation=scored.run_patches.n_in_validation,
@@ -166,13 +166,16 @@ def _make_metrics_path(
     name = _join_names(predictor.runs)
     if not is_best or name.endswith("-more"):
         name += "-" + sha256("".join(predictor.digests).encode()).hexdigest()[:8]
-    split = f"own-{scored.split}" if _is_own(config, scored) else scored.split
+    split = f"own-{scored.split}" if _is_train_or_all_of_own_subset(config, scored) else scored.split
     parts = [name, scored.data, split, *(option for option, is_set in unusual.items() if is_set)]
     return workspace.metrics_dir / f"{make_name('-'.join(parts))}.json"
 
 
-def _is_own(config: EvalConfig, scored: ScoredPatches) -> bool:
-    """Return whether the patches are of the run's subset, and the data set has a split of the same name."""
+def _is_train_or_all_of_own_subset(config: EvalConfig, scored: ScoredPatches) -> bool:
+    """Return whether the patches are the split train, or all patches, of the subset that the run was trained on.
+
+    The whole data set can be evaluated with the same names of splits, so "own" is added to the name of the file.
+    """
     return config.data is None and scored.split != SplitName.VAL
 
 

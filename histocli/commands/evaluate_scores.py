@@ -67,7 +67,7 @@ def evaluate_scores(
     evaluation = replace(_measure(report, table, at, table_path, listener), scores=table_path.name)
     if value is None:
         return Evaluation(path, evaluation)
-    target = path.with_name(f"{path.stem}-{format_threshold(threshold)}.json")
+    target = path.with_name(f"{table_path.stem}-{format_threshold(threshold)}.json")
     evaluation = replace(evaluation, threshold_rule=threshold)
     write_evaluation(target, evaluation)
     return Evaluation(target, evaluation)

@@ -10,15 +10,15 @@ import numpy as np
 
 from histocli.atomic import write_json
 from histocli.commands.slide_leakage import UsedSlides, find_used_slides
+from histocli.commands.slide_truth import Annotations, Labels, Truth
 from histocli.config import PATCH_MPP, SlideEvalConfig
 from histocli.errors import HistoError, UsageError
-from histocli.files.file import make_file
-from histocli.labels.table_files import read_labels
 from histocli.metrics import compute_auc
+from histocli.metrics.intervals import MIN_DEFINED_SHARE
 from histocli.plots.slides import write_slide_curves
 from histocli.reports.slides import MAXIMUM, ChosenScore, Estimate, Recall, SlideEvaluation, find_slide_evaluation_path
 from histocli.schema import to_json
-from histocli.slides.annotations import TumourAreas, check_inside, read_tumour
+from histocli.slides.annotations import TumourAreas
 from histocli.slides.detection import SlideFile
 from histocli.slides.lesions import (
     MatchedDetections,
@@ -29,15 +29,10 @@ from histocli.slides.lesions import (
     match_detections,
 )
 from histocli.slides.records import FinishedSlide, read_failed_slides, read_finished_slides, read_map
-from histocli.slides.resolution import list_keys
-from histocli.slides.slide_files import FoundAnnotation, NoAnnotationError, describe_found, find_annotation
-from histocli.text import format_count
 from histocli.workspace import Workspace
 
 _N_HIGHEST = 10  # squares whose mean is one of the scores of a slide
 _RESAMPLES = 1000
-_MIN_DEFINED_SHARE = 0.95  # share of the resamples in which a metric must have a value, for it to have an interval
-FindTruth = Callable[[FinishedSlide], TumourAreas | int | None]
 AGGREGATIONS = (MAXIMUM, f"mean of the {_N_HIGHEST} highest", "area of tumour squares in mm2")
 
 
@@ -75,16 +70,10 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
         raise UsageError("--maps needs --annotations DIR or --labels FILE", "give one of them")
     finished = read_finished_slides(config.slides)
     threshold = finished[0][1].threshold if config.threshold is None else config.threshold
-    notes: list[str] = []
     training = [] if config.choose_on is None else read_finished_slides(config.choose_on)
     files = _find_slide_files([slide for _, slide in finished + training])
-    found: list[FoundAnnotation | None] = []
-    find_truth = (
-        _make_annotation_lookup(config.annotations, files, found, notes)
-        if config.annotations
-        else _make_label_lookup(config.labels, files, notes)
-    )
-    slides, without_truth = _evaluate_slides(finished, find_truth, threshold)
+    truth = _open_truth(config, files)
+    slides, without_truth = _evaluate_slides(finished, truth, threshold)
     if not slides:
         raise HistoError(
             f"no slide in {config.slides} has a label or an annotation", f"slides: {', '.join(without_truth)}"
@@ -92,27 +81,35 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     chosen = None
     if config.choose_on is not None:
         _check_comparable(finished, training)
-        chosen = _choose_score(config.choose_on, _evaluate_slides(training, find_truth, threshold)[0])
-    notes += describe_found(found)
+        chosen = _choose_score(config.choose_on, _evaluate_slides(training, truth, threshold)[0])
     measured = [slide for _, slide in finished if slide.record.slide not in without_truth]
     used = find_used_slides(workspace, measured, files)
     report = _compute_report(config, slides, without_truth, threshold, chosen, used)
     path = find_slide_evaluation_path(workspace, config.slides)
     write_json(path, to_json(report))
-    return WrittenSlideEvaluation(report, path, write_slide_curves(workspace.plots_dir, path.stem, report), notes)
+    plots = write_slide_curves(workspace.plots_dir, path.stem, report)
+    return WrittenSlideEvaluation(report, path, plots, truth.notes)
+
+
+def _open_truth(config: SlideEvalConfig, files: dict[str, SlideFile]) -> Truth:
+    """Return the annotations or the labels that the options name."""
+    if config.annotations is not None:
+        return Annotations(config.annotations, files)
+    assert config.labels is not None
+    return Labels(config.labels, files)
 
 
 def _evaluate_slides(
-    finished: list[tuple[Path, FinishedSlide]], find_truth: FindTruth, threshold: float
+    finished: list[tuple[Path, FinishedSlide]], truth: Truth, threshold: float
 ) -> tuple[list[EvaluatedSlide], list[str]]:
     """Return the measured slides, and the names of those without a label or annotation."""
     slides, without_truth = [], []
     for folder, slide in finished:
-        truth = find_truth(slide)
-        if truth is None:
+        found = truth.find(slide)
+        if found is None:
             without_truth.append(slide.record.slide)
         else:
-            slides.append(_evaluate_slide(folder, slide, truth, threshold))
+            slides.append(_evaluate_slide(folder, slide, found, threshold))
     return slides, without_truth
 
 
@@ -153,59 +150,6 @@ def _find_slide_files(finished: list[FinishedSlide]) -> dict[str, SlideFile]:
     }
 
 
-def _make_annotation_lookup(
-    folder: Path, files: dict[str, SlideFile], found: list[FoundAnnotation | None], notes: list[str]
-) -> FindTruth:
-    """Return a function that finds the annotated tumour of a slide; None if the slide has no annotation file.
-
-    The function adds the file to `found` (None for a normal slide), and to `notes` what it leaves out of it.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"--annotations {folder} is not a folder", "give the folder of the annotations")
-
-    def find(slide: FinishedSlide) -> TumourAreas | None:
-        try:
-            annotation = find_annotation(files[slide.path], folder)
-        except NoAnnotationError:
-            return None
-        found.append(annotation)
-        if annotation is None:
-            return TumourAreas([], [])
-        areas = read_tumour(annotation.path, slide.origin)
-        check_inside(areas, annotation.path, Path(slide.path), (slide.width, slide.height))
-        notes.extend(areas.describe_problems(annotation.path))
-        return areas
-
-    return find
-
-
-def _make_label_lookup(path: Path | None, files: dict[str, SlideFile], notes: list[str]) -> FindTruth:
-    """Return a function that finds the label of a slide in a table; None if the table does not have the slide.
-
-    An id is the name of a slide, with or without its suffix. `notes` gets a line if the table has ids without a map.
-    """
-    assert path is not None
-    if not path.is_file():
-        raise HistoError(f"there is no file {path}", "give a table with the columns id,label")
-    labels = read_labels(make_file(path))
-    unknown = set(labels).difference(*(list_keys(file) for file in files.values()))
-    if unknown:
-        has = "has" if len(unknown) == 1 else "have"
-        known = min(file.name for file in files.values())
-        notes.append(
-            f"{format_count(len(unknown), 'id')} in the table of labels {has} no map, such as {min(unknown)}; "
-            f"ids are names of slides, such as {known}"
-        )
-
-    def find(finished: FinishedSlide) -> int | None:
-        found = {labels[key] for key in list_keys(files[finished.path]) if key in labels}
-        if len(found) > 1:
-            raise HistoError(f"{path} has different labels for the slide {finished.record.slide}", "keep one of them")
-        return min(found, default=None)
-
-    return find
-
-
 def _evaluate_slide(
     folder: Path, finished: FinishedSlide, truth: TumourAreas | int, threshold: float
 ) -> EvaluatedSlide:
@@ -238,7 +182,7 @@ def _compute_report(
     def estimate(metric: Callable[[list[EvaluatedSlide]], float | None]) -> Estimate:
         values = [metric([slides[i] for i in draw]) for draw in draws.tolist()]
         known = [value for value in values if value is not None]
-        if len(known) < _MIN_DEFINED_SHARE * _RESAMPLES or min(known) == max(known):  # its error is not known
+        if len(known) < MIN_DEFINED_SHARE * _RESAMPLES or min(known) == max(known):  # its error is not known
             return Estimate(metric(slides))
         low, high = np.percentile(known, [2.5, 97.5]).tolist()
         return Estimate(metric(slides), (low, high))

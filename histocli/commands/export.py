@@ -24,6 +24,7 @@ from histocli.models.wsinfer import write_wsinfer
 from histocli.packages import require_packages
 from histocli.patch import Pixels
 from histocli.sources.synthetic import SyntheticSource
+from histocli.temporary import remove_folder
 from histocli.workspace import Workspace
 
 N_CHECKED = 64  # number of patches on which the exported network is compared with the checkpoint
@@ -59,11 +60,13 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     out = config.out or workspace.export_path(sha256, config.format)
     origin, pixels = _sample_patches(workspace)
     if config.format is ExportFormat.WSINFER:
-        if out.exists():
+        if config.out is not None and out.exists():
             raise HistoError(f"{out} exists already", "give a new folder: --out DIR")
         with create_folder_atomically(out) as folder:
             run = write_wsinfer(checkpoint.build(), checkpoint.temperature, folder)
             difference = _compare(run, checkpoint, pixels)
+            if out.exists():  # an earlier export of the same checkpoint
+                remove_folder(out)
         return Export(out, difference, origin)
     metadata = {
         "histo": histocli.__version__,

@@ -119,12 +119,14 @@ def check_runs(workspace: Workspace, runs: Sequence[str]) -> None:
 
 
 def list_newest_run(workspace: Workspace, *, has_evaluations: bool = True) -> list[str]:
-    """Return a list with the newest run, which is empty if the workspace has no run.
+    """Return a list with the run that was trained or evaluated last, which is empty if the workspace has no run.
 
-    If evaluations are drawn, the newest may be a network without a run, such as the packaged one (`find_newest_name`).
+    If evaluations are drawn, it may be a network without a run, such as the packaged one (`find_newest_name`).
     """
-    newest = find_newest_name(workspace) if has_evaluations else next(reversed(workspace.list_runs()), None)
-    return [newest] if newest else []
+    newest, runs = find_newest_name(workspace), workspace.list_runs()
+    if newest in runs or has_evaluations:
+        return [newest] if newest else []
+    return runs[-1:]
 
 
 def check_data(workspace: Workspace, data: Sequence[str], runs: Sequence[str]) -> None:
@@ -205,7 +207,8 @@ def _plan_overlay(
 
     stem, more = "-vs-".join(runs), 0.32 * len(runs)  # inches for the legend
     if kind is PlotKind.CURVES:
-        curves = [(read_run(workspace.run_dir(run)), _read_history(workspace, run)) for run in runs]
+        histories = [_read_history(workspace, run) for run in runs]
+        curves = [(read_run(workspace.run_dir(run)), rows) for run, rows in zip(runs, histories, strict=True)]
         draw_curves = partial(overlay.draw_curves_of_runs, runs=curves)
         return [Plot(f"{shorten_to_length(stem, 100)}-{kind}", COLUMN, 3.8 + more / 2, draw_curves)]
     draw = {

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from histocli.commands.plot_sheets import explain_groups, list_packed, make_captions, plan_sheet, read_tables
+from histocli.commands.plot_sheets import (
+    explain_captions,
+    explain_groups,
+    list_packed,
+    make_captions,
+    plan_sheet,
+    read_tables,
+)
 from histocli.config import CHECKPOINT, PlotConfig
 from histocli.data.manifest import read_manifest
 from histocli.enums import PlotKind, Resize
@@ -55,7 +62,7 @@ def plan_explanations(workspace: Workspace, evaluations: dict[Path, EvaluationRe
             )
             for name, table, patches, beside in zip(names, chosen, pixels, pictures, strict=True)
         ]
-        key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
+        key_line = explain_captions(threshold)
         heading = f"Explanations: {report.run}"
         facts = ", ".join(make_subtitles(report))
         plots.append(plan_sheet(f"{path.stem}-{PlotKind.EXPLAIN}", groups, heading, facts, key_line, KEY))
@@ -83,7 +90,7 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
     pictures = draw_maps(pixels, explain([member.network for member in predictor.networks], pixels))
     run = "+".join(predictor.runs)
     group = Group(format_count(len(ids), "patch"), pixels, make_captions(ids, probs), pictures)
-    key_line = f"under each patch: its probability of tumour (threshold {predictor.find_threshold():.3g}) and its id"
+    key_line = explain_captions(predictor.find_threshold())
     stem = _make_stem(run, ids, pixels, predictor.digests)
     return [plan_sheet(stem, [group], f"Explanations: {run}", key_line, KEY)]
 

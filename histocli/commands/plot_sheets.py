@@ -25,14 +25,25 @@ if TYPE_CHECKING:
 def plan_samples(workspace: Workspace, run: str | None, data: Sequence[str]) -> list[Plot]:
     """Return a sheet of samples of the run's data set, or of those that `data` names."""
     names = list_packed(workspace, data)
-    if not data and run is not None:
-        config = workspace.run_dir(run) / "config.json"
-        own = read_run(config.parent).data if config.is_file() else ""
-        names = [name for name in names if name == own]
     if not names:
         workspace.check_complete(*workspace.list_incomplete())
         raise MissingInputError("there are no packed patches yet", "histo download packs them")
+    if not data and run is not None:
+        names = [_find_own_data(workspace, run, names)]
     return [_plan_sample_sheet(workspace, name) for name in names]
+
+
+def _find_own_data(workspace: Workspace, run: str, packed: Sequence[str]) -> str:
+    """Return the data set that a run was trained on; raise `MissingInputError` if it is not known or not packed."""
+    config = workspace.run_dir(run) / "config.json"
+    own = read_run(config.parent).data if config.is_file() else ""
+    if own in packed:
+        return own
+    workspace.check_complete(own)
+    problem = f"it is not known which data set {run} was trained on"
+    if own:
+        problem = f"{run} was trained on {own}, whose patches are not in this workspace"
+    raise MissingInputError(problem, f"--data NAME chooses a data set: {', '.join(packed)}")
 
 
 def list_packed(workspace: Workspace, data: Sequence[str]) -> list[str]:
@@ -135,6 +146,11 @@ def make_captions(ids: Iterable[str], probs: Iterable[float]) -> list[str]:
     return [f"{prob:.3f}\n{shorten_to_length(key, 10)}" for key, prob in zip(ids, probs, strict=True)]
 
 
+def explain_captions(threshold: float) -> str:
+    """Return the line under a title that says what `make_captions` writes."""
+    return f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
+
+
 def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scores: "pd.DataFrame") -> Plot:
     """Return the plot of the most confident errors of an evaluation; their patches are read now."""
     from histocli.inference.scored_patches import read_scored_patches
@@ -155,10 +171,9 @@ def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport,
     for (name, count), errors, patches, beside in zip(kinds, chosen, pixels, pictures, strict=True):
         shown = f"{len(errors):,} of {count:,}, the most confident first" if len(errors) else "none"
         groups.append(Group(f"{name}: {shown}", patches, make_captions(errors["id"], errors["prob"]), beside))
-    key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
     heading = f"Most confident errors: {report.run}"
     facts = ", ".join(make_subtitles(report))
-    return plan_sheet(f"{stem}-{PlotKind.ERRORS}", groups, heading, facts, key_line, explained)
+    return plan_sheet(f"{stem}-{PlotKind.ERRORS}", groups, heading, facts, explain_captions(threshold), explained)
 
 
 def plan_sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Plot:

@@ -30,7 +30,7 @@ from histocli.reports.comparison import ComparisonReport
 from histocli.reports.conditions import group_by_conditions, have_same_patches
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.repeats import RepeatsReport, read_repeats
-from histocli.reports.run import RunRecord, read_history, read_run
+from histocli.reports.run import RunRecord, read_history, read_run, select_used_rows
 from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.text import format_count, shorten_to_length
 from histocli.training.repeats import find_repeats_name
@@ -48,7 +48,7 @@ class _Options(NamedTuple):
     """How an evaluation is shown.
 
     `pictures` is the largest number of false positives, and of false negatives; `bytes` is the largest size of all
-    pictures. `resolutions` are those of the user for slides whose data set does not say it.
+    pictures. `resolutions`: the micrometres per pixel that the user gave, for slides whose data set has none.
     """
 
     pictures: int
@@ -182,12 +182,13 @@ def _make_run_section(
     history_path, manifest_path = folder / "history.jsonl", folder / "manifest.csv"
     history = read_history(history_path) if history_path.is_file() else []
     manifest = read_manifest(manifest_path, ("id", "label", "slide", "split")) if manifest_path.is_file() else None
+    used = select_used_rows(manifest, record.shots) if record and manifest is not None else manifest
     trained_with = record.options if record else {}
     return RunSection(
         run=run,
         record=record,
         charts=make_learning_curves(history) if history else [],
-        splits={} if manifest is None else count_labelled_patches(manifest),
+        splits={} if used is None else count_labelled_patches(used),
         split_by="" if manifest is None else find_split_unit(manifest),
         dataset=read_dataset(workspace, record.data) if record and record.data else None,
         repeats=_find_repeats(workspace, run),

@@ -12,7 +12,7 @@ from histocli.config import CHECKPOINT
 from histocli.enums import RunSort
 from histocli.errors import HistoError, UsageError
 from histocli.fs import measure_folder
-from histocli.locks import hold, is_held
+from histocli.locks import is_held
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.run import (
     Epoch,
@@ -25,6 +25,7 @@ from histocli.reports.run import (
 )
 from histocli.schema import Count
 from histocli.temporary import remove_folder
+from histocli.training.provenance import lock_run
 from histocli.workspace import Workspace
 
 FINISHED, TRAINING, STOPPED, DAMAGED = "finished", "training", "stopped", "damaged"
@@ -106,7 +107,7 @@ def remove_runs(workspace: Workspace, names: Sequence[str]) -> RemovedRuns:
             raise HistoError(f"there is no run {name!r}", f"runs: {', '.join(known) or 'none'}")
     with ExitStack() as held:
         for name in names:
-            held.enter_context(hold(_lock_path(workspace, name), f"run {name!r}"))
+            held.enter_context(lock_run(workspace, name))
         folders = [workspace.run_dir(name) for name in names]
         removed = RemovedRuns(
             names, sum(map(measure_folder, folders)), any(_is_published(workspace, name) for name in names)
@@ -166,13 +167,9 @@ def _summarise(workspace: Workspace, run: str) -> RunSummary:
 
 def _find_state(workspace: Workspace, run: str, trained: int, epochs: int) -> str:
     """Return whether a run is being trained, is finished, or was stopped."""
-    if is_held(_lock_path(workspace, run)):
+    if is_held(workspace.run_lock_path(run)):
         return TRAINING
     return FINISHED if trained >= epochs else STOPPED
-
-
-def _lock_path(workspace: Workspace, run: str) -> Path:
-    return workspace.runs_dir / f".{run}.lock"
 
 
 def _find_last_write(folder: Path) -> float:

@@ -134,8 +134,8 @@ def _make_run_config(
             stored = replace(stored, seed=min(config.seed, stored.seed))
         if "epochs" in given and config.epochs > stored.epochs:
             folds, seeds = config.folds or 0, config.seeds or 0
-            repeats = ranks.on_rank0(lambda: plan_repeats(workspace, stored, resumed, folds, seeds))
-            ranks.on_rank0(lambda: _check_finished(workspace, repeats, config.epochs))
+            plan = partial(plan_repeats, workspace, stored, resumed, folds, seeds)
+            ranks.on_rank0(lambda: _check_finished(workspace, plan(), config.epochs))
             stored = replace(stored, epochs=config.epochs)
         run_config = apply_given_options(stored, config, given)
     else:

@@ -6,7 +6,7 @@ modules import them from here. This is cheap, so that `histo --help` and TAB ans
 
 from histocli.config.balance import SUBSET, BalanceConfig
 from histocli.config.download import MIN_PACKED, PackConfig
-from histocli.config.plots import PlotConfig, ReportConfig
+from histocli.config.plots import PAGE_WIDTH, PlotConfig, ReportConfig
 from histocli.config.scoring import (
     CHECKPOINT,
     PATCH_MPP,
@@ -40,6 +40,7 @@ __all__ = [
     "MAX_SEED",
     "MIN_PACKED",
     "PACKAGED_ARCH",
+    "PAGE_WIDTH",
     "PATCH_MPP",
     "STORED_THRESHOLD",
     "SUBSET",

@@ -6,7 +6,7 @@ from pathlib import Path
 from histocli.enums import PlotFormat, PlotKind
 from histocli.errors import UsageError
 
-_WIDEST = 7.2  # inches: the default width of sheets of patches
+PAGE_WIDTH = 7.2  # inches: the default width of sheets of patches
 _MAX_PIXELS = 20_000  # of a PNG: with more, the picture can need more memory than there is
 
 
@@ -62,9 +62,9 @@ class PlotConfig:
                 f"--width {self.width:g}: a number of inches from 2 to 40 is needed",
                 "3.5 is the width of one column of a journal",
             )
-        if self.format is PlotFormat.PNG and (pixels := self.dpi * (self.width or _WIDEST)) > _MAX_PIXELS:
+        if self.format is PlotFormat.PNG and (pixels := self.dpi * (self.width or PAGE_WIDTH)) > _MAX_PIXELS:
             raise UsageError(
-                f"--dpi {self.dpi}: a plot of {self.width or _WIDEST:g} inches would be {pixels:,.0f} pixels wide",
+                f"--dpi {self.dpi}: a plot of {self.width or PAGE_WIDTH:g} inches would be {pixels:,.0f} pixels wide",
                 f"at most {_MAX_PIXELS:,} are possible: lower --dpi or --width, or use --format pdf",
             )
 

@@ -36,7 +36,7 @@ from histocli.metrics.intervals import (
     make_patch_clusters,
     resample,
 )
-from histocli.metrics.registry import BY_NAME, NAMES, compute_metric_values
+from histocli.metrics.registry import BY_NAME, NAMES, check_metrics, compute_metric_values
 from histocli.metrics.weighted import SortedScores
 from histocli.schema import Count, Fraction
 
@@ -76,6 +76,10 @@ class Measurement:
     calibration: list[CalibrationBin]
     histogram: Histogram
 
+    def __post_init__(self) -> None:
+        """Check that no metric is missing, which plots and pages would look for."""
+        check_metrics(self.metrics, NAMES)
+
 
 @dataclass(frozen=True)
 class Uncertainty:
@@ -104,7 +108,10 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class PairedBootstrap:
-    """The difference of two AUCs by bootstrap: its 95% interval and two-sided p-value (None if it has none)."""
+    """The difference of two AUCs by bootstrap: its 95% interval and two-sided p-value (None if it has none).
+
+    `undefined` is why there is no interval, or ""; files of early versions do not have it.
+    """
 
     by: str
     clusters: Count
@@ -113,6 +120,7 @@ class PairedBootstrap:
     seed: int
     interval: Interval | None
     p: Fraction | None
+    undefined: str = ""
 
 
 @dataclass(frozen=True)
@@ -245,6 +253,7 @@ def compare_aucs(
             seed=_SEED,
             interval=None if isinstance(interval, str) else interval,
             p=_p_value(differences, first.count_informative(BY_NAME["auc"])) if has_p_value else None,
+            undefined=interval if isinstance(interval, str) else "",
         ),
         delong=compute_delong_difference(y, p, q, clusters),
     )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from histocli.metrics.curves import Floats, Ints, find_tie_ends
-from histocli.metrics.intervals import FEW_CLUSTERS, Clusters, find_tails
+from histocli.metrics.intervals import FEW_CLUSTERS, Clusters, draw_counts, find_tails
 
 _SEED = 0
 _REPLICATES = 1000
@@ -38,8 +38,7 @@ def compute_roc_band(labels: Ints, probs: Floats, clusters: Clusters) -> Band | 
     rng = np.random.default_rng(_SEED)
     curves = []
     for _ in range(_REPLICATES):
-        drawn = np.bincount(rng.integers(0, clusters.n, clusters.n), minlength=clusters.n)
-        weights = drawn[codes]
+        weights = draw_counts(rng, 1, clusters.n)[0, codes]
         tp, fp = np.cumsum(weights * y)[last], np.cumsum(weights * (1 - y))[last]
         if tp[-1] and fp[-1]:
             curves.append(np.interp(grid, np.append(0, fp / fp[-1]), np.append(0, tp / tp[-1])))

@@ -62,6 +62,15 @@ class PrecisionRecallCurve:
         if len(self.recall) != len(self.precision):
             raise ValueError("has lists of different lengths")
 
+    def find_drawn_points(self) -> list[tuple[float, float]]:
+        """Return recall and precision as drawn: without points at recall 0, where the first precision is repeated.
+
+        The point (0, 1) is a convention, and normal patches with the highest scores have recall 0 as well. Between them
+        there would be a line at recall 0 that nothing measured.
+        """
+        points = [point for point in zip(self.recall, self.precision, strict=True) if point[0] > 0]
+        return [(0.0, precision) for _, precision in points[:1]] + points
+
 
 @dataclass(frozen=True)
 class Curves:

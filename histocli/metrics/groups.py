@@ -1,12 +1,13 @@
 """The metrics of each slide, or of each hospital."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from histocli.metrics.curves import Floats, Ints
-from histocli.metrics.registry import METRICS, compute_metric_values
+from histocli.metrics.registry import PER_GROUP, check_metrics, compute_metric_values
 from histocli.metrics.weighted import SortedScores
 from histocli.schema import Count
 
@@ -19,6 +20,15 @@ class GroupMetrics:
     n: Count
     positives: Count
     metrics: dict[str, float | None]
+
+    def __post_init__(self) -> None:
+        """Check that no metric is missing, which tables would look for."""
+        check_metrics(self.metrics, PER_GROUP)
+
+
+def sort_by_accuracy(groups: Iterable[GroupMetrics]) -> list[GroupMetrics]:
+    """Return the groups with the lowest accuracy first; if it is equal, those with more patches."""
+    return sorted(groups, key=lambda group: (group.metrics["accuracy"] or 0, -group.n))
 
 
 def compute_group_metrics(
@@ -34,6 +44,6 @@ def compute_group_metrics(
     for name, part in zip(names.tolist(), np.split(order, starts[1:]), strict=True):
         if name:
             values = compute_metric_values(SortedScores(labels[part], probs[part], threshold))
-            shown = {metric.name: values[metric.name] for metric in METRICS if metric.is_per_group}
+            shown = {metric: values[metric] for metric in PER_GROUP}
             rows.append(GroupMetrics(name, len(part), int(labels[part].sum()), shown))
     return rows

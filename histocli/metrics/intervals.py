@@ -16,7 +16,7 @@ LEVEL = 0.95
 REPLICATES = 2000
 FEW_CLUSTERS = 10  # with fewer there is no interval: a resample cannot be worse than the worst cluster
 _BLOCK_CELLS = 1 << 16  # weights in memory per thread: few enough for the cache of a core
-_MIN_DEFINED_SHARE = 0.95  # the share of resamples in which a metric must have a value
+MIN_DEFINED_SHARE = 0.95  # the share of resamples in which a metric must have a value
 
 Interval = tuple[float, float]
 
@@ -73,6 +73,8 @@ def explain_few_clusters(metric: Metric, by: str, clusters: int, by_class: Class
         return ""
     rarer = "tumour" if by_class.tumour <= by_class.normal else "normal"  # it limits a metric that needs both classes
     kind = rarer if metric.classes == "both" else metric.classes
+    if count == 0:
+        return f"there are no {kind} patches"
     if count == clusters:
         text = f"there {'is' if count == 1 else 'are'} only {count}"
     elif by == "patch":
@@ -109,13 +111,13 @@ class Bootstrap(NamedTuple):
         """
         if self.clusters < 2:
             return "there is only one patch" if self.by == "patch" else f"all patches are of one {self.by}"
-        if self.count_informative(metric) < 2:
+        if self.count_informative(metric) == 1:
             is_single = self.by == "patch"
             return "a class has only one patch" if is_single else f"all patches of a class are of one {self.by}"
         if reason := explain_few_clusters(metric, self.by, self.clusters, self.by_class):
             return reason
         defined = values[~np.isnan(values)]
-        if len(defined) < _MIN_DEFINED_SHARE * len(values):
+        if len(defined) < MIN_DEFINED_SHARE * len(values):
             return f"it is defined in only {len(defined):,} of {len(values):,} resamples"
         if np.ptp(defined) == 0:
             return "it is the same in every resample, so its error is not known"
@@ -149,7 +151,7 @@ def resample(
     codes = [None if is_order_free else clusters.codes[scores.order] for scores in scored]
 
     def block(size: int, seed: np.random.SeedSequence) -> Floats:
-        counts = _draw_counts(np.random.default_rng(seed), size, clusters.n)
+        counts = draw_counts(np.random.default_rng(seed), size, clusters.n)
         pairs = zip(scored, codes, strict=True)
         return np.stack(
             [compute_metrics(scores, counts if code is None else counts.take(code, 1)) for scores, code in pairs]
@@ -187,7 +189,7 @@ def compute_intervals(
     return {name: None if isinstance(value, str) else value for name, value in results.items()}, resampling
 
 
-def _draw_counts(rng: np.random.Generator, n_resamples: int, n_clusters: int) -> Floats:
+def draw_counts(rng: np.random.Generator, n_resamples: int, n_clusters: int) -> Floats:
     """Return how often each of C clusters is drawn in each of R resamples: (R,C); each resample draws C times."""
     drawn = rng.integers(0, n_clusters, (n_resamples, n_clusters), np.uint32).astype(np.int64)  # uint32 is drawn faster
     drawn += n_clusters * np.arange(n_resamples)[:, None]

@@ -55,6 +55,7 @@ def choose_threshold(rule: str, labels: Ints, probs: Floats) -> float:
         raise HistoError(f"--threshold {rule} needs patches of both classes", "give a number, such as --threshold 0.5")
     edges = np.concatenate([[1.0], ranking.scores, [0.0]])
     between = (edges[:-1] + edges[1:]) / 2
+    between = np.where(between > edges[1:], between, edges[:-1])  # the middle of adjacent floats may be the lower one
     sensitivity, specificity = tp / tp[-1], 1 - fp / fp[-1]
     if ranking.scores[0] == 1:  # no threshold is above a probability of 1
         between, sensitivity, specificity = between[1:], sensitivity[1:], specificity[1:]

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
-from histocli.metrics.curves import CalibrationBin, Histogram
+from histocli.metrics.curves import CalibrationBin, Histogram, PrecisionRecallCurve
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.run import Epoch
 from histocli.text import format_metric
@@ -140,7 +141,7 @@ def make_evaluation_charts(report: EvaluationReport) -> list[Chart]:
                 make_rate_axis("precision (PPV)"),
                 (
                     Line("prevalence", ((0, report.measured.prevalence), (1, report.measured.prevalence)), "reference"),
-                    Line(f"average precision {average}", _make_steps(curves.pr.recall, curves.pr.precision)),
+                    Line(f"average precision {average}", _make_steps(curves.pr)),
                 ),
                 threshold_mark="pr",
             )
@@ -196,13 +197,11 @@ def _make_score_chart(histogram: Histogram) -> Chart:
     )
 
 
-def _make_steps(recall: Sequence[float], precision: Sequence[float]) -> Points:
-    """Return the precision-recall curve as steps, from the first point with a recall above 0."""
-    points = [(x, y) for x, y in zip(recall, precision, strict=True) if x > 0]
-    steps: list[tuple[float, float]] = [(0.0, points[0][1])]
-    for x, y in points:
-        steps += [(steps[-1][0], y), (x, y)]
-    return tuple(steps)
+def _make_steps(curve: PrecisionRecallCurve) -> Points:
+    """Return the points of the precision-recall curve with the corners of the steps between them."""
+    points = curve.find_drawn_points()
+    corners = [((left, y), (x, y)) for (left, _), (x, y) in pairwise(points)]
+    return (*points[:1], *chain.from_iterable(corners))
 
 
 def make_rate_axis(title: str) -> Axis:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from histocli import __version__
 from histocli.data.dataset import Dataset
-from histocli.metrics.groups import GroupMetrics
+from histocli.metrics.groups import GroupMetrics, sort_by_accuracy
 from histocli.metrics.registry import find_metric_title
 from histocli.pages import charts
 from histocli.pages.charts import Chart
@@ -99,8 +99,8 @@ def render(
 
 
 def select_worst_groups(groups: list[GroupMetrics]) -> list[GroupMetrics]:
-    """Return the groups with the lowest accuracy, sorted by accuracy; a table shows at most `_MAX_ROWS`."""
-    return sorted(groups, key=lambda group: (group.metrics.get("accuracy") or 0, -group.n))[:_MAX_ROWS]
+    """Return the groups that a table shows: at most `_MAX_ROWS`, those with the lowest accuracy."""
+    return sort_by_accuracy(groups)[:_MAX_ROWS]
 
 
 @cache

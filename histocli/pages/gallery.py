@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _QUALITY = 88  # the quality of a patch as JPEG, which then has about 4 kB
 _MAP_QUALITY = 70  # the quality of an explanation as JPEG; it is smoother than a patch
-_PAIR_FACTOR = 2  # times the bytes of a patch: with its explanation, which never has more than the patch
+_PAIR_FACTOR = 2  # a patch and its explanation together have at most twice the bytes of the patch
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histocli.errors import HistoError
+from histocli.metrics.groups import sort_by_accuracy
 from histocli.reports.evaluation import EvaluationReport
 from histocli.slides.records import HEATMAP_PICTURE, FinishedSlide
 from histocli.slides.resolution import GivenResolutions
@@ -60,8 +61,8 @@ def make_evaluation_maps(
 
     placed = place_evaluation(workspace, scores)
     maps = make_patch_maps(placed, resolutions) if len(placed.table) else []
-    accuracy = {group.name: group.metrics.get("accuracy") or 0 for group in report.slides}
-    maps.sort(key=lambda patch_map: (accuracy.get(patch_map.slide, 0), patch_map.slide))
+    ranks = {group.name: rank for rank, group in enumerate(sort_by_accuracy(report.slides))}
+    maps.sort(key=lambda patch_map: (ranks.get(patch_map.slide, -1), patch_map.slide))
     gallery = MapGallery(len(maps))
     for patch_map in maps[:_MAX_MAPS]:
         picture = MapPicture(

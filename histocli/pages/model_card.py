@@ -4,6 +4,7 @@ The sections follow Mitchell et al., "Model Cards for Model Reporting" (2019). T
 `templates/model_card.md.j2`.
 """
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _CARD = "model_card.md"
 _EVALUATIONS = "## Evaluations\n"
+_HEADING = re.compile(rb"^## Evaluations\r?$", re.MULTILINE)  # an editor on Windows ends lines with \r\n
 
 
 def write_card(workspace: Workspace, run: str, best: Checkpoint) -> Path:
@@ -88,7 +90,7 @@ def add_evaluations(workspace: Workspace, run: str, best_sha256: str) -> None:
         return
     path = workspace.run_dir(run) / _CARD
     evaluations = f"{_EVALUATIONS}\n{_render_evaluations(workspace, run, best_sha256)}"
-    before = path.read_bytes().partition(_EVALUATIONS.encode())[0]
+    before = _HEADING.split(path.read_bytes(), maxsplit=1)[0]
     with write_atomically(path) as temporary:
         temporary.write_bytes(before + evaluations.encode())
 

@@ -1,9 +1,12 @@
 """Plots of one evaluation: ROC, precision-recall, confusion matrix, calibration, scores."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from histocli.metrics import Measurement
 from histocli.metrics.bands import Band
 from histocli.metrics.curves import PrecisionRecallCurve
 from histocli.plots.style import CLASS_COLOURS, CLASS_NAMES, GREY, NORMAL, TUMOUR, label_thousands, set_title
@@ -27,7 +30,7 @@ def draw_roc(figure: Figure, report: EvaluationReport, band: Band | None = None,
         )
         axes.legend(loc="lower right")
     else:
-        _show_reason(axes, measured.undefined["auc"])
+        _show_reason(axes, measured, "auc")
     set_title(figure, f"ROC: {report.run}", *make_subtitles(report))
 
 
@@ -38,13 +41,13 @@ def draw_pr(figure: Figure, report: EvaluationReport) -> None:
     draw_prevalence(axes, measured.prevalence)
     if curve.recall:
         label = f"average precision {format_with_interval(report, 'average_precision')}"
-        axes.step(*find_drawn_recall(curve), color=NORMAL, clip_on=False, label=label)
+        draw_steps(axes, curve, color=NORMAL, label=label)
         sensitivity, ppv = values["sensitivity"], values["ppv"]
         if sensitivity is not None and ppv is not None:
             axes.plot(sensitivity, ppv, "o", color=TUMOUR, label=f"threshold {measured.threshold:.3g}", clip_on=False)
         axes.legend(loc="lower left")
     else:
-        _show_reason(axes, measured.undefined["average_precision"])
+        _show_reason(axes, measured, "average_precision")
     set_title(figure, f"Precision and recall: {report.run}", *make_subtitles(report))
 
 
@@ -129,14 +132,11 @@ def format_with_interval(report: EvaluationReport, name: str) -> str:
     return f"{value} ({interval})" if interval else value
 
 
-def find_drawn_recall(curve: PrecisionRecallCurve) -> tuple[list[float], list[float]]:
-    """Return recall and precision as drawn: without points at recall 0, where the first precision is repeated.
-
-    The point (0, 1) is a convention, and normal patches with the highest scores have recall 0 as well. Between them
-    there would be a line at recall 0 that nothing measured.
-    """
-    points = [point for point in zip(curve.recall, curve.precision, strict=True) if point[0] > 0]
-    return [0.0, *(recall for recall, _ in points)], [points[0][1], *(precision for _, precision in points)]
+def draw_steps(axes: Axes, curve: PrecisionRecallCurve, **style: Any) -> None:
+    """Draw a precision-recall curve as steps; an empty curve has only its label in the legend."""
+    points = curve.find_drawn_points()
+    recall, precision = [x for x, _ in points], [y for _, y in points]
+    axes.step(recall, precision, clip_on=False, **style)
 
 
 def draw_chance(axes: Axes) -> None:
@@ -156,6 +156,7 @@ def add_rate_axes(figure: Figure, xlabel: str, ylabel: str) -> Axes:
     return axes
 
 
-def _show_reason(axes: Axes, reason: str) -> None:
-    """Write the reason into empty axes."""
+def _show_reason(axes: Axes, measured: Measurement, name: str) -> None:
+    """Write into empty axes why a metric is undefined; a file that was changed by hand may have no reason."""
+    reason = measured.undefined.get(name, "not in the metrics file")
     axes.text(0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes, color=GREY, wrap=True)

@@ -12,7 +12,7 @@ from histocli.plots.evaluation import (
     describe_scored,
     draw_chance,
     draw_prevalence,
-    find_drawn_recall,
+    draw_steps,
     format_with_interval,
 )
 from histocli.plots.style import GREEN, GREY, NORMAL, ORANGE, PURPLE, TUMOUR, set_title
@@ -41,7 +41,7 @@ def draw_pr_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> None
     draw_prevalence(axes, reports[0].measured.prevalence)
     for i, report in enumerate(reports):
         label = f"{report.run}\naverage precision {format_with_interval(report, 'average_precision')}"
-        axes.step(*find_drawn_recall(report.measured.curves.pr), **_style(i), clip_on=False, label=label)
+        draw_steps(axes, report.measured.curves.pr, **_style(i), label=label)
     _finish(figure, "Precision and recall", reports)
 
 

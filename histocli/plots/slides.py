@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from histocli.atomic import write_atomically
 from histocli.patch import Pixels
-from histocli.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, PlotStyle, save, set_title
+from histocli.plots.evaluation import add_rate_axes, draw_chance
+from histocli.plots.style import COLUMN, GREEN, NORMAL, ORANGE, PAGE, TUMOUR, PlotStyle, save, set_title
 from histocli.reports.slides import MAXIMUM, Estimate, SlideEvaluation
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.lesions import FALSE_POSITIVES
@@ -105,8 +106,8 @@ def write_slide_curves(folder: Path, name: str, report: SlideEvaluation) -> list
 
 def _draw_roc(figure: Figure, report: SlideEvaluation) -> None:
     """Draw the ROC curves of slides, one for each way to make one score of a slide."""
-    axes: Axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="chance")
+    axes = add_rate_axes(figure, "1 − specificity", "sensitivity")
+    draw_chance(axes)
     for (name, estimate), colour in zip(report.auc.items(), (NORMAL, ORANGE, GREEN), strict=True):
         axes.plot(
             *zip(*report.compute_roc(name), strict=True),
@@ -114,7 +115,6 @@ def _draw_roc(figure: Figure, report: SlideEvaluation) -> None:
             clip_on=False,
             label=f"{name}: {_format_estimate(estimate)}",
         )
-    axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     figure.legend(loc="outside lower center")
     what = f"{format_count(report.slides, 'slide')}, {report.tumour_slides:,} with tumour"
     set_title(figure, "ROC of slides", what)

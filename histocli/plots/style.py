@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from histocli.atomic import write_atomically
+from histocli.config import PAGE_WIDTH, PlotConfig
 from histocli.enums import PlotFormat
 
 # Okabe & Ito (2008): colours that differ under every common colour blindness: https://jfly.uni-koeln.de/color/
@@ -20,8 +21,8 @@ CLASS_NAMES = ("normal", "tumour")
 CLASS_COLOURS = (NORMAL, TUMOUR)
 
 COLUMN = 3.5  # inches: one column of a paper; sheets of patches take two
-PAGE = 7.2
-DPI = 200
+PAGE = PAGE_WIDTH
+DPI = PlotConfig.dpi
 _TITLE_CHARACTERS = 14  # how many characters of a title fit in an inch
 
 _STYLE: dict[str, Any] = {

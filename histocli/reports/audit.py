@@ -104,18 +104,23 @@ class AuditReport:
         others = self.contradictions
         ids = f": {', '.join(others.ids)}{', ...' if others.patches > len(others.ids) else ''}" if others.ids else ""
         return [
-            f"{_format_count(self.duplicates, 'patch')} of {self.data} "
-            f"{'is an exact copy' if self.duplicates <= 1 else 'are exact copies'} of an earlier one.",
+            self.describe_duplicates(),
             f"{_format_count(others.patches, 'patch')} {'has' if others.patches <= 1 else 'have'} the same pixels as a "
             f"patch with the other label{ids}.",
-            self._describe_overlaps(),
+            self.describe_overlaps(),
             f"Compared with the data sets {', '.join(self.compared_with)}."
             if self.compared_with
             else "There was no other data set in the workspace to compare with.",
             *(leak.describe() for leak in self.leaks),
         ]
 
-    def _describe_overlaps(self) -> str:
+    def describe_duplicates(self) -> str:
+        """Return in a sentence how many patches of the data set are exact copies."""
+        are_copies = "is an exact copy" if self.duplicates <= 1 else "are exact copies"
+        return f"{_format_count(self.duplicates, 'patch')} of {self.data} {are_copies} of an earlier one."
+
+    def describe_overlaps(self) -> str:
+        """Return in sentences how many patches of the data set overlap, and the groups that they form."""
         overlaps = self.overlaps
         if overlaps is None:
             return f"The patches of {self.data} were not searched for overlaps: histo balance --audit does it."

@@ -60,7 +60,8 @@ class EvaluationReport:
         changed: the number of images of a folder that were changed or guessed, by what was done, such as cut.
         packed: the packed data set of the patches; None for a folder.
         data_source: where the packed data set came from, such as pcam; "" if it is not known.
-        is_own: whether they are the split train or all of the run's own subset, not of the whole data set.
+        is_own: whether the patches are from the run's own subset (its train split, or all of it), not from the whole
+            data set.
         n_in_training: the number of patches that a checkpoint was trained on; None if it is not known.
         n_in_validation: the number of patches with which the epoch, temperature and threshold were chosen.
         n_of_training_slides: the number of other patches whose slide has training patches; None if it is not known.
@@ -232,20 +233,18 @@ def read_evaluations(workspace: Workspace, run: str, data: Collection[str] = ())
 
 
 def find_newest_name(workspace: Workspace) -> str | None:
-    """Return the run of the newest evaluation if it has no folder, such as the packaged network, else the newest run.
+    """Return the run or other network, such as the packaged one, that was trained or evaluated last; None for none.
 
-    An evaluation that is older than the newest run does not count, nor does one of folds or a file that is damaged.
+    An evaluation of folds does not count, nor does a file that is damaged.
     """
     run = next(reversed(workspace.list_runs()), None)
-    started = (workspace.run_dir(run) / "config.json").stat().st_mtime_ns if run else 0
+    trained = workspace.find_training_time(run) if run else 0
     times = {path: path.stat().st_mtime_ns for path in workspace.metrics_dir.glob("*.json")}
-    for path in sorted((path for path, time in times.items() if time > started), key=lambda path: -times[path]):
-        try:
+    for path in sorted((path for path, time in times.items() if time > trained), key=lambda path: -times[path]):
+        with suppress(HistoError):  # the command that reads a damaged evaluation reports the error
             value = read_json(path)
-        except HistoError:  # the command that reads this evaluation reports the error
-            continue
-        if is_evaluation(value) and value["split"] != OUT_OF_FOLD and isinstance(value["run"], str):
-            return run if value["run"] in workspace.list_runs() else value["run"]
+            if is_evaluation(value) and value["split"] != OUT_OF_FOLD and isinstance(value["run"], str):
+                return value["run"]
     return run
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from histocli.schema import Count, Range
 
 _MIN_MEASURED = 50  # with fewer measured patches, there is no warning
-_MAX_SHARE_BEYOND, _MAX_FOCUS_SHIFT = 0.02, 0.5  # for a warning; the patches of PCam's other slides have 0.003 and 0.01
+_MAX_SHARE_UNUSUAL, _MAX_FOCUS_SHIFT = 0.02, 0.5  # for a warning; PCam's other slides have 0.003 and 0.01
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Likeness:
 
     Attributes:
         measured: the patches in the sample.
-        beyond: those with a colour, sharpness or contrast beyond that of nearly all training patches.
-        expected: how many of them would be beyond if they were training patches.
+        beyond: the unusual ones: their colour, sharpness or contrast is beyond that of nearly all training patches.
+        expected: how many patches would be unusual if all were training patches.
         focus: the sum of their sharpness, in standard deviations from the mean of the training patches.
     """
 
@@ -43,7 +43,7 @@ class Likeness:
         focus = self.focus / self.measured
         findings = []
         by_chance = self.expected + 3 * self.expected**0.5
-        if self.beyond > max(_MAX_SHARE_BEYOND * self.measured, by_chance):
+        if self.beyond > max(_MAX_SHARE_UNUSUAL * self.measured, by_chance):
             findings.append(
                 f"{self.beyond:,} of {self.measured:,} measured patches have more unusual colours, or less sharpness "
                 "or contrast, than nearly all training patches"

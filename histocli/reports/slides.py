@@ -10,6 +10,7 @@ import numpy as np
 from histocli.atomic import read_json
 from histocli.enums import Weights
 from histocli.metrics.curves import compute_roc, rank_scores
+from histocli.metrics.intervals import FEW_CLUSTERS
 from histocli.reports.caveats import Caveat
 from histocli.reports.evaluation import is_of_other_data
 from histocli.schema import Count, Fraction, from_json
@@ -18,7 +19,6 @@ from histocli.workspace import Workspace, make_name
 
 Interval = tuple[float, float]
 MAXIMUM = "maximum"  # the score of a slide that is its highest probability
-_MIN_SLIDES = 10  # slides of a class, below which intervals are too narrow
 _MAX_LISTED = 3  # names of slides in a caveat
 _TITLES = {"auc": "the AUC and the ROC curve of slides", "froc": "the FROC curve and the recall of lesions"}
 
@@ -59,8 +59,9 @@ class SlideEvaluation:
     Camelyon16, `recall` is by size; without annotations they are empty. `undefined` says why a metric has no value.
 
     `checkpoints` are the runs of the networks that made the maps (empty if this is not known), `unknown_checkpoints`
-    those whose slides are not known. `in_training` and `in_validation` are the measured slides that the others were
-    trained and validated on. `weights_notes` are what a user must know of the weights that training started from.
+    those whose slides are not known. `in_training` and `in_validation` are the measured slides that the known
+    checkpoints were trained and validated on. `weights_notes` are what a user must know of the weights that training
+    started from.
     """
 
     folder: str
@@ -116,8 +117,8 @@ class SlideEvaluation:
             text = "the slides of its training patches are not in the workspace"
             caveats.append(Caveat(f"it is not known whether {names} was trained on these slides: {text}"))
         caveats += [Caveat(f"PCam's slides are those of Camelyon16: {note}") for note in self.weights_notes]
-        if min(self.tumour_slides, self.slides - self.tumour_slides) < _MIN_SLIDES:
-            caveats.append(Caveat(f"with fewer than {_MIN_SLIDES} slides of a class, the intervals are too narrow"))
+        if min(self.tumour_slides, self.slides - self.tumour_slides) < FEW_CLUSTERS:
+            caveats.append(Caveat(f"with fewer than {FEW_CLUSTERS} slides of a class, the intervals are too narrow"))
         return caveats
 
     def compute_roc(self, name: str) -> list[tuple[float, float]]:

@@ -101,11 +101,12 @@ class TuneReport:
 
     @property
     def may_be_chance(self) -> bool:
-        """Whether `above_defaults` may be chance; if all trials are equally good, this is so in 95% of studies or more.
+        """Whether `above_defaults` may be chance.
 
-        This is a one-sided t test over the folds. Its level of 5% is divided by the number of trials that were compared
-        with trial 0 (Bonferroni), because the best of many trials is above trial 0 by chance. A pruned trial was
-        compared too: it was left out because it was worse.
+        If all trials are equally good, this is true in at least 95% of studies. The test is a one-sided t test over the
+        folds. Its level of 5% is divided by the number of trials that were compared with trial 0 (Bonferroni), because
+        the best of many trials is above trial 0 by chance. A pruned trial was compared too: it was left out because it
+        was worse.
         """
         from scipy.special import stdtrit
 

@@ -89,7 +89,7 @@ def lock_run(workspace: Workspace, run: str) -> Iterator[None]:
     Raises:
         HeldError: another process has locked it.
     """
-    with hold(workspace.runs_dir / f".{check_name(run, 'run')}.lock", f"run {run!r}"):
+    with hold(workspace.run_lock_path(run), f"run {run!r}"):
         workspace.tidy()
         yield
 

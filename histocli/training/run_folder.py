@@ -1,7 +1,6 @@
 """The files of a run's folder, except its checkpoints: write manifest.csv, config.json and history.jsonl."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,15 +42,10 @@ def write_run_record(run: "Run", folder: Path, *, is_repeat: bool) -> None:
 
 
 def write_options(folder: Path, config: RunConfig) -> None:
-    """Write the options of a run that was extended into its config.json, which keeps its time.
-
-    `Workspace.list_runs` sorts the runs by this time: a run that was extended is not newer than those started later.
-    """
+    """Write the options of a run that was extended into its config.json."""
     if read_run(folder).options.get("epochs") != config.epochs:
         path = folder / "config.json"
-        before = path.stat()
         write_json(path, read_json(path) | {"options": asdict(config)})
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def write_history(folder: Path, history: Sequence[Epoch]) -> None:

@@ -53,10 +53,13 @@ def test_the_plots_and_the_checkpoint_that_it_names_are_kept(empty, tmp_path, mo
     monkeypatch.setattr(
         demo, "_make_steps", lambda *args: [step for step in make_quick_steps(*args) if step[0] in needed]
     )
-    shown = empty("demo", "--n", 400, "--epochs", 1, "--device", "cpu").stderr.replace("\n", "")
+    shown = empty("-v", "demo", "--n", 400, "--epochs", 1, "--device", "cpu").stderr.replace("\n", "")
+    assert "allow leak: False" in shown  # -v is given to each command too
     (root,) = tmp_path.glob("histo-demo-*")
     assert sorted(path.name for path in root.iterdir()) == ["checkpoints", "plots"]
-    assert all(shown.count(str(path)) == 1 for path in (root / "plots").iterdir())
+    pictures = sorted((root / "plots").iterdir())
+    assert pictures
+    assert all(shown.count(str(path)) == 1 for path in pictures)
     command = shown.partition("next: histo predict FOLDER --ckpt ")[2]
     assert command == str(root / "checkpoints" / "best.pt")
     empty("predict", root / "plots", "--ckpt", command, "--device", "cpu", "--out", tmp_path / "x.csv")

@@ -306,6 +306,11 @@ def test_scores_at_another_threshold_are_in_the_same_file_as_an_evaluation_at_it
     printed = json.loads(histo("eval", "--scores", "first-synthetic-val.csv", "--threshold", "0.30", "--json").stdout)
     assert printed["metrics"] == evaluated["metrics"]
     assert [path.name for path in histo.root.glob("metrics/*-at-*.json")] == ["first-synthetic-val-at-0.3.json"]
+    histo("eval", "--scores", "first-synthetic-val.json", "--threshold", "0.6")
+    histo("eval", "--scores", "first-synthetic-val-at-0.6.json", "--threshold", "0.7")
+    assert {path.name for path in histo.root.glob("metrics/*-at-*.json")} == {
+        f"first-synthetic-val-at-{threshold}.json" for threshold in (0.3, 0.6, 0.7)
+    }
 
 
 @pytest.mark.parametrize("option", [("--slides", "x.csv"), ("--device", "cpu"), ("--raw",), ("--tta",)])
@@ -669,9 +674,27 @@ def test_patches_used_in_training_are_recognised_by_their_pixels(histo, tmp_path
 
 def test_a_network_does_not_differ_from_itself(histo):
     report(histo)
-    evaluation = json.loads(histo("eval", "--compare", *["first-synthetic-val.json"] * 2, "--json").stdout)
+    result = histo("eval", "--compare", *["first-synthetic-val.json"] * 2, "--json")
+    evaluation = json.loads(result.stdout)
     assert (evaluation["difference"], evaluation["bootstrap"]["interval"], evaluation["delong"]) == (0, None, None)
     assert evaluation["bootstrap"]["p"] == 1
+    assert evaluation["bootstrap"]["undefined"]
+    assert f"no 95% interval by bootstrap: {evaluation['bootstrap']['undefined']}" in " ".join(result.stderr.split())
+
+
+def test_comparisons_of_files_in_several_folders_do_not_replace_each_other(histo, tmp_path):
+    report(histo)
+    metrics = histo.root / "metrics"
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        for suffix in ("csv", "json"):
+            shutil.copy(metrics / f"first-synthetic-val.{suffix}", tmp_path / place)
+    paths = [tmp_path / place / "first-synthetic-val.json" for place in ("a", "b")]
+    for first, second in (paths, paths[::-1], [metrics / "first-synthetic-val.json"] * 2):
+        histo("eval", "--compare", first, second)
+    written = {path.name for path in metrics.glob("*-vs-*.json")}
+    assert len(written) == 3
+    assert "first-synthetic-val-vs-first-synthetic-val.json" in written
 
 
 def test_evaluations_of_other_patches_cannot_be_compared(histo, folder, tmp_path):

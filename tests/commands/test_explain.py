@@ -86,8 +86,13 @@ def test_without_the_checkpoint_the_errors_are_drawn_and_say_why_they_are_not_ex
     ("args", "code", "error", "hint"),
     [
         (["plot", "roc"], 2, "roc needs exactly one of --kind explain and --kind map", "histo plot --kind explain roc"),
-        (["plot", "--kind", "roc", "--ids", "a"], 2, "--ids a is only for --kind explain", ""),
-        ([*EXPLAIN, "--ids", "nowhere"], 1, "--ids nowhere: there is no such patch in the data sets synthetic", ""),
+        (["plot", "--kind", "roc", "--ids", "a"], 2, "--ids a is only for --kind explain", "--kind explain --ids a"),
+        (
+            [*EXPLAIN, "--ids", "nowhere"],
+            1,
+            "--ids nowhere: there is no such patch in the data sets synthetic",
+            "the ids are in manifests/NAME.csv",
+        ),
         (
             [*EXPLAIN, "--ids", "a", "--data", "balanced"],
             1,
@@ -95,13 +100,28 @@ def test_without_the_checkpoint_the_errors_are_drawn_and_say_why_they_are_not_ex
             "--data synthetic",
         ),
         ([*EXPLAIN, "--ids", "a,b"], 1, "--ids a,b: there is no such patch", "--ids A --ids B"),
-        ([*EXPLAIN, "--ids", "a", "x.png"], 2, "--ids names patches of packed data sets", ""),
+        ([*EXPLAIN, "--ids", "a", "x.png"], 2, "--ids names patches of packed data sets", "give one of them"),
         ([*EXPLAIN, "--ckpt", "first"], 2, "--ckpt needs the patches to explain", "--ids ID"),
-        ([*EXPLAIN, "x.png", "--ckpt", "first", "--run", "first"], 2, "--ckpt and --run exclude each other", ""),
-        ([*EXPLAIN, "x.png", "--ckpt", "net.onnx"], 1, "--ckpt net.onnx: an exported network cannot be explained", ""),
+        (
+            [*EXPLAIN, "x.png", "--ckpt", "first", "--run", "first"],
+            2,
+            "--ckpt and --run exclude each other",
+            "leave --run out",
+        ),
+        (
+            [*EXPLAIN, "x.png", "--ckpt", "net.onnx"],
+            1,
+            "--ckpt net.onnx: an exported network cannot be explained",
+            "give the checkpoint or the run that it was exported from",
+        ),
         ([*EXPLAIN, "x.png"], 1, "there is no file, folder or data set 'x.png'", "synthetic"),
         ([*EXPLAIN, "synthetic"], 2, "320 patches are too many for a sheet", "at most 64"),
-        ([*EXPLAIN, "x.png", "--data", "synthetic"], 2, "--data synthetic is for packed patches", ""),
+        (
+            [*EXPLAIN, "x.png", "--data", "synthetic"],
+            2,
+            "--data synthetic is for packed patches",
+            "leave one of them out",
+        ),
         (EXPLAIN, 1, "has not been evaluated", "histo eval"),
     ],
 )

@@ -149,9 +149,13 @@ def test_a_suffix_that_no_format_has_is_refused(histo, tmp_path, options):
 def test_a_wsinfer_folder_scores_as_predict_does(histo, tmp_path, warm):
     """Its keys are those that the schema of the WSInfer Model Zoo requires; softmax of its logits is the score."""
     checkpoint, images, expected = warm
-    out = tmp_path / "network"
-    result = histo("export", "--ckpt", checkpoint, "--format", "wsinfer", "--out", out)
+    out = histo.root / "exports" / f"{hash_file(checkpoint)[:16]}.wsinfer"
+    out.mkdir(parents=True)
+    (out / "earlier").touch()
+    result = histo("export", "--ckpt", checkpoint, "--format", "wsinfer")
     assert f"done: wrote {out}" in result.stderr
+    assert {path.name for path in out.iterdir()} == {"config.json", "torchscript_model.pt"}
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
     config = json.loads((out / "config.json").read_text())
     assert config == {
         "spec_version": "1.0",

@@ -450,6 +450,7 @@ def test_runs_on_other_patches_are_not_compared_silently(evaluated_run):
         assert reason in page.text
         assert f"patches {made['n']} {made['n']} AUC" in page.text
         assert ("scored: 2 of first , 2 of other ." in page.text) == (n_renamed == 2)
+        assert ("The difference of first and other has no 95% interval by bootstrap: " in page.text) == (n_renamed == 2)
 
 
 def test_what_is_missing_is_named_and_the_rest_is_shown(evaluated_run):

@@ -111,16 +111,19 @@ def test_a_run_whose_last_checkpoint_is_damaged_is_not_resumed_and_its_best_one_
     histo("eval", "--ckpt", "first", "--device", "cpu")
 
 
-@pytest.mark.parametrize("name", ["config.json", "last.pt"])
-def test_the_best_checkpoint_is_not_offered_before_the_first_epoch(histo, name):
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("config.json", "restore it from a copy; without it the run cannot be resumed"),
+        ("last.pt", "start a new run with another --name"),
+    ],
+)
+def test_the_best_checkpoint_is_not_offered_before_the_first_epoch(histo, name, fix):
     folder = histo.root / "runs" / "first"
     (folder / "best.pt").unlink()
     (folder / name).write_bytes(b"x")
     _, hint = histo.fails("train", "--resume", "--name", "first", "--device", "cpu")
-    assert hint in (
-        "restore it from a copy; without it the run cannot be resumed",
-        "start a new run with another --name",
-    )
+    assert hint == fix
 
 
 @pytest.mark.parametrize("content", [None, b"{"])
@@ -150,6 +153,9 @@ def test_removed_runs_are_gone_and_what_was_published_stays(histo):
     histo("predict", "synthetic", "--device", "cpu", "--out", histo.root / "x.csv")
     assert list_runs(histo) == []
     assert " of first, a run that was removed" in histo("runs").stderr
+    best = histo.root / "checkpoints" / "best.pt"
+    best.write_bytes(b"x")
+    assert f"warning: {best} cannot be read safely as a checkpoint" in histo("runs").stderr
 
 
 def test_nothing_is_removed_if_one_of_the_names_is_wrong(histo):
@@ -185,6 +191,16 @@ def test_data_sets_and_subsets_are_listed_with_their_counts(histo):
     assert "warning: synthetic: " in histo("data").stderr
 
 
+def test_the_subsets_of_a_removed_data_set_are_listed(histo):
+    shutil.rmtree(histo.root / "data" / "synthetic")
+    result = histo("data")
+    assert result.stdout.splitlines()[1].split()[:2] == ["balanced", "synthetic"]
+    manifest = histo.root / "manifests" / "synthetic.csv"
+    warning = f"warning: synthetic: this data set is not in data/ any more; only {manifest} is left of it"
+    assert warning in result.stderr
+    assert "histo download makes one" in result.stderr
+
+
 def test_a_short_run_that_predicts_one_class_gets_a_hint_to_train_longer(histo):
     result = histo(*TRAIN, "--epochs", 1, "--threshold", "0", "--name", "short")
     hint = "every validation patch is predicted as tumour: the best epoch has trained for only 3 steps; train longer: "
@@ -194,10 +210,15 @@ def test_a_short_run_that_predicts_one_class_gets_a_hint_to_train_longer(histo):
     told = histo("eval", "--device", "cpu").stderr
     assert "at threshold 0 every patch is predicted as tumour" in told
     assert "train longer: histo train --resume --name short --epochs 4" in told
+    packaged = ("--ckpt", "histonet-pcam", "--data", "synthetic", "--threshold", 0)
+    told = histo("eval", *packaged, "--device", "cpu").stderr
+    assert "at threshold 0 every patch is predicted as tumour" in told
+    assert "train longer" not in told
     path, workspace = histo.root / "runs" / "short" / "config.json", Workspace(histo.root)
     record = json.loads(path.read_text())
     for changed, command in (({"epochs": 9}, "histo train --resume --name short"), ({"head": "knn"}, "")):
         path.write_text(json.dumps(record | {"options": record["options"] | changed}))
         assert make_longer_command(workspace, "short") == command
     assert "is predicted as normal" in histo(*TRAIN, "--epochs", 1, "--threshold", "1", "--name", "other").stderr
-    assert "patch is called" not in histo(*TRAIN, "--epochs", 1, "--threshold", "youden", "--name", "third").stderr
+    told = histo(*TRAIN, "--epochs", 1, "--threshold", "youden", "--name", "third").stderr
+    assert "patch is predicted as" not in told

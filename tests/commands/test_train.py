@@ -187,7 +187,7 @@ def test_a_run_from_weights_that_this_version_does_not_have_is_extended(histo):
 def test_more_epochs_extend_a_finished_run_with_a_cycle_of_their_own(histo):
     before = history(histo, "first")
     shutil.copytree(histo.root / "runs" / "first", histo.root / "runs" / "later")
-    os.utime(histo.root / "runs" / "later" / "config.json")
+    os.utime(histo.root / "runs" / "later" / "last.pt")
     result = histo("train", "--resume", "--name", "first", "--epochs", 5, "--device", "cpu")
     assert "extended from 2 to 5 epochs: the learning rate rises to" in result.stderr
     rows = history(histo, "first")
@@ -197,9 +197,9 @@ def test_more_epochs_extend_a_finished_run_with_a_cycle_of_their_own(histo):
     assert rows[4]["lr"] == pytest.approx(before[-1]["lr"], rel=0.01)
     config = json.loads((histo.root / "runs" / "first" / "config.json").read_text())["options"]
     assert (config["epochs"], config["extended_after"]) == (5, 2)
-    assert Workspace(histo.root).list_runs() == ["first", "later"]  # by when they were started
+    assert Workspace(histo.root).list_runs() == ["later", "first"]  # by when they were trained last
     assert "of 5." in (histo.root / "runs" / "first" / "model_card.md").read_text()
-    histo("train", "--resume", "--name", "first", "--epochs", 6)
+    histo("train", "--resume", "--epochs", 6)  # without --name, the run that was trained last
     assert len(history(histo, "first")) == 6
 
 

@@ -25,15 +25,27 @@ def change(value, at, new):
     return copy
 
 
+def remove(value, at):
+    """Return a copy of a JSON value without what is at the path of keys."""
+    *before, last = at
+    parent = value
+    for key in before:
+        parent = parent[key]
+    rest = {key: item for key, item in parent.items() if key != last} if isinstance(parent, dict) else parent[:-1]
+    return change(value, before, rest)
+
+
 def write(rng, report, table, path):
     """Write a variant of the report to `path`, and of its table to the same folder; return what was changed."""
     text, rows = json.dumps(report), table
-    kind = rng.choice(["value", "value", "value", "scores", "text", "deep", "cells", "cells", "header"])
+    kind = rng.choice(["value", "value", "value", "missing", "scores", "text", "deep", "cells", "cells", "header"])
     if kind == "value":
         value = report
         for _ in range(rng.randint(1, 3)):
             value = change(value, rng.choice(list(places(value))[:400]), rng.choice(VALUES))
         text = json.dumps(value)
+    elif kind == "missing":
+        text = json.dumps(remove(report, rng.choice(list(places(report))[1:400])))
     elif kind == "scores":
         text = json.dumps(
             {**report, "scores": rng.choice(["pipe", "..", ".", "a/b", "/dev/zero", "no.csv", path.name])}

@@ -100,6 +100,11 @@ def test_a_chosen_threshold_is_half_way_between_two_scores():
         assert choose_threshold(rule, labels, probs) == pytest.approx(0.5)
 
 
+def test_a_chosen_threshold_parts_two_scores_between_which_there_is_no_other_float():
+    labels, probs = np.array([1, 1, 0, 0]), 1 - np.array([2, 3, 4, 9]) * 2**-53
+    assert evaluate(labels, probs, choose_threshold("youden", labels, probs)).metrics["accuracy"] == 1
+
+
 def test_no_threshold_is_above_a_probability_of_1():
     labels, probs = np.array([0, 0, 1, 1]), np.array([0.1, 1.0, 0.8, 1.0])
     assert choose_threshold("specificity=0.5", labels, probs) == pytest.approx(0.45)

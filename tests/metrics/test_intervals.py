@@ -159,6 +159,7 @@ def test_the_reason_for_a_missing_interval_names_the_class_of_the_metric():
     reason = "the bootstrap needs 10 slides, and only 5 have {} patches"
     for metric, kind in (("specificity", "normal"), ("sensitivity", "tumour"), ("auc", "tumour")):
         assert explain_few_clusters(BY_NAME[metric], "slide", 10, ClassCounts(5, 5)) == reason.format(kind)
+    assert explain_few_clusters(BY_NAME["auc"], "slide", 10, ClassCounts(0, 10)) == "there are no normal patches"
 
 
 def test_copies_of_a_patch_in_its_cluster_do_not_change_the_interval():
@@ -287,6 +288,7 @@ def test_intervals_cover_the_true_value_if_few_of_many_slides_have_tumour(with_t
     ("labels", "probs", "threshold", "slides", "missing", "why"),
     [
         ([0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.5, None, "auc", "the metric itself is undefined"),
+        ([0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.25, None, "ppv", "there are no tumour patches"),
         ([0, 1] * 20, np.linspace(0, 1, 40), 0, None, "sensitivity", "it is the same in every resample"),
         ([0, 1] * 20, np.linspace(0, 1, 40), 0.5, [0] * 40, "brier", "all patches are of one slide"),
         ([0, 1] * 20, np.linspace(0, 1, 40), 0.99, None, "ppv", "it is defined in only"),
@@ -337,6 +339,13 @@ def test_the_p_value_is_below_5_percent_if_the_interval_excludes_0(slides):
         elif found.interval:
             low, high = found.interval
             assert (found.p < 0.05) == (low > 0 or high < 0)
+        assert bool(found.undefined) == (found.interval is None)
+
+
+def test_a_difference_that_is_the_same_in_every_resample_has_no_interval_and_says_why():
+    found = compare_aucs([0, 1] * 24, [0.1, 0.9] * 24, [0.9, 0.1] * 24, make_patch_clusters(48)).bootstrap
+    assert (found.interval, found.p) == (None, None)
+    assert found.undefined == "it is the same in every resample, so its error is not known"
 
 
 @pytest.mark.parametrize(("classes", "expected"), [("either", 25), ("normal", 20), ("tumour", 5), ("both", 5)])

@@ -40,6 +40,11 @@ DRAWINGS = {
     "calibration": evaluation.draw_calibration,
     "scores": evaluation.draw_scores,
 }
+OVERLAYS = {
+    "roc": overlay.draw_roc_of_runs,
+    "pr": overlay.draw_pr_of_runs,
+    "calibration": overlay.draw_calibration_of_runs,
+}
 
 
 def make_report(n=300, separation=2.0, threshold=0.5, **names):
@@ -92,7 +97,7 @@ def test_titles_have_run_data_split_count_and_result(tmp_path, kind):
     assert "histonet-7" in shown
     assert "pcam_valid test" in shown
     assert f"n = 300, {result[0]} {metrics.measured.metrics[result[1]]:.3f}" in shown
-    assert "orientations" not in shown
+    assert "views averaged" not in shown
 
 
 def test_titles_mention_test_time_augmentation():
@@ -107,6 +112,10 @@ def test_few_patches_and_one_class_are_drawn_too(tmp_path, kind, labels, probs):
     if kind == "roc" and len(set(labels)) == 1:
         assert "it needs patches of both classes" in shown
     assert f"n = {len(labels)}" in shown
+    if kind in OVERLAYS:
+        shown = texts(tmp_path, partial(OVERLAYS[kind], reports=[replace(metrics, run=run) for run in "ab"]))
+        assert f"n = {len(labels)}" in shown
+        assert shown.count("undefined") == (2 if kind == "roc" or (kind == "pr" and 1 not in labels) else 0)
 
 
 def test_the_confusion_matrix_shows_counts_and_shares(tmp_path):
@@ -229,7 +238,7 @@ def test_a_failed_drawing_keeps_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["roc", "pr", "calibration"])
+@pytest.mark.parametrize("name", OVERLAYS)
 @pytest.mark.parametrize("runs", [2, 5])
 def test_the_legend_of_several_runs_does_not_cover_the_label_of_the_axis(name, runs):
     reports = [make_report(run=f"run {i}") for i in range(runs)]
@@ -237,7 +246,7 @@ def test_the_legend_of_several_runs_does_not_cover_the_label_of_the_axis(name, r
 
     def draw(figure):
         figures.append(figure)
-        getattr(overlay, f"draw_{name}_of_runs")(figure, reports)
+        OVERLAYS[name](figure, reports)
 
     render(io.BytesIO(), PlotStyle(), 3.5, 4 + 0.32 * runs, draw)
     [figure] = figures
@@ -250,9 +259,8 @@ def test_the_precision_recall_curve_begins_with_what_was_measured():
     made = evaluate([0, 0, 1, 1, 0], [0.99, 0.95, 0.9, 0.5, 0.1])
     curve = made.curves.pr
     assert (curve.recall[0], curve.precision[0]) == (0, 1)
-    recall, precision = evaluation.find_drawn_recall(curve)
-    assert recall == pytest.approx([0, 0.5, 1, 1])
-    assert precision == pytest.approx([1 / 3, 1 / 3, 1 / 2, 2 / 5])
+    points = [(0, 1 / 3), (0.5, 1 / 3), (1, 1 / 2), (1, 2 / 5)]
+    assert curve.find_drawn_points() == [pytest.approx(point) for point in points]
 
 
 def test_the_confusion_matrix_says_that_its_percentages_are_per_row(tmp_path):

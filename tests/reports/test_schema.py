@@ -10,6 +10,7 @@ import pytest
 from histocli.errors import HistoError
 from histocli.metrics import Clusters, compare_aucs, estimate_uncertainty, evaluate
 from histocli.metrics.groups import GroupMetrics
+from histocli.metrics.registry import PER_GROUP
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
 from histocli.reports.repeats import RepeatedRun, RepeatsReport
@@ -48,7 +49,7 @@ def evaluation(n_checkpoints=1):
         uncertainty=estimate_uncertainty(
             LABELS, PROBS, measured.metrics, clusters=Clusters("slide", np.array(CODES), 10)
         ),
-        slides=[GroupMetrics("s1", 4, 2, {"auc": None, "accuracy": 0.5})],
+        slides=[GroupMetrics("s1", 4, 2, dict.fromkeys(PER_GROUP) | {"accuracy": 0.5})],
         hospitals=[],
     )
 
@@ -85,6 +86,13 @@ def test_an_evaluation_of_an_earlier_version_is_read():
         del values[key]
     early = EvaluationReport.from_json(values, "x.json")
     assert (early.measured, early.uncertainty, early.slides) == (report.measured, None, [])
+
+
+def test_a_metric_of_a_slide_that_is_missing_is_named():
+    values = json.loads(json.dumps(evaluation().to_json()))
+    del values["slides"][0]["accuracy"]
+    with pytest.raises(HistoError, match=r"x\.json: the field slides\[0\] has no metric accuracy"):
+        EvaluationReport.from_json(values, "x.json")
 
 
 def test_a_negative_number_of_expected_patches_is_refused():

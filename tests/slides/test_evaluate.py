@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from histocli.data.manifest import hash_file
 from histocli.reports.slides import find_slide_evaluation_path
@@ -61,8 +63,12 @@ def test_annotations_give_auc_froc_and_recall(histo, slides, monkeypatch):
     assert report == json.loads((histo.root / "metrics" / "slides-maps.json").read_text())
     assert (report["slides"], report["tumour_slides"], report["threshold"]) == (3, 2, 0.7)
     assert set(report["auc"]) == {"maximum", "mean of the 10 highest", "area of tumour squares in mm2"}
-    assert all(0 <= auc["value"] <= 1 for auc in report["auc"].values())
-    assert 0 <= report["froc"]["value"] <= 1
+    for name, auc in report["auc"].items():
+        scores = [report["scores"][slide][name] for slide in report["labels"]]
+        assert auc["value"] == pytest.approx(roc_auc_score(list(report["labels"].values()), scores))
+    assert report["labels"] == {"tumor_001": 1, "normal_002": 0, "tumor_003": 1}
+    at = np.interp([1 / 4, 1 / 2, 1, 2, 4, 8], report["false_positives"], report["sensitivity"])
+    assert report["froc"]["value"] == pytest.approx(at.mean())
     assert sum(recall["lesions"] for recall in report["recall"].values()) >= 2
     assert {path.name for path in (histo.root / "plots").iterdir()} == {"slides-maps-roc.png", "slides-maps-froc.png"}
     record = json.loads((slides.maps / "tumor_001" / "slide.json").read_text())

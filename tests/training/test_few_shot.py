@@ -34,6 +34,11 @@ def test_shots_are_training_patches_of_both_classes_and_are_reported(histo):
     used = f"Of the {len(train)} patches of the split `train`, only 4 patches of each class were used (`--shots`)"
     assert f"{used}, drawn with seed 0" in card
     assert f"| train | 8 | 4 | 4 | {record['slides']} |" in card
+    histo("report", "--run", "few")
+    page = (histo.root / "plots" / "few-report.html").read_text()
+    assert f"Few-shot: 4 tumour and 4 normal patches from {record['slides']} slides, drawn with seed 0" in page
+    counts = f'8</td><td class="n">4</td><td class="n">4</td><td class="n">{record["slides"]}</td>'
+    assert f'<th scope="row">train</th><td class="n">{counts}' in page
     line = ["eval", "--ckpt", "few", "--data", "balanced", "--split", "train", "--device", "cpu", "--json"]
     evaluation = json.loads(histo(*line).stdout)
     others = train["slide"].isin(rows["slide"]).sum() - 8

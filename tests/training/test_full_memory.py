@@ -55,10 +55,12 @@ def test_the_batch_of_a_frozen_backbone_is_halved_until_its_features_fit_the_mem
         return compute(network, images)
 
     monkeypatch.setattr(HeadedNetwork, "compute_features", fail_if_large)
+    histo("balance", "--n", 80, "--val-fraction", 0.5, "--name", "half")
     frozen = ["--arch", SMALL, "--weights", "pretrained", "--freeze", "--epochs", 1]
-    histo("train", "--device", "cpu", *frozen, "--batch-size", "auto", "--name", "halved")
-    config = json.loads((histo.root / "runs" / "halved" / "config.json").read_text())
-    assert config["options"]["batch_size"] == 16
+    for data, size in (("balanced", 16), ("half", 8)):  # validation batches are twice as large, if there are patches
+        histo("train", "--device", "cpu", *frozen, "--batch-size", "auto", "--data", data, "--name", f"on-{data}")
+        config = json.loads((histo.root / "runs" / f"on-{data}" / "config.json").read_text())
+        assert config["options"]["batch_size"] == size
 
 
 def test_the_memory_of_a_seed_is_free_before_the_next_one_starts(histo, monkeypatch):
