@@ -11,8 +11,9 @@ import typer
 
 from histocli.cli.options import is_given
 from histocli.console import OnProgress, Reporter
+from histocli.errors import HistoError
 from histocli.sources import RemoteSource, Source, SourceContext
-from histocli.sources.options import DeclaredOption, list_declared_options
+from histocli.sources.options import FROM, DeclaredOption, list_declared_options
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def open_with_bars(
     """
     from histocli.commands.download import open_source
 
+    _check_variable(config)
     bars: dict[str, OnProgress] = {}  # when the first bytes of a file arrive, its bar replaces the previous one
     fetching = ExitStack()
     is_fetched = False
@@ -98,6 +100,17 @@ def open_with_bars(
         is_fetched = True
 
     return source, fetch
+
+
+def _check_variable(config: "DownloadConfig") -> None:
+    """Raise `HistoError` if the location is that of the environment variable, and there is nothing at it."""
+    location = os.environ.get(FROM.envvar or "", "")
+    is_used = location and getattr(config.options, "locations", ()) == (location,)
+    if is_used and "://" not in location and not os.path.exists(location):  # noqa: PTH110 - Path.exists may raise
+        raise HistoError(
+            f"there is no file or folder {location}, the value of {FROM.envvar}",
+            "this variable holds one location; repeat --from for several",
+        )
 
 
 def _shorten(name: str) -> str:

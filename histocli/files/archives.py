@@ -9,14 +9,25 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from threading import Lock
 from typing import IO, Any
 
 from histocli.errors import HistoError
 from histocli.files import file as files_module  # read through the module, so that tests can lower the limit
-from histocli.files.file import SYSTEM_FOLDERS, File, check_declared_size, check_size, is_image, to_utf8
+from histocli.files.file import (
+    NO_SUFFIX,
+    SYSTEM_FOLDERS,
+    File,
+    SkippedMember,
+    check_declared_size,
+    check_size,
+    is_image,
+    split_suffix,
+    to_utf8,
+)
 from histocli.files.streams import LimitedStream, Open, StreamMember, StreamReader, UnpackedArchive
 
 _TAR_SUFFIX = re.compile(r"\.(?:tar(?:\.(gz|bz2|xz))?|(tgz|tbz2?|txz))$", re.IGNORECASE)
@@ -31,6 +42,7 @@ _DECOMPRESS: dict[str, Callable[[IO[bytes]], Any]] = {
 _SHORT_SUFFIXES = {"tgz": "gz", "tbz": "bz2", "tbz2": "bz2", "txz": "xz"}
 _SUFFIX_OF_START = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".tar.gz", b"BZh": ".tar.bz2", b"\xfd7zXZ": ".tar.xz"}
 _OUTSIDE = "path outside the archive"
+_LOST_LINK = "link to a file that is not in the archive"
 _MAX_LINKS = 40  # links in a row that are followed, as Linux does
 _TAR_MAGIC = 257  # the position of `ustar` in a tar
 _DOT_SLASH = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
@@ -214,43 +226,56 @@ def _list_tar(name: str, open_file: Open, packing: str) -> list[File]:
     stream.seek(end)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile treats any damage as the end
         raise EOFError("it is truncated or damaged")
-    by_name = {member.name: member for member in members}
+    # GNU tar stores a file that is given twice as a hard link to itself.
+    members = [m for m in members if not (m.islnk() and posixpath.normpath(m.linkname) == posixpath.normpath(m.name))]
+    by_path = _list_paths(members)
     ranges: dict[str, tuple[int, int]] = {}
     skipped: list[File] = []
     for member in members:
-        target = _follow_links(member, by_name)
+        target = _follow_links(member, by_path)
         path = to_utf8(_DOT_SLASH.sub("", member.name.replace("\\", "/")))
         if _is_hidden(path) or (target is not None and not target.isreg()):  # such as a folder
             continue
         if target is None or target.issparse() or _is_outside(path):
-            why = _OUTSIDE if _is_outside(path) else "sparse file" if target else "link to no file in the archive"
+            why = _OUTSIDE if _is_outside(path) else "sparse file" if target else _LOST_LINK
             skipped.append(_name_skipped(path, why))
             continue
         if path in ranges:
             raise HistoError(f"{name} contains {path!r} twice", "make the archive again with each file once")
         ranges[path] = (target.offset_data, target.size)
-    reader = StreamReader(open_stream, sorted(set(ranges.values())))
-    listed = ranges.items() if packing else sorted(ranges.items())
+    reader = StreamReader(open_stream, list(ranges.values()) if packing else [])
+    # In a compressed tar, a link comes after its file: the bytes of the file are kept until then.
+    listed = sorted(ranges.items(), key=itemgetter(1) if packing else None)
     return [File(path, StreamMember(reader, *place)) for path, place in listed] + skipped
 
 
-def _follow_links(member: tarfile.TarInfo, by_name: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
-    """Return the member that a link leads to, or the member itself if it is no link; None if the archive has none."""
-    target: tarfile.TarInfo | None = member
-    for _ in range(_MAX_LINKS):
-        if target is None or not (target.islnk() or target.issym()):
-            return target
-        target = by_name.get(_find_link_target(target))
-    return None
+def _list_paths(members: Sequence[tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
+    """Return the members by their paths, with the folders of files: a tar need not list them."""
+    by_path = {posixpath.normpath(member.name): member for member in members}
+    folder = tarfile.TarInfo()
+    folder.type = tarfile.DIRTYPE
+    folders = {path[: match.start()] for path in by_path for match in re.finditer("/", path)}
+    return dict.fromkeys([".", *folders], folder) | by_path
 
 
-def _find_link_target(link: tarfile.TarInfo) -> str:
-    """Return the name of the member that a link leads to; a symbolic link is relative to its own folder."""
-    if link.islnk():
-        return link.linkname
-    here = link.name.rpartition("/")[0]
-    path = posixpath.normpath(posixpath.join(here, link.linkname))
-    return f"./{path}" if link.name.startswith("./") else path
+def _follow_links(member: tarfile.TarInfo, by_path: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """Return the member that a link leads to, or the member itself if it is no link; None if the archive has none.
+
+    Folders in the path of a target may be links too.
+    """
+    path, n_links = posixpath.normpath(member.name), 0
+    rest: list[str] = []  # the parts of the target's path that are not followed yet, the last one first
+    link: tarfile.TarInfo | None = member
+    while link is not None and (rest or link.islnk() or link.issym()):
+        if link.islnk() or link.issym():
+            n_links += 1
+            if n_links > _MAX_LINKS or link.linkname.startswith("/"):
+                return None
+            rest += reversed(link.linkname.split("/"))
+            path = "" if link.islnk() else posixpath.dirname(path)  # a symbolic link is relative to its own folder
+        path = posixpath.normpath(posixpath.join(path, rest.pop()))
+        link = by_path.get(path)
+    return link
 
 
 def _is_hidden(name: str) -> bool:
@@ -265,12 +290,8 @@ def _is_outside(name: str) -> bool:
 
 
 def _name_skipped(path: str, why: str) -> File:
-    """Return a file for a member that is not read; `describe_others` counts it, because its name ends with the reason.
+    """Return a file for a member that is not read; `describe_others` counts it with the reason.
 
-    It has no suffix of an image, so nothing else reads it.
+    Its name ends with the reason too, so that it has no suffix of an image or table, and nothing reads it.
     """
-    return File(f"{path} ({why})", _refuse_to_read)
-
-
-def _refuse_to_read() -> bytes:
-    raise OSError("it is not read")
+    return File(f"{path} ({why})", SkippedMember(f"{split_suffix(path)[1].lower() or NO_SUFFIX} ({why})"))

@@ -39,6 +39,7 @@ _IMAGE_START = re.compile(
 )
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _FOLDER_ICONS = frozenset({"favicon.ico", "folder.ico", ".volumeicon.icns"})  # images, but not patches
+NO_SUFFIX = "without a suffix"
 HEAD_BYTES = 32  # of a file that show whether it is an image
 
 # Folders that macOS, Windows, Linux and network drives add: copies for the finder, thumbnails, deleted files.
@@ -76,7 +77,6 @@ class ArrayTable:
         kind: array or column.
         titles: the names of the arrays, by the columns of the table.
         rows: the row (from 0) in the arrays of each row of the table.
-        is_rest: whether another table has the other rows, which have labels.
     """
 
     data: bytes
@@ -84,11 +84,21 @@ class ArrayTable:
     kind: str
     titles: Mapping[str, str]
     rows: Sequence[int]
-    is_rest: bool = False
 
     def __call__(self) -> bytes:
         """Return the table."""
         return self.data
+
+
+@dataclass(slots=True)
+class SkippedMember:
+    """Refuses to read a member of an archive; `what` is its suffix, and the reason."""
+
+    what: str
+
+    def __call__(self) -> bytes:
+        """Raise `OSError`."""
+        raise OSError(f"it is not read: {self.what}")
 
 
 class ImageList(NamedTuple):
@@ -134,7 +144,10 @@ def describe_others(files: Iterable[File]) -> str:
     """Return the number of files by suffix, as in "8 files skipped: 5 .jxl, 3 .svs"; "" if there are none."""
     listed_files = [file for file in files if not isinstance(file.read, ArrayTable)]
     named = [file for file in listed_files if file.name.rpartition("/")[2].lower() not in _SYSTEM_FILES]
-    counts = Counter(split_suffix(file.name)[1].lower() or "without a suffix" for file in named)
+    counts = Counter(
+        file.read.what if isinstance(file.read, SkippedMember) else split_suffix(file.name)[1].lower() or NO_SUFFIX
+        for file in named
+    )
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     listed = ", ".join(f"{count:,} {suffix}" for suffix, count in ordered)
     return f"{format_count(len(named), 'file')} skipped: {listed}" if named else ""

@@ -64,8 +64,10 @@ def list_parquet(name: str, open_file: Open) -> list[File]:
         others = [field.name for field in schema if _is_value_column(field.type, pa)]
         if others:
             columns = {key: table.read([key])[key].to_pylist() for key in others}
-            tables = _make_parquet_tables(name, ids, columns, schema.metadata or {})
-            listed += [File(f"{folder}{stem}-{title}.csv", table) for title, table in tables.items()]
+            title = "labels" if any(key.lower() in LABEL_TITLES for key in columns) else "columns"
+            listed.append(
+                File(f"{folder}{stem}-{title}.csv", _make_parquet_table(name, ids, columns, schema.metadata or {}))
+            )
     except (pa.ArrowException, AttributeError, KeyError, TypeError) as error:
         raise HistoError(f"cannot read {name}: {error}", "check that the download is complete") from error
     return listed
@@ -78,49 +80,36 @@ def _is_image_column(kind: Any, pa: Any) -> bool:
 
 
 def _is_value_column(kind: Any, pa: Any) -> bool:
-    """Return whether a column holds numbers, text or true and false."""
+    """Return whether a column holds numbers, text, true and false, or nothing."""
     types = pa.types
     kind = kind.value_type if types.is_dictionary(kind) else kind
     is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
-    return bool(is_number or types.is_string(kind) or types.is_large_string(kind))
-
-
-def _make_parquet_tables(
-    name: str, ids: Sequence[str], columns: Mapping[str, list[Any]], metadata: dict[bytes, bytes]
-) -> dict[str, ArrayTable]:
-    """Return the columns of a Parquet file as the table `labels`, or `columns` if they have no labels.
-
-    Rows without a label are in the table `columns`, which lacks this column: in a table, a label must not be empty.
-    """
-    texts = {key: [format_value(value) for value in _name_classes(columns[key], key, metadata)] for key in columns}
-    label = next((key for key in columns if key.lower() in LABEL_TITLES), None)
-    labelled = [row for row in range(len(ids)) if label is not None and texts[label][row]]
-    rest = sorted(set(range(len(ids))).difference(labelled))
-    tables = {}
-    if labelled:
-        tables["labels"] = _make_parquet_table(name, ids, texts, labelled)
-    if rest and (others := {key: values for key, values in texts.items() if key.lower() not in LABEL_TITLES}):
-        tables["columns"] = _make_parquet_table(name, ids, others, rest, is_rest=bool(labelled))
-    return tables
+    return bool(is_number or types.is_null(kind) or types.is_string(kind) or types.is_large_string(kind))
 
 
 def _make_parquet_table(
-    name: str, ids: Sequence[str], columns: Mapping[str, list[str]], rows: Sequence[int], *, is_rest: bool = False
+    name: str, ids: Sequence[str], columns: Mapping[str, list[Any]], metadata: dict[bytes, bytes]
 ) -> ArrayTable:
-    """Return some rows of columns as a table; `is_rest` is as in `ArrayTable`."""
+    """Return the columns of a Parquet file as a table."""
     titles = make_unique_titles(list(columns))
-    values = [[column[row] for row in rows] for column in [ids, *columns.values()]]
+    texts = [[format_value(value) for value in _name_classes(columns[key], key, metadata)] for key in columns]
     keys = dict(zip(titles, columns, strict=True))
-    return ArrayTable(write_csv(["id", *titles], values), name.rpartition("/")[2], "column", keys, rows, is_rest)
+    return ArrayTable(
+        write_csv(["id", *titles], [ids, *texts]), name.rpartition("/")[2], "column", keys, range(len(ids))
+    )
 
 
 def _name_classes(values: list[Any], column: str, metadata: dict[bytes, bytes]) -> list[Any]:
-    """Replace numbers by the names of classes, if the file's metadata has them: the class 0 may be tumour."""
+    """Replace numbers by the names of classes, if the file's metadata has them: the class 0 may be tumour.
+
+    Hugging Face writes -1 for a missing label: it becomes None.
+    """
     features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     names = features.get(column, {}).get("names") if isinstance(features.get(column), dict) else None
     if not names:
         return values
-    return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values]
+    name_of = dict(enumerate(names)) | {-1: None}
+    return [name_of.get(value, value) for value in values]
 
 
 @dataclass

@@ -5,6 +5,7 @@ import io
 import tempfile
 import zlib
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,13 +119,15 @@ class LimitedStream:
 class StreamReader:
     """Reads ranges of bytes of a stream that may be compressed, which is fast only from its start to its end.
 
-    Threads may read the ranges in about the order of the stream: ranges that are passed are kept for a while. Any other
-    order is possible, but the stream is opened again.
+    Threads may read the `ranges` in about the order of the stream: ranges that are passed are kept for a while, and so
+    are those that are listed several times, such as a file and the links to it. Any other order is possible, but the
+    stream is opened again. Without `ranges`, nothing is kept: any order is fast if the stream is not compressed.
     """
 
     def __init__(self, open_stream: Open, ranges: Sequence[tuple[int, int]]) -> None:
         self._open_stream = open_stream
-        self._ranges = ranges
+        self._ranges = sorted(set(ranges))
+        self._repeated = {offset for (offset, _), count in Counter(ranges).items() if count > 1}
         self._lock = Lock()
         self._stream: IO[bytes] | None = None
         self._position = 0
@@ -138,16 +141,19 @@ class StreamReader:
             if offset in self._kept:
                 data = self._kept.pop(offset)
                 self._kept_bytes -= len(data)
-                return data
-            try:
-                return self._read_forward(offset, size)
-            except BaseException:
-                self._stream = None
-                raise
+            else:
+                try:
+                    data = self._read_forward(offset, size)
+                except BaseException:
+                    self._stream = None
+                    raise
+            if offset in self._repeated:
+                self._keep(offset, data)
+            return data
 
     def _read_forward(self, offset: int, size: int) -> bytes:
         """Read a range. If the stream is past it, open it again; keep the small ranges that are read on the way."""
-        if self._stream is None or self._position > offset:
+        if self._stream is None or (self._ranges and self._position > offset):
             self._stream, self._position = self._open_stream(), 0
         first, last = (bisect_left(self._ranges, (place, 0)) for place in (self._position, offset))
         for start, length in self._ranges[first:last]:

@@ -216,7 +216,8 @@ def _check_labels_in_names(result: Labels, names: list[str]) -> None:
 def _add_splits(tables: LabelTables, others: Sequence[File]) -> None:
     """Use the splits in tables, or in lists of images such as `train.txt`."""
     result = tables.result
-    result.notes += tables.split_finder.finish(file for file in others if file.name not in result.used)
+    unused = [file for file in others if file.name not in result.used]
+    result.notes += tables.split_finder.finish(unused, set(result.labels or tables.names))
     result.used |= tables.split_finder.used
     result.splits = tables.split_finder.splits
 

@@ -36,6 +36,13 @@ def is_missing(text: str) -> bool:
     return text.strip().lower() in _MISSING
 
 
+def find_missing(known: Mapping[str, int | None]) -> set[str]:
+    """Return the texts of a missing label: -1, as in Hugging Face's sets, is one if the other labels are 0 and 1."""
+    missing = {text for text, label in known.items() if label is None and is_missing(text)}
+    others = {label for text, label in known.items() if text not in missing and text != "-1"}
+    return missing | {"-1"} if others == {0, 1} and known.get("-1", 0) is None else missing
+
+
 def is_fraction(text: str) -> bool:
     """Return whether a text is a number between 0 and 1, such as 0.91."""
     return _FRACTION.fullmatch(text) is not None

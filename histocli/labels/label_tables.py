@@ -65,22 +65,26 @@ class LabelTables:
         matched = self._match(table, ids, "labels")
         if columns.label is None and not self.options.classes:
             table.check_labels(labels)
-        for name, row in matched.rows.items():
-            if result.labels.setdefault(name, labels[row]) != labels[row]:
+        found = {name: label for name, row in matched.rows.items() if (label := labels[row]) is not None}
+        for name, label in found.items():
+            if result.labels.setdefault(name, label) != label:
                 others = (title for title, names in self._labelled if name in names and title != table.name)
                 other = next(others, "another table")  # `labels.csv` of another location has the same name
                 raise ContradictionError(
-                    f"{table.name}: {other} has a different label for {ids[row]!r}",
+                    f"{table.name}: {other} has a different label for {ids[matched.rows[name]]!r}",
                     "correct one of the tables, or choose one: --labels TABLE",
                 )
-        self._labelled.append((table.name, matched.rows.keys()))
+        self._labelled.append((table.name, found.keys()))
         column = table.require("label", columns.label)
-        label_of_text = dict(zip(table.columns[column], labels, strict=True))
+        texts = list(zip(table.columns[column], labels, strict=True))
+        label_of_text = {text: label for text, label in texts if label is not None}
+        result.missing["label"] |= {text for text, label in texts if label is None} - {""}
         self.label_of_word.update((text.lower(), label) for text, label in label_of_text.items())
         words = sorted(label_of_text.keys() - {"0", "1", "0.0", "1.0"})
         shown = f" ({', '.join(f'{text} = {label_of_text[text]}' for text in words)})" if words else ""
-        self._add_note(table, matched, f"labels from {table.describe_place(column)}{shown}", ids)
-        self._add_others(table, matched)
+        what, place = f"labels from {table.describe_place(column)}{shown}", table.describe_place(column)
+        self._add_note(table, matched, what if label_of_text else f"no labels in {place}: all rows are empty", ids)
+        self._add_others(table, matched, {row for row, label in enumerate(labels) if label is None})
 
     def add_slide_table(self, file: File) -> None:
         """Use a table for slides, and for hospitals and splits if it has them.
@@ -125,11 +129,7 @@ class LabelTables:
             check_ids(table, ids, splits, "splits", hint)
             self._add_others(table, self._match(table, ids, "splits"))
             self.result.used.add(table.name)
-        elif not (
-            find_split_of_table(table.name)  # `train.txt` is read as a list
-            or table.find("label")
-            or (table.array_table and table.array_table.is_rest)
-        ):
+        elif not find_split_of_table(table.name) and not table.find("label"):  # `train.txt` is read as a list
             self.result.notes.append(
                 f"{table.title} has images, but no known column of labels, slides or splits; its columns are "
                 f"{format_examples(list(table.columns))}"
@@ -182,8 +182,8 @@ class LabelTables:
         self.result.notes += [text, *matched.notes]
         self.result.used.add(table.name)
 
-    def _add_others(self, table: PatchTable, matched: TableMatch) -> None:
-        """Add the slides, hospitals and splits of a table."""
+    def _add_others(self, table: PatchTable, matched: TableMatch, unlabelled: AbstractSet[int] = frozenset()) -> None:
+        """Add the slides, hospitals and splits of a table; `unlabelled` are its rows without a label."""
         columns, result = self.options.columns, self.result
         self.columns_by_table[table.title] = list(table.columns)
         self.roles |= table.list_roles(columns)
@@ -203,7 +203,7 @@ class LabelTables:
                 result.notes.append(f"{role}s from {table.describe_place(column)}")
             if role == "slide" and given is None:
                 self._note_patients(table, column)
-        split_column, notes = self.split_finder.add_table(table, matched.rows)
+        split_column, notes = self.split_finder.add_table(table, matched.rows, unlabelled)
         result.notes += notes
         used = columns._replace(id=self._id_columns[table.title], split=split_column or columns.split)
         if unused := table.list_unused_columns(used) + unused:  # such as `grade`, which the user may need

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from histocli.errors import HistoError
 from histocli.files.file import ArrayTable, is_image
 from histocli.labels.label_columns import (
     find_contradiction,
+    find_missing,
     is_flag,
     is_fraction,
     is_missing,
@@ -182,28 +184,34 @@ class PatchTable:
             return [f"patch_patient_{p.zfill(3)}_node_{n}_x_{x}_y_{y}" for p, n, x, y in fields]
         return self.columns[self.require("id", given)]
 
-    def read_labels(self, given: str | None, classes: Mapping[str, int]) -> list[int]:
+    def read_labels(self, given: str | None, classes: Mapping[str, int]) -> list[int | None]:
         """Return the label of each row; words such as normal and tumor, or the names of `classes`, are understood.
+
+        A row of arrays or of a Parquet file, which always has all rows, may lack a label: it is None.
 
         Raises:
             HistoError: there is no column of labels, or a label is not understood.
         """
         column = self.require("label", given)
         labels = self._parse_labels(column, classes)
-        if not classes and find_label(column) == 0 and all(is_flag(text) for text in set(self.columns[column])):
+        known = {text for text, label in zip(self.columns[column], labels, strict=True) if label is not None}
+        if not classes and find_label(column) == 0 and known and all(map(is_flag, known)):
             raise HistoError(
                 f"{self.title}: by its name, 1 in the column {column} means a normal patch, but label 1 means tumour",
                 "give another column, or say what the values mean: --classes negative=1 --classes positive=0",
             )
         return labels
 
-    def check_labels(self, labels: Sequence[int], hint: str = "") -> None:
+    def check_labels(self, labels: Sequence[int | None], hint: str = "") -> None:
         """Check that no other column contradicts the labels in the column with the usual name.
 
         Raises:
             ContradictionError: one does; its hint names the option that chooses a column, unless `hint` is given.
         """
-        if found := find_contradiction(self.columns, self.id_columns, self.require("label"), labels):
+        rows = [label is not None for label in labels]
+        columns = {name: list(compress(texts, rows)) for name, texts in self.columns.items()}
+        known = [label for label in labels if label is not None]
+        if found := find_contradiction(columns, self.id_columns, self.require("label"), known):
             raise ContradictionError(f"{self.title}: {found[0]}", hint or found[1])
 
     def list_unused_columns(self, given: ColumnNames) -> list[str]:
@@ -233,26 +241,27 @@ class PatchTable:
     def _column_list(self) -> str:
         return ", ".join(name for name in self.columns if name) or "none"
 
-    def _parse_labels(self, column: str, classes: Mapping[str, int]) -> list[int]:
+    def _parse_labels(self, column: str, classes: Mapping[str, int]) -> list[int | None]:
         """Return a column as labels; raise `HistoError` for a value that is not a label."""
         texts = self.columns[column]
         signs = {} if classes or set(texts) != {"-", "+"} else {"-": 0, "+": 1}
         known = {text: parse_label(text, classes or signs) for text in set(texts)}
+        missing = find_missing(known)
         for row, text in enumerate(texts):
-            if known[text] is None:
+            if known[text] is None and not (self.array_table and text in missing):
                 words = sorted(word for word in known if word)
                 found = describe_counts(Counter(texts))
                 hint = f"the labels are {found}; choose the normal and the tumour ones: {format_classes_option(words)}"
                 if is_fraction(text):
                     hint = "the column seems to hold probabilities; a column of 0 and 1 is needed"
-                if is_missing(text):
-                    n = sum(map(is_missing, texts))
+                if text in missing:
+                    n = sum(word in missing for word in texts)
                     what = "the row" if n == 1 else f"the {n:,} rows without a label"
                     hint = f"remove {what}: an image without a row has no label"
                 if text.lower() == column.lower():
                     hint = "this line repeats the names of the columns: remove it"
                 raise HistoError(f"{self.describe_place(column, row)}: {text!r} is not 0 or 1", hint)
-        return [label for text in texts if (label := known[text]) is not None]
+        return [known[text] for text in texts]
 
 
 def check_ids(

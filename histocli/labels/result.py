@@ -18,8 +18,8 @@ class Labels:
 
     `labels`, `slides`, `hospitals` and `splits` have a value for some images, by the image's path. `notes` are lines
     for the user, `unmatched` counts the rows that belong to no image, and `used` has the names of the files that were
-    used. `possible_splits` are the names of folders that may be splits, and `missing` has the words for a missing slide
-    or hospital that were found, such as nan.
+    used. `possible_splits` are the names of folders that may be splits, and `missing` has the words for a missing
+    label, slide or hospital that were found, such as nan.
     """
 
     labels: dict[str, int] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Labels:
     unmatched: dict[str, int] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     possible_splits: list[str] = field(default_factory=list)
-    missing: dict[str, set[str]] = field(default_factory=lambda: {"slide": set(), "hospital": set()})
+    missing: dict[str, set[str]] = field(default_factory=lambda: {"label": set(), "slide": set(), "hospital": set()})
 
 
 def format_examples(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from histocli.class_names import SplitError, find_split, replace_evaluation
@@ -20,6 +21,7 @@ _LIST_WORDS = (
     "list lists id ids name names file files filename filenames path paths image images img imgs patch patches tile "
     "tiles sample samples split splits set data dataset"
 )
+_NUMBERS = re.compile(r"(-?\d+([.,]\d+)?(e-?\d+)?)(\s+-?[\d.,]+)*", re.IGNORECASE)  # a line, or a field
 
 
 class SplitList(NamedTuple):
@@ -47,20 +49,20 @@ def find_split_of_table(name: str) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def choose_lists(lists: Sequence[SplitList], images: Sequence[str]) -> list[SplitList]:
-    """Return the lists that give splits: those of several splits, or those of val or test if other images remain.
+def choose_lists(lists: Sequence[SplitList], labelled: AbstractSet[str]) -> list[SplitList]:
+    """Return the lists that give splits: those of several splits, or those of val or test if labelled images remain.
 
-    Then the other images can be used for training.
+    Then the other labelled images can be used for training.
     """
     splits = replace_evaluation({found.name: found.split for found in lists})
-    has_rest = len({image for found in lists for image in found.images}) < len(images)
+    has_rest = not labelled <= {image for found in lists for image in found.images}
     if len(set(splits.values())) < 2 and ("train" in splits.values() or not has_rest):
         return []
     return [found._replace(split=splits[found.name]) for found in lists]
 
 
 def read_lists(
-    others: Iterable[File], index: ImageIndex, tables: Sequence[SplitList]
+    others: Iterable[File], index: ImageIndex, tables: Sequence[SplitList], labelled: AbstractSet[str]
 ) -> tuple[list[SplitList], list[str]]:
     """Return the lists that give splits, as `choose_lists`, and notes on lines without an image and on other lists.
 
@@ -70,9 +72,10 @@ def read_lists(
         others: the files that are not images.
         index: finds the images.
         tables: the tables that are named after a split.
+        labelled: the images with a label.
 
     Raises:
-        SplitError: a list has no image, and some images are in no list: they could be used for training.
+        SplitError: a list has no image, and some labelled images are in no list: they could be used for training.
         HistoError: a line of a list is the name of two images.
     """
     files = [file for file in others if _LIST_SUFFIX.search(file.name) and find_split_of_table(file.name)]
@@ -83,36 +86,39 @@ def read_lists(
     if len({one.split for one in found}) < 2:
         found = [one for one in found if _has_list_name(one.name) and (one.is_list or len(one.images) == len(one.ids))]
     named = [SplitList(one.name, one.split, one.images) for one in found]
-    notes = _check_unmatched([one for one in lists if one.is_list and not one.images], [*named, *tables], index.names)
-    chosen = choose_lists(named, index.names)
+    notes = [note for one in lists if not one.images for note in one.notes]
+    unmatched = [one for one in lists if one.is_list and not one.images]
+    notes += _check_unmatched(unmatched, [*named, *tables], index.names, labelled)
+    chosen = choose_lists(named, labelled)
     for one in found:
         if chosen:
             notes += one.notes
+        elif one.split == "train" and len(one.images) < len(index.names):
+            notes.append(f"only {one.name} was found: a list of val or test is needed")
         elif len(one.images) < len(index.names):
-            notes.append(
-                f"{one.name} has {len(one.images):,} of {len(index.names):,} images, but gives no split, because there "
-                "is no list of another split"
-            )
+            notes.append(f"{one.name} gives no split: it leaves no labelled image for training")
     return chosen, notes
 
 
 def _read_list(file: File, index: ImageIndex) -> _ImageList:
-    """Read a list and match its lines with images, by their first words if no line is the name of an image.
+    """Read a list and match its lines with images: whole lines, else without their last words, else their first words.
 
     Raises:
         HistoError: a line is the name of two images.
     """
     ids, is_list = _read_ids(file)
     folder, split = file.name.rpartition("/")[0], find_split_of_table(file.name)
-    matched = index.match(ids, folder, split)
-    if not matched.rows and not matched.ambiguous:
-        matched = index.match([key.split()[0] for key in ids], folder, split)
+    for keys in (ids, [key.rsplit(maxsplit=1)[0] for key in ids], [key.split()[0] for key in ids]):
+        matched = index.match(keys, folder, split)
+        if matched.rows or matched.ambiguous:
+            break
     is_list = is_list and _has_list_name(file.name)
     if matched.rows or is_list:
         different = {row: pair for row, pair in matched.ambiguous.items() if pair[0] != pair[1]}
         check_unambiguous(file.name, "splits", matched._replace(ambiguous=different), ids)
     notes = list(matched.notes)
-    if missing := [ids[row] for row in matched.unmatched]:
+    missing = [ids[row] for row in matched.unmatched]
+    if missing and matched.rows:
         notes.append(f"lines of {file.name} without an image: {len(missing):,} of {len(ids):,}, such as {missing[0]!r}")
     return _ImageList(file.name, split, list(matched.rows), ids, is_list, notes)
 
@@ -128,7 +134,10 @@ def _has_list_name(name: str) -> bool:
 
 
 def _read_ids(file: File) -> tuple[list[str], bool]:
-    """Return the ids in a list: the column of ids if the first line names one, else what each line begins with.
+    """Return the ids in a list: the column of ids if the first line names one, else the names of images in each line.
+
+    Numbers alone may count the rows, or be labels: without a column of ids, they are ids only if the list has no other
+    column, and none of them repeats.
 
     Returns:
         The ids, and whether the file seems to be a list of images: it does not if it has other columns, or sentences.
@@ -140,33 +149,51 @@ def _read_ids(file: File) -> tuple[list[str], bool]:
         return [], False
     header = rows[0]
     column = PatchTable(file.name, {name: [] for name in header}, []).find("id")
-    at = header.index(column) if column else 0
-    ids = [row[at] for row in rows[1 if column else 0 :] if len(row) > at and row[at]]
+    if column:
+        at = header.index(column)
+        ids = [row[at] for row in rows[1:] if len(row) > at and row[at]]
+    elif all(len(row) == 1 for row in rows):
+        ids = [row[0] for row in rows if row[0]]
+        numbers = [number[1] for key in ids if (number := _NUMBERS.fullmatch(key))]
+        ids = ids if len(set(numbers)) == len(numbers) else []
+    else:
+        ids = [name for row in rows for name in _find_names(row)]
     has_names = sum(map(_is_name, ids)) > len(ids) / 2
     return ids, has_names and (column is not None or len(header) == 1 or is_image(header[0]))
+
+
+def _find_names(row: Sequence[str]) -> list[str]:
+    """Return the fields that are file names of images; if there are none, the first that is not a number."""
+    names = [field for field in row if is_image(field)]
+    return names or [field for field in row if field and not _NUMBERS.fullmatch(field)][:1]
 
 
 def _is_name(text: str) -> bool:
     """Return whether a text may be the name of an image, perhaps with a label; sentences and metrics are not."""
     is_short = len(text.split()) < 3 or is_image(text) or is_image(re.sub(r"\s+\S+$", "", text))
-    return is_short and not is_fraction(text)
+    return is_short and not is_fraction(text.split()[-1])
 
 
-def _check_unmatched(unmatched: Sequence[_ImageList], found: Sequence[SplitList], images: Sequence[str]) -> list[str]:
+def _check_unmatched(
+    unmatched: Sequence[_ImageList], found: Sequence[SplitList], images: Sequence[str], labelled: AbstractSet[str]
+) -> list[str]:
     """Return notes on the lists without an image, or raise `SplitError` if they are about images that are here.
 
-    This may be so if there are lists of several splits, and an image that is in no list and in no folder of a split.
+    This may be so if there are lists of several splits, and a labelled image that is in no list and in no folder of a
+    split.
     """
-    if not unmatched:
-        return []
     known = {image for one in found for image in one.images}
     known.update(image for image in images if any(map(find_split, image.split("/")[:-1])))
     splits = {one.split for one in found} | {one.split for one in unmatched}
     notes = []
     for one in unmatched:
-        text = f"no line of {one.name} is the name of an image: its lines are like {format_examples(one.ids)}, "
+        text = f"no line of {one.name} is the name of an image. Its lines are like {format_examples(one.ids)}, "
         text += f"the images like {format_examples(images)}"
-        if len(splits) > 1 and len(known) < len(images):
-            raise SplitError(text, "write the name or path of an image on each line, or move the list away")
+        if len(splits) > 1 and not labelled <= known:
+            raise SplitError(
+                text,
+                "write the name or path of an image on each line; if these images are not here, move the list to "
+                "another folder",
+            )
         notes.append(f"not used: {text}")
     return notes

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from histocli.class_names import (
     EVALUATION,
@@ -38,12 +39,15 @@ _FLAG_VALUES = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "t", "f", 
 _MAX_WORDS = 8  # different words in a column of splits
 
 
-def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None, list[str]]:
+def read_split_column(
+    table: PatchTable, given: str | None, unlabelled: AbstractSet[int] = frozenset()
+) -> tuple[str | None, list[str]]:
     """Return the column of splits of a table, and the split of each row: train, valid, test or "".
 
     It is the column `given` if this is not None; else one with a usual name, or the only one all of whose values are
     names of splits, or the first with two or more names of splits and other words. A missing value such as NA is no
-    split. If there is no such column, or it is empty, return None and [].
+    split. In the rows `unlabelled`, which are not used for training, other words are no splits either.
+    If there is no such column, or it is empty, return None and [].
 
     Raises:
         SplitError: a value of the column is not a split; or no column is given, and a column such as `is_test` marks
@@ -62,7 +66,7 @@ def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None,
     splits = {text: _SHORT_SPLIT_NAMES.get(text.strip().lower()) or find_split(text) for text in set(texts)}
     splits = replace_evaluation(splits)
     for row, text in enumerate(texts):
-        if not splits[text] and not is_missing(text):
+        if not splits[text] and not is_missing(text) and row not in unlabelled:
             raise SplitError(
                 f"{table.describe_place(column, row)}: {text!r} is not a split",
                 f"the names of splits are {SPLIT_NAMES}: replace the other values. If the column is about something "
@@ -127,13 +131,20 @@ class SplitFinder:
         self._index, self._given = index, given
         self._named: list[SplitList] = []  # tables such as test.csv
 
-    def add_table(self, table: PatchTable, rows: Mapping[str, int]) -> tuple[str | None, list[str]]:
-        """Add the splits of a table, in which `rows` are the rows of images; return its column of splits, and notes.
+    def add_table(
+        self, table: PatchTable, rows: Mapping[str, int], unlabelled: AbstractSet[int]
+    ) -> tuple[str | None, list[str]]:
+        """Add the splits of a table; return its column of splits, and notes.
+
+        Args:
+            table: the table.
+            rows: the rows of images.
+            unlabelled: the rows without a label.
 
         Raises:
             SplitError: its splits are not understood, or contradict another table.
         """
-        column, splits = read_split_column(table, self._given)
+        column, splits = read_split_column(table, self._given, unlabelled)
         if column is None:
             if split := find_split_of_table(table.name):
                 self._named.append(SplitList(table.name, split, list(rows)))
@@ -141,32 +152,42 @@ class SplitFinder:
         found = {name: splits[row] for name, row in rows.items() if splits[row]}
         for name, split in found.items():
             _set_split(self.splits, name, split, "the tables")
-        counts = describe_splits(list(found.values()), len(rows))
+        without = [table.columns[column][row] for row in rows.values() if row in unlabelled and not splits[row]]
+        counts = describe_splits(list(found.values()), len(rows) - len(without))
+        if without:
+            words = ", ".join(sorted(set(without) - {""}))
+            counts += f"; {len(without):,} without a label have no split" + (f" ({words})" if words else "")
         return column, [f"splits from {table.describe_place(column)}: {counts}"]
 
-    def finish(self, others: Iterable[File]) -> list[str]:
+    def finish(self, others: Iterable[File], labelled: AbstractSet[str]) -> list[str]:
         """Use the names of tables such as `train.csv` and `test.csv`, else lists with such names; return notes.
+
+        Tables of one split, such as `test.csv` alone, give only the images without a split this split.
+
+        Args:
+            others: the files that are not images, and that were not used.
+            labelled: the images with a label.
 
         Raises:
             SplitError: an image is in two splits, a list has no image, or a folder and a table contradict each other.
             HistoError: a line of a list is the name of two images.
         """
         notes: list[str] = []
-        tables = choose_lists(self._named, self._index.names)
-        is_complete, has_splits = len({table.split for table in tables}) > 1, bool(self.splits)
-        if not is_complete and not has_splits:
-            lists, notes = read_lists(others, self._index, self._named)
+        tables = choose_lists(self._named, labelled)
+        is_complete = len({table.split for table in tables}) > 1
+        if not is_complete and not self.splits:
+            lists, notes = read_lists(others, self._index, self._named, labelled)
             self._add_lists(lists, "the lists")
             if lists:
                 self.used = {found.name for found in lists}
                 counts = describe_splits(list(self.splits.values()), len(self._index.names))
                 notes.insert(0, f"splits from {', '.join(sorted(self.used))}: {counts}")
-        if is_complete or not has_splits:
-            self._add_lists(tables, "the tables")
-            notes += [
-                f"split {split}: {format_count(len(images), 'image')} of {name}" for name, split, images in tables
-            ]
-        _check_folders(self.splits)
+        if not is_complete:
+            before = dict(self.splits)
+            tables = [one._replace(images=[name for name in one.images if name not in before]) for one in tables]
+        self._add_lists(tables, "the tables")
+        notes += [f"split {split}: {format_count(len(images), 'image')} of {name}" for name, split, images in tables]
+        _check_folders(self.splits, "list" if self.used else "table")
         return notes
 
     def _add_lists(self, lists: Sequence[SplitList], where: str) -> None:
@@ -183,8 +204,8 @@ def _set_split(splits: dict[str, str], image: str, split: str, where: str) -> No
         )
 
 
-def _check_folders(splits: Mapping[str, str]) -> None:
-    """Check that no image in a folder such as `test` has another split in a table.
+def _check_folders(splits: Mapping[str, str], what: str) -> None:
+    """Check that no image in a folder such as `test` has another split in a table or list (`what`).
 
     An image in a folder `train` may be in any split: many data sets have their validation images there.
 
@@ -196,8 +217,8 @@ def _check_folders(splits: Mapping[str, str]) -> None:
         allowed = folder_splits | ({"valid", "test"} if EVALUATION in folder_splits else set())
         if folder_splits and split not in allowed:
             raise SplitError(
-                f"the table and the folders have different splits for {image}: it is {split} in the table",
-                "move the image, or correct the table",
+                f"the {what} and the folders have different splits for {image}: {split} in the {what}",
+                f"move the image, or correct the {what}",
             )
 
 

@@ -183,7 +183,7 @@ def read_labels(file: File) -> dict[str, int]:
     table.check_labels(labels, "correct the table, or remove the wrong column")  # the callers have no --label-column
     check_ids(table, ids, [])
     check_ids(table, ids, list(map(str, labels)), "labels", keys=list(map(remove_suffix, ids)))
-    return dict(zip(ids, labels, strict=True))
+    return {key: label for key, label in zip(ids, labels, strict=True) if label is not None}
 
 
 def read_slides(file: File) -> dict[str, str]:

@@ -12,7 +12,7 @@ from histocli.config import PATCH_MPP
 from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive, remove_archive_suffix
-from histocli.files.file import File, describe_others, find_images, split_suffix
+from histocli.files.file import File, describe_others, find_images, split_suffix, to_utf8
 from histocli.files.formats import explain_no_images
 from histocli.files.listing import list_files
 from histocli.labels.classes import find_classes, read_splits, read_splits_in_names
@@ -45,7 +45,7 @@ from histocli.sources.options import (
     parse_mpp,
 )
 
-WITHOUT_SLIDE = "images without a slide"
+WITHOUT_SLIDE = "without a slide"
 _MAGNIFICATION = re.compile(r"\d{1,3}(?:\.\d)?x|x\d{1,3}", re.IGNORECASE)
 
 
@@ -92,7 +92,7 @@ class FolderSource:
 
     def __init__(self, options: FolderOptions) -> None:
         locations = [Path(location) for location in options.locations]
-        self.report = SourceReport(origin=", ".join(map(str, locations)))
+        self.report = SourceReport(origin=", ".join(to_utf8(str(location)) for location in locations))
         self._resize, self._mpp = options.resize, parse_mpp(options.mpp, options.resize)
         classes = parse_classes(options.classes)
         pattern = compile_slide_pattern(options.slide_pattern, has_table=bool(options.slides or options.slide_column))
@@ -143,7 +143,7 @@ class FolderSource:
     def count_missing(self, split: SplitName) -> dict[str, int]:
         """Return the counts of the report, which are labels without an image, and images of a split without a label.
 
-        If some slides are known, images without a slide are counted too. There are no zeros.
+        If some slides are known, images without one are counted too. There are no zeros.
         """
         found, names = self._found, self._list_names(split)
         counts = {**found.unmatched, "without a label": sum(name not in found.labels for name in names)}

@@ -153,7 +153,7 @@ class KaggleSource:
         train = {file.stem for file in images["train"]}
         counts = {
             "labels without an image": len(self._labels.keys() - train),
-            "images without a label": len(train - self._labels.keys()),
+            "train images without a label": len(train - self._labels.keys()),
             "train images without a slide": len(train - self._slides.keys()) if self._slides else 0,
         }
         if sample := files.get(f"{root}sample_submission.csv"):

@@ -96,7 +96,8 @@ def make_source_options(source: str, values: dict[str, Any], n: int | None, seed
     for name, declared in list_declared_options().items():
         if name not in names and values.get(name, declared.default) != declared.default:
             hint = f"use it with --source {' or '.join(declared.sources)}"
-            if (variable := declared.option.envvar) and variable in os.environ:
+            variable = declared.option.envvar
+            if variable and values[name] == (os.environ.get(variable),):  # else it was typed
                 hint += f", or unset the environment variable {variable}"
             raise UsageError(f"--source {source} has no option {declared.option.flag}", hint)
     common = {"n": n, "seed": seed}

@@ -148,7 +148,7 @@ def test_a_data_set_of_a_folder_whose_name_is_not_utf8_can_be_used(histo, tmp_pa
         path.rename(folder / "tumor" / path.name)
     line = ["download", "--source", "folder", "--from", folder, "--name", "mine"]
     histo(*line)
-    assert dataset(histo, "mine")["origin"] == f"{tmp_path}/bad\\udcff"
+    assert dataset(histo, "mine")["origin"] == f"{tmp_path}/bad\\xff"
     histo("balance", "--data", "mine", "--n", 8, "--name", "few")
     assert "nothing to do" in histo(*line).stderr
 
@@ -262,8 +262,15 @@ def test_the_environment_variable_of_from_has_one_location(histo, tmp_path, monk
     monkeypatch.setenv("HISTO_DOWNLOAD_FROM", str(tmp_path / "my patches"))
     histo("download", "--source", "folder", "--name", "x")
     assert len(manifest(histo, "x")) == 3
-    _, hint = histo.fails("download", "--source", "synthetic", "--name", "y", code=2)
+    line = ["download", "--source", "synthetic", "--name", "y"]
+    _, hint = histo.fails(*line, code=2)
     assert "unset the environment variable HISTO_DOWNLOAD_FROM" in hint
+    monkeypatch.setenv("HISTO_DOWNLOAD_FROM", "a:b")
+    error, hint = histo.fails("download", "--source", "folder", "--name", "y")
+    assert error == "there is no file or folder a:b, the value of HISTO_DOWNLOAD_FROM"
+    assert hint == "this variable holds one location; repeat --from for several"
+    assert "unset" not in histo.fails(*line, "--from", tmp_path, code=2)[1]
+    histo("download", "--source", "folder", "--name", "z", "--from", tmp_path / "my patches")  # not the variable
 
 
 def test_patches_of_one_class_lead_to_predict(histo, tmp_path):

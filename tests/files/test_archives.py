@@ -29,6 +29,10 @@ def make_tar(files, mode="w"):
     with tarfile.open(fileobj=stream, mode=mode) as archive:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
+            if isinstance(data, str):  # the target of a hard link
+                member.type, member.linkname = tarfile.LNKTYPE, data
+                archive.addfile(member)
+                continue
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     return stream.getvalue()
@@ -62,15 +66,28 @@ def test_kaggles_archive_may_be_a_tar(tmp_path, suffix):
 def test_members_of_a_compressed_tar_are_read_in_any_order_and_from_many_threads(tmp_path, monkeypatch):
     files = {f"{i:03}.png": np.random.default_rng(i).bytes(3000) for i in range(200)}
     path = tmp_path / "x.tar.gz"
-    path.write_bytes(make_tar(files, "w:gz"))
+    members = {key: value for name, data in files.items() for key, value in ((name, data), (f"link-{name}", name))}
+    path.write_bytes(make_tar(members, "w:gz"))
+    files |= {f"link-{name}": data for name, data in files.items()}
     opened = []
     make = gzip.GzipFile
     monkeypatch.setattr(gzip, "GzipFile", lambda **options: opened.append(1) or make(**options))
     listed = list_files(path)
-    assert list(map_ordered(read_bytes, listed, 4)) == list(files.values())
+    assert len(listed) == len(files)
+    assert list(map_ordered(read_bytes, listed, 4)) == [files[file.name] for file in listed]
     assert len(opened) <= 3  # once to list, once to read: not once for each member
     shuffled = random.Random(0).sample(listed, 50)
     assert [read_bytes(file) for file in shuffled] == [files[file.name] for file in shuffled]
+
+
+def test_members_of_an_uncompressed_tar_are_found_without_reading_those_before_them(tmp_path, monkeypatch):
+    (tmp_path / "x.tar").write_bytes(make_tar({name: name.encode() * 999 for name in ("c.png", "b.png", "a.png")}))
+    read = []
+    method = StreamReader._read_at
+    monkeypatch.setattr(StreamReader, "_read_at", lambda *args: read.append(args[1]) or method(*args))
+    first, second, _ = list_files(tmp_path / "x.tar")
+    assert (read_bytes(first)[:1], read_bytes(second)[:1]) == (b"a", b"b")
+    assert len(read) == 2
 
 
 def test_only_some_parts_of_a_stream_are_kept(monkeypatch):
@@ -90,7 +107,9 @@ def test_hard_links_are_read_and_other_links_devices_and_folders_are_skipped(tmp
         archive.addfile(member, io.BytesIO(b"abc"))
         for name, kind, target in (
             ("hard.png", tarfile.LNKTYPE, "a.png"),
-            ("soft.png", tarfile.SYMTYPE, "/etc/passwd"),
+            ("./dot.png", tarfile.LNKTYPE, "./a.png"),
+            ("a.png", tarfile.LNKTYPE, "./a.png"),  # as GNU tar stores a file that is given twice
+            ("soft.png", tarfile.SYMTYPE, "/a.png"),
             ("device.png", tarfile.BLKTYPE, ""),
             ("lost.png", tarfile.LNKTYPE, "/etc/passwd"),
             ("folder.png", tarfile.DIRTYPE, ""),
@@ -98,10 +117,14 @@ def test_hard_links_are_read_and_other_links_devices_and_folders_are_skipped(tmp
             other = tarfile.TarInfo(name)
             other.type, other.linkname = kind, target
             archive.addfile(other)
+        sparse = tarfile.TarInfo("sparse.png")
+        sparse.pax_headers = {"GNU.sparse.map": "0,0"}
+        archive.addfile(sparse)
     (tmp_path / "x.tar").write_bytes(stream.getvalue())
     images, others = find_images(list_files(tmp_path / "x.tar"))
-    assert {file.name: file.read() for file in images} == {"a.png": b"abc", "hard.png": b"abc"}
-    assert describe_others(others) == "2 files skipped: 2 .png (link to no file in the archive)"
+    assert {file.name: file.read() for file in images} == dict.fromkeys(["a.png", "dot.png", "hard.png"], b"abc")
+    reasons = "2 .png (link to a file that is not in the archive), 1 .png (sparse file)"
+    assert describe_others(others) == f"3 files skipped: {reasons}"
 
 
 @pytest.mark.parametrize("suffix", MODES)
@@ -395,21 +418,39 @@ def test_columns_of_parquet_are_labels_and_slides(tmp_path):
     assert any("that are not used: 'image_id'" in note for note in source.report.notes)
 
 
-def test_rows_of_parquet_without_a_label_keep_their_slide_and_split(tmp_path):
+@pytest.mark.parametrize(("missing", "written"), [(None, ""), (-1, " (-1)"), (float("nan"), " (nan)"), (" ", "")])
+def test_rows_of_parquet_without_a_label_keep_their_slide_and_split(tmp_path, missing, written):
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
-    splits = ["train"] * 4 + ["test"] * 2
-    columns = {"label": [0, 1, 0, 1, None, None], "slide": list("aabbcc"), "split": splits, "x": [*range(6)]}
+    labels = [0, 1, 0, 1, missing, missing]
+    columns = {"label": list(map(str, labels)) if missing == " " else labels, "slide": list("aabbcc"), "x": [*range(6)]}
+    columns["split"] = ["train"] * 4 + ["test", "unlabeled"]
     for names in (["label", "slide", "split", "x"], ["label", "x"]):
         images = {"image": [tiff(pixels) for pixels in PIXELS]}
         pq.write_table(pa.table(images | {name: columns[name] for name in names}), tmp_path / "x.parquet")
         source = FolderSource(FolderOptions((str(tmp_path / "x.parquet"),)))
         patches = list(source.read_patches())
-        assert [patch.label for patch in patches] == columns["label"]
-        assert not any("no known column" in note for note in source.report.notes)
-        if "slide" in names:
-            assert [patch.slide for patch in patches] == columns["slide"]
-            assert [patch.split for patch in patches] == splits
+        assert [patch.label for patch in patches] == [0, 1, 0, 1, None, None]
+        has_others = "slide" in names
+        assert [patch.slide for patch in patches] == (columns["slide"] if has_others else [""] * 6)
+        assert [patch.split for patch in patches] == ([*columns["split"][:5], ""] if has_others else [""] * 6)
+        splits = "splits from x.parquet, column split: test (1), train (4); 1 without a label have no split (unlabeled)"
+        assert source.report.notes == [
+            "labels from x.parquet, column label: 6 of 6 rows match 6 of 6 images",
+            *(["slides from x.parquet, column slide", splits] if has_others else []),
+            "columns of x.parquet that are not used: 'x'",
+            f"2 images without a label{written}: 'x-4', 'x-5'",
+        ]
+
+
+def test_a_parquet_without_any_label_says_so(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = {"image": [tiff(pixels) for pixels in PIXELS], "label": pa.nulls(6), "slide": list("aabbcc")}
+    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    source = FolderSource(FolderOptions((str(tmp_path / "x.parquet"),)))
+    assert [(patch.label, patch.slide) for patch in source.read_patches()] == [(None, slide) for slide in "aabbcc"]
+    assert source.report.notes[0].startswith("no labels in x.parquet, column label: all rows are empty")
 
 
 def test_of_several_columns_of_images_the_one_with_the_usual_name_is_read(tmp_path):
@@ -477,7 +518,7 @@ def test_the_parquet_of_hugging_face_is_read(tmp_path):
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
     images = [{"bytes": tiff(pixels), "path": None} for pixels in PIXELS]
-    table = pa.table({"image": images, "label": [0, 1] * 3})
+    table = pa.table({"image": images, "label": [0, 1, 0, 1, -1, 1]})
     features = {"label": {"names": ["tumor", "normal"], "_type": "ClassLabel"}}
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     (tmp_path / "x").mkdir()
@@ -485,7 +526,7 @@ def test_the_parquet_of_hugging_face_is_read(tmp_path):
     pq.write_table(table.slice(4), tmp_path / "x" / "test-00000-of-00001.parquet")
     patches = list(FolderSource(FolderOptions((str(tmp_path / "x"),))).read_patches())
     assert [(patch.split, patch.label) for patch in patches] == [
-        ("test", 1),
+        ("test", None),
         ("test", 0),
         *[("train", 1), ("train", 0)] * 2,
     ]

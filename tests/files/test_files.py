@@ -6,6 +6,7 @@ import stat
 import struct
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -357,19 +358,29 @@ def test_symbolic_links_in_a_tar_are_read_as_the_member_that_they_lead_to_or_cou
     (tmp_path / "in/folder").symlink_to("b")
     (tmp_path / "in/self.png").symlink_to("self.png")
     (tmp_path / "in/out.png").symlink_to("/etc/passwd")
+    (tmp_path / "in/latest").symlink_to("/etc/passwd")
+    (tmp_path / "in/through.png").symlink_to("folder/../folder/up.png")
+    (tmp_path / "in/third.png").symlink_to("again.png")
+    (tmp_path / "in/fourth.png").symlink_to("./third.png")
     for top in (".", "in"):
         with tarfile.open(tmp_path / "x.tar", "w") as archive:
             archive.add(tmp_path / "in", arcname=top)
         images, others = find_images(list_files(tmp_path / "x.tar"))
         found = {file.name.removeprefix("in/"): file.read() for file in images}
-        assert found == dict.fromkeys(["a.png", "again.png", "b/up.png"], b"the image")
-        assert describe_others(others) == "2 files skipped: 2 .png (link to no file in the archive)"
+        names = ["a.png", "again.png", "b/up.png", "fourth.png", "third.png", "through.png"]
+        assert found == dict.fromkeys(names, b"the image")
+        lost = "(link to a file that is not in the archive)"
+        assert describe_others(others) == f"3 files skipped: 2 .png {lost}, 1 without a suffix {lost}"
 
 
 def test_names_in_a_tar_that_are_not_utf8_are_escaped(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
         archive.addfile(tarfile.TarInfo("tumor/é.png"))
     assert [file.name for file in list_files(tmp_path / "x.tar")] == [r"tumor/\xe9.png"]
+    damaged = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.tar"))
+    damaged.write_bytes(b"no tar")
+    with pytest.raises(HistoError, match=r"cannot read .*/caf\\xe9\.tar"):
+        list_files(damaged)
 
 
 def test_outputs_with_long_names_that_begin_alike_have_their_own_records(tmp_path):

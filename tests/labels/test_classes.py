@@ -263,7 +263,7 @@ def test_a_slide_pattern_finds_the_slides_and_counts_images_without_one(tmp_path
     pack(tmp_path / "x", *names)
     source = FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern=r"(p\d)_"))
     assert {patch.id: patch.slide for patch in source.read_patches()} == {"p1_a": "p1", "p2_b": "p2", "other": ""}
-    assert source.report.counts == {"images without a slide": 1}
+    assert source.report.counts == {"without a slide": 1}
     note = (
         "slides by --slide-pattern: 2 in 2 of 3 images, for example 'p1' with 1; images without a slide: '1/other.tif'"
     )

@@ -274,7 +274,7 @@ def test_a_word_for_a_missing_value_is_no_slide_and_no_hospital(tmp_path, missin
     assert [(patch.slide, patch.hospital) for patch in source.read_patches()] == [("s1", "h1"), ("", "h1"), ("", "")]
     assert f"2 images without a slide ({missing}): 'in/b.tif', 'in/c.tif'" in source.report.notes
     assert f"1 image without a hospital ({missing}): 'in/c.tif'" in source.report.notes
-    assert source.report.counts == {"images without a slide": 2}
+    assert source.report.counts == {"without a slide": 2}
 
 
 def test_a_json_file_beside_the_image_may_have_its_slide_hospital_and_split(tmp_path):
@@ -695,6 +695,7 @@ def test_a_table_of_labels_of_patients_is_named_and_not_used(tmp_path):
         ("id,label\na,1\nid,label\nb,0\n", "line 3, column label", "repeats the names of the columns"),
         ("id,label\na,F\nb,T\nc,T\n", "'F' is not 0 or 1", "the labels are F \\(1\\), T \\(2\\)"),
         ("id,label\na,\nb,\nc,1\n", "line 2, column label", "remove the 2 rows without a label"),
+        ("id,label\na,-1\nb,-1\nc,1\nd,0\n", "'-1' is not 0 or 1", "remove the 2 rows without a label"),
         ("id,label\na,1\na,0\nb,1\nb,1\n", "'a' occurs twice; 2 rows repeat an id", "it is also on line 2"),
         ("id,label,hospital\na,1,K\xf6ln\n".encode("latin-1"), "is not UTF-8", "in Excel: Save As, CSV UTF-8"),
     ],

@@ -168,7 +168,7 @@ def test_slides_are_matched_like_labels(tmp_path):
     (tmp_path / "wsi.csv").write_text("id,wsi\na,s1\nin/b.tif,s2\nz,s9\n")
     source = folder_source([write_folder(tmp_path / "x", IMAGES)], slides=tmp_path / "wsi.csv")
     assert {patch.id: patch.slide for patch in source.read_patches()} == {"a": "s1", "b": "s2", "c": ""}
-    assert source.report.counts["images without a slide"] == 1
+    assert source.report.counts["without a slide"] == 1
     assert source.report.counts["slides without an image"] == 1
 
 

@@ -69,7 +69,7 @@ def test_images_without_labels_and_labels_without_images_are_counted(tmp_path, d
     del files[f"train/{IDS[0]}.tif"], files[f"train/{IDS[1]}.tif"]
     files["train_labels.csv"] = labels_csv(dict.fromkeys(IDS[: TRAIN - 3], 1)).encode()
     source = KaggleSource(write_folder(tmp_path / "unpacked", files), downloads)
-    assert source.report.counts == {"labels without an image": 2, "images without a label": 3}
+    assert source.report.counts == {"labels without an image": 2, "train images without a label": 3}
     labels = {patch.id: patch.label for patch in source.read_patches()}
     assert [labels[key] for key in IDS[TRAIN - 3 : TRAIN]] == [None] * 3
 
