@@ -27,7 +27,6 @@ from histocli.errors import HistoError
 from histocli.files.outputs import find_record_path, write_output
 from histocli.fs import fsync, shorten_name
 from histocli.images.processes import DecodingProcesses
-from histocli.inference.earlier_images import list_folders
 from histocli.inference.input_notes import describe_unopened
 from histocli.inference.inputs import hash_inputs
 from histocli.inference.parts import Parts
@@ -184,16 +183,15 @@ def _join_parts(job: Job, parts: Parts, numbers: Iterable[int]) -> Counts:
 def _write_record(job: Job) -> None:
     """Record what the rows were made with, for a later call with `--skip-done`, unless it is not known of all rows."""
     made_with = describe_rows(job.config, job.predictor)
-    id_kind, folder, white = job.inputs.id_kind, job.inputs.folder, dict(job.inputs.white)
-    folders = list_folders(job.inputs.files, job.lines)
+    id_kind, places, white = job.inputs.id_kind, job.inputs.places, dict(job.inputs.white)
     if job.predicted is not None:
         if not job.predicted.is_recorded:
             return
         id_kind = id_kind or job.predicted.id_kind
-        folder = job.predicted.find_common_folder(folder) if job.inputs.total else job.predicted.folder
-        folders = sorted({*job.predicted.folders, *folders})
+        # An array that has grown replaces itself.
+        places = tuple({place: place for place in (*job.predicted.places, *places)}.values())
         white = {**job.predicted.white, **white}
-    write_record(job.out, replace(made_with, id=id_kind, folder=folder, folders=folders, white=white))
+    write_record(job.out, replace(made_with, id=id_kind, places=list(places), white=white))
 
 
 def _report_unreadable(counts: Counts, listener: CommandListener) -> None:

@@ -213,7 +213,7 @@ def open_job(
             )
         check_white(inputs.white, predicted, config.out)
         patches = list(inputs.patches)
-        new = select_new_patches(patches, predicted, config.out, inputs.folder)
+        new = select_new_patches(patches, predicted, config.out, inputs.places)
         inputs, skipped = inputs._replace(patches=new, total=len(new)), len(patches) - len(new)
     size = predictor.choose_chunk_size(config.batch_size)
     meter = predictor.make_likeness_meter(inputs.total)

@@ -90,7 +90,7 @@ def compute_fingerprint(job: SlideJob, state: SlideState, mpp: float | None) -> 
         "no_mask": job.config.no_mask,
         "size": state.file[0],
         "time": state.file[1],
-        "mpp": mpp,
+        "mpp": [mpp, {}],  # in this form, because finished maps have the SHA-256 of it
     }
     return _compute_hash(values if state.mask is None else values | {"mask": state.mask})
 

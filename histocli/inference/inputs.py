@@ -25,6 +25,7 @@ from histocli.inference.dataset_inputs import open_dataset_patches
 from histocli.inference.input_notes import describe_empty, describe_shadowed, describe_skipped, suggest_input
 from histocli.inference.path_list import read_path_list, read_stdin_lines
 from histocli.inference.patterns import Match
+from histocli.inference.places import Place, PlaceKind, find_listed_places, find_places, make_place
 from histocli.patch import Patch
 from histocli.sources.folder import choose_id_kind, make_id
 from histocli.unchanged import find_state
@@ -38,9 +39,10 @@ class Inputs(NamedTuple):
 
     `files` are, by input, its image files, and `skipped` are all other files. `notes` are lines for the user: the
     numbers of other files, and the splits that are scored. `id_kind` is the kind of the ids of image files, None if
-    there are several kinds or no image files. `folder` is the folder, archive or array with all images, None if
-    there are several inputs. `white` is the value of a white pixel, for each type of image that is not uint8. If there
-    are several inputs, and one is not an image, a folder or an archive, each key begins with the input's name.
+    there are several kinds or no image files. `places` are the folders, archives and arrays with the images, except for
+    data sets, and for a list that is read while it is scored. `white` is the value of a white pixel, for each type of
+    image that is not uint8. If there are several inputs, and one is not an image, a folder or an archive, each key
+    begins with the input's name.
     """
 
     total: int | None
@@ -48,7 +50,7 @@ class Inputs(NamedTuple):
     files: dict[str, list[File]]
     notes: tuple[str, ...] = ()
     id_kind: IdKind | None = None
-    folder: str | None = None
+    places: tuple[Place, ...] = ()
     skipped: Sequence[File] = ()
     white: Mapping[str, float] = MappingProxyType({})
 
@@ -92,7 +94,9 @@ def open_inputs(
         notes = shadowed + describe_empty(files) + describe_skipped(others)
         if repeated := len(listed) - len(unique):  # for example `g/a` and `g/a/1.png`, which match `g/**`
             notes += (f"{repeated:,} images are in several inputs; each image is scored once",)
-        return _make_file_inputs(unique, "", preparation, ids, files)._replace(notes=notes, skipped=others)
+        found = _make_file_inputs(unique, "", preparation, ids, files)
+        places = find_places(files, found.id_kind) if found.id_kind else ()
+        return found._replace(notes=notes, places=places, skipped=others)
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UsageError(f"the input {twice[0]} is given twice", "give it once")
     inputs = [_open_input(name, workspace, preparation, lines, split, ids, may_be_empty) for name in names]
@@ -108,16 +112,19 @@ def open_inputs(
     white = {kind: top for part in inputs for kind, top in part.white.items()}
     skipped = [file for part in inputs for file in part.skipped]
     patches = chain.from_iterable(part.patches for part in inputs)
-    return Inputs(total, patches, files, notes, id_kind, skipped=skipped, white=white)
+    places = tuple(place for part in inputs for place in part.places)
+    return Inputs(total, patches, files, notes, id_kind, places, skipped, white)
 
 
 def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
     """Add the input's name at the beginning of its patches' ids; paths from stdin are unique already."""
     if name == STDIN:
         return inputs
-    stem = Path(name).as_posix()
+    stem = to_utf8(Path(name).as_posix())
     white = {f"{stem}/{kind}": top for kind, top in inputs.white.items()}
-    return inputs._replace(patches=(patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches), white=white)
+    places = tuple(replace(place, prefix=f"{stem}/") for place in inputs.places)
+    patches = (patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches)
+    return inputs._replace(patches=patches, places=places, white=white)
 
 
 def hash_inputs(
@@ -173,7 +180,8 @@ def _open_input(
     if name == STDIN:
         total, source = (None, read_stdin_lines()) if lines is None else (len(lines), lines)
         kind = ids or IdKind.PATH
-        return Inputs(total, _read_paths(source, preparation, kind), {}, id_kind=kind if total != 0 else None)
+        places = find_listed_places(lines, kind) if lines else ()
+        return Inputs(total, _read_paths(source, preparation, kind), {}, (), kind if total != 0 else None, places)
     if not os.path.exists(path) and not _is_missing_image(name):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in (datasets := workspace.list_datasets()):
             return _open_dataset(workspace, name, split, preparation)
@@ -182,7 +190,8 @@ def _open_input(
     if path.is_file() and is_array(path):
         array = open_array(path)
         ranges, patches = read_array_patches(array, path, preparation)
-        return Inputs(array.shape[0], patches, {}, folder=to_utf8(str(path.absolute())), white=list_white(ranges))
+        places = (make_place(path, PlaceKind.ARRAY, array.shape[0]),)
+        return Inputs(array.shape[0], patches, {}, places=places, white=list_white(ranges))
     others: list[File] = []
     is_folder = _is_folder(path)
     files = _list_input_images(path, others, may_be_empty) if is_folder else [_open_file(path, path.name)]
@@ -190,8 +199,8 @@ def _open_input(
     prefix = "" if str(folder) == "." else f"{folder.as_posix()}/"
     notes = describe_empty({name: files}) + describe_skipped(others)
     found = _make_file_inputs(files, prefix, preparation, ids, {name: files})
-    place = to_utf8(str(folder.absolute())) if is_folder and files else None
-    return found._replace(notes=notes, folder=place, skipped=others)
+    place = make_place(folder, PlaceKind.FOLDER if is_folder else PlaceKind.FILES)
+    return found._replace(notes=notes, places=(place,) if files else (), skipped=others)
 
 
 def _has_image_files(name: str) -> bool:
@@ -239,9 +248,8 @@ def _list_prefixed_files(name: str, others: list[File], may_be_empty: bool) -> l
     path = Path(name)
     if not _is_folder(path):
         return [_open_file(path)]
-    return [
-        File(f"{path.as_posix()}/{file.name}", file.read) for file in _list_input_images(path, others, may_be_empty)
-    ]
+    prefix = to_utf8(f"{path.as_posix()}/")
+    return [File(prefix + file.name, file.read) for file in _list_input_images(path, others, may_be_empty)]
 
 
 def _make_file_inputs(

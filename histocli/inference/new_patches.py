@@ -6,50 +6,68 @@ from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.files.file import split_suffix, to_utf8
+from histocli.fs import is_same_file
 from histocli.inference.earlier_images import find_other
+from histocli.inference.places import Place, PlaceKind
 from histocli.inference.predicted_ids import PredictedIds
 from histocli.patch import Patch
 from histocli.text import format_count
 
 
-def select_new_patches(patches: Sequence[Patch], predicted: PredictedIds, out: Path, folder: str | None) -> list[Patch]:
-    """Select the patches that the file does not contain; `folder` is the one that all patches are from, if any.
+def select_new_patches(
+    patches: Sequence[Patch], predicted: PredictedIds, out: Path, places: Sequence[Place]
+) -> list[Patch]:
+    """Select the patches that the file does not contain; `places` are those of the images of this call.
 
     Raises:
         HistoError: a patch has another id in the file: one without leading zeros, of another kind, or with a path that
-            begins in another folder; or an image of another folder has its id.
+            begins in another folder; or another image has its id.
     """
-    is_same_folder = predicted.is_from(folder)
-    if not is_same_folder:
-        _refuse_ids_of_other_images(patches, predicted, out)
+    is_same = predicted.is_from(places)
+    if not is_same:
+        common = [patch for patch in patches if patch.id in predicted.ids]
+        _refuse_rows_of_other_arrays(common, predicted, out, places)
+        _refuse_ids_of_other_images(common, predicted, out)
     new = [patch for patch in patches if patch.id not in predicted.ids]
     unmatched = predicted.ids - {patch.id for patch in patches}
     if not any(_has_leading_zeros(key) for key in predicted.ids):  # a spreadsheet removes those of all ids
         _refuse_lost_zeros(new, unmatched, out)
-    if not is_same_folder:  # else an image has the same id as before
+    if not is_same:  # else an image has the same id as before
         _refuse_other_ids(new, unmatched, out)
     return new
 
 
-def _refuse_ids_of_other_images(patches: Sequence[Patch], predicted: PredictedIds, out: Path) -> None:
-    """Raise `HistoError` if a patch has the id of another image, which is still in the folder of an earlier call."""
-    common = [patch for patch in patches if patch.id in predicted.ids]
-    if predicted.folder and predicted.id_kind is None and common:  # an array, whose ids are the numbers of its rows
+def _refuse_rows_of_other_arrays(
+    common: list[Patch], predicted: PredictedIds, out: Path, places: Sequence[Place]
+) -> None:
+    """Raise `HistoError` if a patch has the id of a row of an array, and this array is not an input of this call."""
+    for array in predicted.places:
+        if array.kind is not PlaceKind.ARRAY or any(_is_same_array(array, place) for place in places):
+            continue
+        rows = [patch for patch in common if array.has_row(patch.id)]
+        if rows:
+            raise HistoError(
+                f"--skip-done: {out} has the scores of the array {to_utf8(array.path)}, and "
+                f"{format_count(len(rows), 'patch')} of another input would get the same ids, such as {rows[0].id!r}",
+                "give another --out, or score all inputs in one call with a new --out, so that ids contain their "
+                "names; if the array was moved, move it back",
+            )
+
+
+def _is_same_array(array: Place, place: Place) -> bool:
+    return array == place or (
+        place.kind is PlaceKind.ARRAY and array.prefix == place.prefix and is_same_file(array.path, place.path)
+    )
+
+
+def _refuse_ids_of_other_images(common: list[Patch], predicted: PredictedIds, out: Path) -> None:
+    """Raise `HistoError` if a patch has the id of another image, which is still where it was in an earlier call."""
+    if predicted.id_kind and (other := find_other(common, predicted.places, predicted.id_kind)):
+        patch, path = other
         raise HistoError(
-            f"--skip-done: {out} has the scores of the array {predicted.folder}, and "
-            f"{format_count(len(common), 'patch')} of another input would get the same ids, such as {common[0].id!r}",
-            "give another --out, or score all inputs in one call with a new --out, so that ids contain their names",
-        )
-    folders = (predicted.folder,) if predicted.folder else predicted.folders
-    if predicted.id_kind and (
-        other := find_other(common, folders, predicted.id_kind, has_subfolders=bool(predicted.folder))
-    ):
-        patch, folder = other
-        raise HistoError(
-            f"--skip-done: {to_utf8(patch.path)} would get the id {patch.id!r}, which {out} has for another image, in "
-            f"{folder}",
+            f"--skip-done: {to_utf8(patch.path)} would get the id {patch.id!r}, which {out} already has for {path}",
             "give another --out, or score all images in one call with --id path and a new --out, so that ids contain "
-            "the folders; if the images were replaced, omit --skip-done to score all again",
+            "the folders; if the images were replaced, omit --skip-done and name all folders: the file is written anew",
         )
 
 

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,33 +16,30 @@ from histocli.config import STORED_THRESHOLD
 from histocli.enums import IdKind, Output, Resize
 from histocli.errors import HistoError
 from histocli.files.outputs import find_record_path
-from histocli.fs import is_same_file
 from histocli.images.intensity import ValueRange
 from histocli.inference.columns import COLUMNS
+from histocli.inference.places import Place, PlaceKind, read_places
 from histocli.inference.writers import escape_formula, make_parquet_schema
 from histocli.schema import to_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_OTHER_OUT_HINT = "give another --out, or omit --skip-done to score everything again"
+_OTHER_OUT_HINT = "give another --out, or omit --skip-done and name all inputs: the file is written anew"
 
 
 class PredictedIds(NamedTuple):
     """The ids in a file of predictions, and what its record says.
 
     `is_recorded` says whether a record has the options that the file was made with. `id_kind` is the kind of the ids,
-    None if the record does not have it. `folder` is the folder or array that all images are from, in which the paths in
-    the ids begin; None if there are several, or the record does not have it. `folders` are all folders and archives
-    that images lie in, as far as the record has them. `white` is what `Inputs.white` was, empty if the record does not
-    have it.
+    None if the record does not have it. `places` are those of the images of all calls, and `white` is what
+    `Inputs.white` was; both are empty if the record does not have them.
     """
 
     ids: frozenset[str]
     is_recorded: bool = True
     id_kind: IdKind | None = None
-    folder: str | None = None
-    folders: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
     white: Mapping[str, float] = MappingProxyType({})
 
     @property
@@ -50,15 +47,10 @@ class PredictedIds(NamedTuple):
         """A SHA-256 of the ids."""
         return sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
 
-    def is_from(self, folder: str | None) -> bool:
-        """Return whether all images are from `folder`, which may now have another path, for example through a link."""
-        if folder is None or self.folder is None:
-            return False
-        return folder == self.folder or is_same_file(folder, self.folder)
-
-    def find_common_folder(self, folder: str | None) -> str | None:
-        """Return the folder of all images if those of `folder` are added to the file; None if there are several."""
-        return folder if not self.ids or self.is_from(folder) else None
+    def is_from(self, places: Sequence[Place]) -> bool:
+        """Return whether `places` are those of the file, and all are whole: each image has the same id as before."""
+        is_whole = all(place.kind is not PlaceKind.FILES for place in places)
+        return bool(places) and is_whole and set(places) == set(self.places)
 
 
 @dataclass(frozen=True)
@@ -77,8 +69,7 @@ class RowOptions:
     mpp: str | None = None
     escape_formulas: bool = False
     id: IdKind | None = None  # None: several kinds, or no image files
-    folder: str | None = None  # in which the paths in the ids begin, or the array; None: several
-    folders: list[str] = field(default_factory=list)  # all that images lie in, and archives
+    places: list[Place] = field(default_factory=list)  # of the images of all calls
     white: dict[str, float] = field(default_factory=dict)  # the value of white for each type of images, if not uint8
 
 
@@ -116,7 +107,7 @@ def read_predicted_ids(path: Path, format: Output, columns: list[str], made_with
             f"use --id {id_kind}, or give another --out",
         )
     return PredictedIds(
-        frozenset(ids), record is not None, id_kind, *_read_folders(record or {}), _read_white(record or {})
+        frozenset(ids), record is not None, id_kind, read_places(record or {}), _read_white(record or {})
     )
 
 
@@ -139,7 +130,7 @@ def check_white(white: Mapping[str, float], predicted: PredictedIds, out: Path) 
             raise HistoError(
                 f"--skip-done: the images in {out} were read as {ValueRange(kind, before)}, and those of this call "
                 f"would be read as {ValueRange(kind, top)}",
-                "omit --skip-done to score all images again, or give another --out",
+                _OTHER_OUT_HINT,
             )
 
 
@@ -152,13 +143,6 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         raise HistoError(f"--skip-done: {record_path} is damaged: it is not an object", _OTHER_OUT_HINT)
     return record
-
-
-def _read_folders(record: dict[str, Any]) -> tuple[str | None, tuple[str, ...]]:
-    """Return the folder and the folders in a record; earlier versions did not record them."""
-    folder, folders = record.get("folder"), record.get("folders")
-    listed = folders if isinstance(folders, list) else []
-    return folder if isinstance(folder, str) else None, tuple(path for path in listed if isinstance(path, str))
 
 
 def _read_white(record: dict[str, Any]) -> dict[str, float]:
@@ -186,7 +170,7 @@ def _find_differences(record: dict[str, Any], made_with: RowOptions) -> list[str
     return [
         "other checkpoints" if name == "checkpoints" else f"another --{name.replace('_', '-')}"
         for name, value in to_json(made_with).items()
-        if name not in ("id", "folder", "folders", "white")
+        if name not in ("id", "places", "white")
         and recorded.get(name, False if isinstance(value, bool) else None) != value
     ]
 
@@ -224,9 +208,11 @@ def _read_parquet(path: Path) -> tuple[list[str], list[str]]:
         names: list[str] = file.schema_arrow.names
         if "id" not in names:
             raise ValueError("it has no column id")
+        common = [name for name in names if name in schema.names]
+        changed = [name for name in common if file.schema_arrow.field(name).type != schema.field(name).type]
         for number in range(file.num_row_groups):
-            rows = file.read_row_group(number)
-            for name in set(names).intersection(schema.names):
+            rows = file.read_row_group(number, columns=sorted({"id", *changed}))
+            for name in changed:
                 _check_type(rows[name], schema.field(name))
             ids += rows["id"].to_pylist()
     return names, ids
@@ -241,7 +227,7 @@ def _check_type(column: "pa.ChunkedArray", field: "pa.Field") -> None:
 
 
 def _check_ids(ids: list[str]) -> None:
-    """Raise `ValueError` if a row has no id, as a short row of CSV, or if its id is not text, as a number of JSON."""
+    """Raise `ValueError` if a row has no id, for example in a short row of CSV, or one that is not text."""
     if not all(isinstance(key, str) for key in ids):
         raise ValueError("a row has no id, or one that is not text")
 

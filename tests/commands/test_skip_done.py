@@ -61,7 +61,7 @@ def test_skip_done_refuses_images_that_change_the_value_of_white(histo, images, 
         f"--skip-done: the images in {out} were read as 10-bit integers, 0 to 1,023, and those of this call would "
         "be read as 12-bit integers, 0 to 4,095"
     )
-    assert "omit --skip-done to score all images again" in hint
+    assert hint == "give another --out, or omit --skip-done and name all inputs: the file is written anew"
     assert out.read_bytes() == before
     for path in inbox.iterdir():  # an inbox that is emptied each night, and has images of 8 bits once
         path.unlink()
@@ -206,6 +206,25 @@ def add_image(histo, path):
     image.rename(path)
 
 
+def write_other_image(histo, path):
+    """Write another patch than `add_image` does."""
+    *_, image = write_images(histo, path.parent / "other", 2)
+    image.rename(path)
+    shutil.rmtree(image.parent)
+
+
+def change_record(out, values):
+    """Change values in the record of a file of predictions."""
+    path = out.with_name(f".{out.name}.made-with.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def list_places(out):
+    """Return the kind and the path of each place in the record of a file of predictions."""
+    record = json.loads(out.with_name(f".{out.name}.made-with.json").read_text())
+    return [(place["kind"], place["path"]) for place in record["places"]]
+
+
 def read_ids(path):
     return [row["id"] for row in table(path.read_text(encoding="utf-8"))]
 
@@ -220,7 +239,7 @@ def make_file(histo, out, ids, *, record="none"):
     if record == "none":
         path.unlink()
     elif record == "earlier":
-        path.write_text(json.dumps({name: value for name, value in values.items() if name not in ("id", "folder")}))
+        path.write_text(json.dumps({name: value for name, value in values.items() if name not in ("id", "places")}))
 
 
 @pytest.mark.parametrize(
@@ -359,17 +378,18 @@ def test_other_images_with_the_same_ids_in_another_folder_are_refused(histo, tmp
     for given in (days / "28", days / "28" / "*.png"):
         error, hint = histo.fails(*line, given)
         assert error == (
-            f"--skip-done: {days / '28' / '01.png'} would get the id '01', which {out} has for another image, in "
-            f"{days / '27'}"
+            f"--skip-done: {days / '28' / '01.png'} would get the id '01', which {out} already has for "
+            f"{days / '27' / '01.png'}"
         )
     assert "another --out, or score all images in one call with --id path and a new --out" in hint
+    assert hint.endswith("omit --skip-done and name all folders: the file is written anew")
     assert read_ids(out) == ["01"]
     histo(*PREDICT, days, "--id", "path", "--out", tmp_path / "y.csv")
     assert read_ids(tmp_path / "y.csv") == ["27/01.png", "28/01.png"]
     (tmp_path / "link").symlink_to(days / "27")
     add_image(histo, days / "27" / "02.png")
     histo(*line, tmp_path / "link")  # the same folder
-    assert json.loads((tmp_path / ".x.csv.made-with.json").read_text())["folder"] == str(tmp_path / "link")
+    assert list_places(out) == [("folder", str(days / "27"))]
     (days / "28" / "01.png").rename(tmp_path / "01.png")
     histo(*line, days)  # the same image
     shutil.make_archive(days / "27", "zip", days / "27")
@@ -388,20 +408,112 @@ def test_other_images_with_the_same_ids_as_those_of_any_earlier_call_are_refused
     images = write_images(histo, tmp_path / "images", 3)
     for image, name in zip((*images, images[1]), ("1/a.png", "2/b.png", "3/a.png", "1/a.jpg"), strict=True):
         (days / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(image, days / name)  # 1/a.jpg, which is not scored, is as a preview of 1/a.png
+        shutil.copy(image, days / name)  # 1/a.jpg, which is not scored, is like a preview of 1/a.png
     histo(*line, days / "1" / "*.png")
     histo(*line, "-", stdin=f"{days}/2/b.png\n")
-    record = tmp_path / ".x.csv.made-with.json"
-    assert json.loads(record.read_text())["folders"] == [str(days / "1"), str(days / "2")]
+    places = [str(days / "1"), str(days / "2")]
+    assert list_places(out) == [("files", path) for path in places]
     for given in (days / "3" / "*.png", days / "3"):
-        assert f"/3/a.png would get the id 'a', which {out} has for another image" in histo.fails(*line, given)[0]
+        assert (
+            f"/3/a.png would get the id 'a', which {out} already has for {days}/1/a.png" in histo.fails(*line, given)[0]
+        )
     shutil.copy(days / "3" / "a.png", days / "2" / "c.png")
     assert "1 patch scored" in histo(*line, days / "1" / "*.png", days / "2" / "*.png").stderr
     assert read_ids(out) == ["a", "b", "c"]
-    values = json.loads(record.read_text())
-    del values["folders"]  # as an earlier version wrote it
-    record.write_text(json.dumps(values))
-    assert "0 patches scored" in histo(*line, days / "1" / "*.png").stderr
+    for old in ({}, {"folder": None}, {"folder": None, "folders": places}):  # as earlier versions wrote it
+        change_record(out, old | {"places": None})
+        assert "0 patches scored" in histo(*line, days / "1" / "*.png").stderr
+    assert f"already has for {days}/1/a.png" in histo.fails(*line, days / "3")[0]
+
+
+def test_the_folder_in_the_record_of_an_earlier_version_is_kept(histo, inbox, tmp_path):
+    out, line = tmp_path / "x.csv", [*PREDICT, "--skip-done", "--out", tmp_path / "x.csv"]
+    add_image(histo, tmp_path / "more" / "02.png")
+    write_other_image(histo, tmp_path / "last" / "01.png")
+    histo(*line, inbox)
+    change_record(out, {"folder": str(inbox), "folders": [str(inbox)], "places": None})
+    histo(*line, "more")
+    assert "already has for" in histo.fails(*line, "last")[0]
+
+
+# The images day/01.png and other/01.png differ. Each case has links by their path, the inputs of the first call and of
+# the second one, and the folders in which the calls are made.
+OTHERS = {
+    "a link that is pointed to another folder": ({"today": ("day", "other")}, ["today"], ["today"], (".", ".")),
+    "paths in another current folder": ({}, ["./*.png", "--id", "path"], ["./*.png"], ("day", "other")),
+    "stems of paths in another current folder": ({}, ["*", "--id", "path-stem"], ["*"], ("day", "other")),
+    "several folders in another current folder": ({}, [".", "in", "--id", "path"], [".", "in"], ("day", "other")),
+    "folders of archives": ({}, ["zips", "more", "--id", "stem"], ["other"], (".", ".")),
+    "arrays in another current folder": ({}, ["a.npy", "in"], ["a.npy", "in"], ("day", "other")),
+    "a folder with a name that is not UTF-8": ({}, ["d\udcff/*"], ["other"], (".", ".")),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_images_are_refused_however_their_inputs_are_named(histo, tmp_path, monkeypatch, case):
+    links, first, second, (here, there) = OTHERS[case]
+    out, line = tmp_path / "x.csv", [*PREDICT, "--skip-done", "--out", tmp_path / "x.csv"]
+    add_image(histo, tmp_path / "day" / "01.png")
+    write_other_image(histo, tmp_path / "other" / "01.png")
+    for folder in ("day", "other"):
+        add_image(histo, tmp_path / folder / "in" / "03.png")
+        if "a.npy" in first:
+            np.save(tmp_path / folder / "a.npy", np.zeros((1, 96, 96, 3), np.uint8))
+    if "zips" in first:
+        shutil.make_archive(tmp_path / "zips" / "p", "zip", tmp_path / "day")
+        add_image(histo, tmp_path / "more" / "02.png")
+    if "d\udcff/*" in first:
+        (tmp_path / "day").rename(tmp_path / "d\udcff")
+    for number, (inputs, folder) in enumerate(((first, here), (second, there))):
+        monkeypatch.chdir(tmp_path)
+        for link, targets in links.items():
+            Path(link).unlink(missing_ok=True)
+            Path(link).symlink_to(targets[number])
+        monkeypatch.chdir(tmp_path / folder)
+        if not number:
+            histo(*line, *inputs)
+            before = out.read_bytes()
+            histo(*line, *inputs)  # the same inputs again
+            assert out.read_bytes() == before
+        else:
+            error, _ = histo.fails(*line, *inputs)
+            assert "already has for" in error or "has the scores of the array" in error
+
+
+def test_an_array_is_not_forgotten_if_a_folder_is_added(histo, inbox, tmp_path):
+    line = [*PREDICT, "--skip-done", "--out", "x.csv"]
+    for name in "ab":
+        np.save(f"{name}.npy", np.zeros((2, 96, 96, 3), np.uint8))
+    (inbox / "01.png").rename(inbox / "2.png")
+    for given in ("a.npy", "inbox", "inbox", "a.npy"):  # 2 is not the number of a row
+        histo(*line, given)
+    error, hint = histo.fails(*line, "b.npy")
+    assert f"has the scores of the array {tmp_path}/a.npy, and 2 patches of another input" in error
+    assert hint.endswith("if the array was moved, move it back")
+
+
+def test_one_other_image_among_many_copies_is_found(histo, inbox, tmp_path):
+    line = [*PREDICT, "--skip-done", "--out", "x.csv"]
+    make_file(histo, tmp_path / "x.csv", ["01", *(f"0{number}" for number in range(100, 210))], record="this")
+    change_record(tmp_path / "x.csv", {"places": [{"path": str(inbox), "kind": "files", "prefix": ""}]})
+    for number in range(100, 210):
+        shutil.copy(inbox / "01.png", inbox / f"0{number}.png")
+    shutil.copytree(inbox, tmp_path / "copy")
+    assert "0 patches scored" in histo(*line, "copy").stderr
+    write_other_image(histo, tmp_path / "copy" / "0209.png")
+    assert "0209.png would get the id '0209'" in histo.fails(*line, "copy/*.png")[0]
+
+
+def test_files_that_were_not_scored_are_not_compared(histo, inbox, tmp_path):
+    line = [*PREDICT, "--skip-done", "--out", "x.csv"]
+    write_other_image(histo, inbox / "01.jpg")  # like a preview
+    add_image(histo, inbox / "b" / "02.png")
+    write_other_image(histo, inbox / "02.tif")
+    for _ in range(2):
+        histo(*line, "inbox/*.png", "inbox/b/*.png")
+    (tmp_path / "done").mkdir()
+    (inbox / "01.png").rename(tmp_path / "done" / "01.png")
+    assert "0 patches scored" in histo(*line, "done/*.png").stderr
 
 
 def test_the_rows_of_another_array_are_refused(histo, inbox, tmp_path):
@@ -436,12 +548,7 @@ def test_a_new_image_may_end_like_one_that_was_moved_away(histo, inbox, tmp_path
     add_image(histo, tmp_path / "moved" / "02.png")
     histo(*line, "moved")
     assert read_ids(out) == ["01.png", "a/01.png", "02.png"]
-    assert json.loads((tmp_path / ".x.csv.made-with.json").read_text())["folder"] is None
-
-
-def change_id_kind(out, kind):
-    path = out.with_name(f".{out.name}.made-with.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"id": kind}))
+    assert list_places(out) == [("folder", str(inbox)), ("folder", str(tmp_path / "moved"))]
 
 
 def test_parts_with_ids_of_another_kind_are_not_used(histo, images, tmp_path):
@@ -452,7 +559,7 @@ def test_parts_with_ids_of_another_kind_are_not_used(histo, images, tmp_path):
     last.write_bytes(b"no picture")
     histo(*line, code=1)
     last.write_bytes(data)
-    change_id_kind(out, "path")
+    change_record(out, {"id": "path"})
     assert "scored before" not in histo(*line).stderr
     assert read_ids(out) == ["old", *(f"patch-{i:02}.png" for i in range(12))]
 
@@ -462,7 +569,7 @@ def test_a_record_that_another_process_changes_is_noticed(histo, images, tmp_pat
     make_file(histo, out, ["old"], record="this")
 
     def change_then_hold(*args):
-        change_id_kind(out, "path")
+        change_record(out, {"id": "path"})
         return hold(*args)
 
     monkeypatch.setattr("histocli.commands.predict.hold", change_then_hold)
