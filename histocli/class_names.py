@@ -51,6 +51,7 @@ _SPLIT_ORDER_PREFIX = re.compile(r"^\d\d?_")  # a number that sorts the folders:
 
 SPLIT_NAMES = "train, val (or valid, validation, dev) and test (or testing, holdout)"
 _NUMBER = re.compile(r"-?\d{1,15}(\.0)?")
+_NEGATED = re.compile(r"\b(no|non|not|without) \w+|\w+ (free|absent)\b")  # a negation and its word
 _NUMBERED_CLASS = re.compile(r"([a-z_]*[a-z])[ _=-]?(\d{1,15})", re.IGNORECASE)
 _MAX_NAMES_SHOWN = 12  # the names of folders that a message lists
 
@@ -173,7 +174,7 @@ def format_classes_option(names: Iterable[str]) -> str:
     names = sorted(set(names), key=_natural_sort_key)
     if numbers := _find_numbers(names):
         lowest = min(numbers.values())
-        sides = {label: [name for name in names if (numbers[name] > lowest) == label] for label in (0, 1)}
+        sides = {label: [name for name in numbers if (numbers[name] > lowest) == label] for label in (0, 1)}
     else:
         sides = _suggest_sides(names)
     if len(names) == 2 and not sides[0] + sides[1]:
@@ -183,6 +184,8 @@ def format_classes_option(names: Iterable[str]) -> str:
 
 def _find_numbers(names: Sequence[str]) -> dict[str, float]:
     """Return the number of each name if all are numbers, or differ only in the number after a word such as `class`."""
+    clear = [name for name in names if not _is_unclear(name)]  # not `unknown` beside 1 and 2
+    names = clear if len(clear) > 1 else names
     if all(map(_NUMBER.fullmatch, names)):
         return {name: float(name) for name in names}
     parts = {name: _NUMBERED_CLASS.fullmatch(name) for name in names}
@@ -205,7 +208,9 @@ def _suggest_sides(names: Sequence[str]) -> dict[int, list[str]]:
         sides = sure if sure[0] + sure[1] or len(sides[0]) == len(used) else {0: sides[0], 1: []}
     known = sides[0] + sides[1]
     if not all(name.lower() in BOOLEANS or _NUMBER.fullmatch(name) for name in known):  # not `maybe` beside `yes`
-        rest = [name for name in words if name not in known and not _has_word(name, "unclear")]
+        rest = [name for name in words if name not in known and not _is_unclear(name)]
+        if len(rest) > 1 and any(_suggest(name) is not None for name in rest):  # `kein_tumor` and `lesion`
+            rest = []
         sides = {label: sides[label] or rest for label in (0, 1)}
     return sides
 
@@ -248,22 +253,20 @@ def _suggest(name: str) -> int | None:
     """Return the label that a name probably means; it is used for hints only, never as a label."""
     if (label := find_label(name)) is not None:
         return label
-    words = _split_words(name)
-    if _has_word(name, "negation"):  # `not_normal`
-        return None
+    words = set(_NEGATED.sub("", " ".join(_split_words(name))).split())  # `not_normal` says nothing
     if words & {"n", "normal", "norm", "benign", "healthy"}:
         return 0
     return 1 if words & {"aca", "scc", "situ", "invasive", "dcis", "tumor", "tumour", "carcinoma"} else None
 
 
-def _split_words(name: str) -> set[str]:
+def _split_words(name: str) -> list[str]:
     """Return the words of a name in lower case."""
-    return set(re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
+    return re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
 
 
-def _has_word(name: str, kind: str) -> bool:
-    """Return whether a name has a word of a kind."""
-    return any(_KIND_OF_WORD.get(word) == kind for word in _split_words(name))
+def _is_unclear(name: str) -> bool:
+    """Return whether a name has a word such as `unknown`."""
+    return any(_KIND_OF_WORD.get(word) == "unclear" for word in _split_words(name))
 
 
 def replace_evaluation(splits: Mapping[str, str]) -> dict[str, str]:

@@ -31,7 +31,7 @@ def plot(
         list[str] | None,
         typer.Option(
             help="The run to plot; several are drawn in one plot.",
-            show_default="the newest",
+            show_default="the one that was trained or evaluated last",
             autocompletion=options.complete_runs,
             rich_help_panel=_WHAT,
         ),

@@ -23,7 +23,7 @@ def report(
         list[str] | None,
         typer.Option(
             help="The run to report on; several are compared.",
-            show_default="the newest",
+            show_default="the one that was trained or evaluated last",
             autocompletion=options.complete_runs,
         ),
     ] = None,

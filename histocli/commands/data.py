@@ -111,9 +111,9 @@ def _summarise_subset(workspace: Workspace, name: str) -> SubsetSummary:
             report = read_balance_report(report_path)
             sizes = {split: counts.negative + counts.positive for split, counts in report.counts.items()}
             return SubsetSummary(name, report.data, sizes.get("train", 0), sizes.get("val", 0), report.split)
-        if not is_subset(path):
-            read_manifest(path)  # which raises an error if the file is damaged
-            return SubsetSummary(name, problem=f"this data set is not in data/ any more; only {path} is left of it")
+        if not is_subset(path) and "data" not in read_manifest(path).columns:
+            left = f"this data set is not in data/ any more; only {path} is left of it"
+            return SubsetSummary(name, problem=left)
         manifest = read_manifest(path, ("id", "label", "split", "data"))
     except HistoError as error:
         return SubsetSummary(name, problem=str(error))

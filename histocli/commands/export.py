@@ -1,5 +1,6 @@
 """`histo export`: write a checkpoint as one file that runs without histo."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,12 +61,13 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     out = config.out or workspace.export_path(sha256, config.format)
     origin, pixels = _sample_patches(workspace)
     if config.format is ExportFormat.WSINFER:
-        if config.out is not None and out.exists():
+        is_earlier_export = config.out is None and out.is_dir() and not out.is_symlink()
+        if os.path.lexists(out) and not is_earlier_export:  # a dead link too
             raise HistoError(f"{out} exists already", "give a new folder: --out DIR")
         with create_folder_atomically(out) as folder:
             run = write_wsinfer(checkpoint.build(), checkpoint.temperature, folder)
             difference = _compare(run, checkpoint, pixels)
-            if out.exists():  # an earlier export of the same checkpoint
+            if is_earlier_export:  # of the same checkpoint
                 remove_folder(out)
         return Export(out, difference, origin)
     metadata = {

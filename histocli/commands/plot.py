@@ -43,7 +43,9 @@ def plot(
     on_note: Callable[[str], None] = lambda note: None,
     on_warning: Callable[[str], None] = lambda warning: None,
 ) -> list[Path]:
-    """Draw plots of a run (by default the newest) into the workspace's `plots/`, and return the files.
+    """Draw plots of a run into the workspace's `plots/`, and return the files.
+
+    The default is the run that was trained or evaluated last.
 
     The plots show the run's learning curves, its data set and subset, and its evaluations. `config.data` selects some
     data sets or subsets. Curves of several runs are drawn into one plot if they can be compared. `PlotKind.ALL` draws

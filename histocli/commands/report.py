@@ -73,7 +73,7 @@ def report(
     *,
     listener: CommandListener = SILENT,
 ) -> WrittenReport:
-    """Write an HTML page about runs (by default the newest) and all of their evaluations, or those on `config.data`.
+    """Write an HTML page about runs and all of their evaluations, or those on `config.data`.
 
     With `config.maps` it also shows the maps of slides in this folder; they need no run.
     If something cannot be shown, such as patches that are not in the workspace any more, the page says so, and the
@@ -119,7 +119,7 @@ def report(
 
 
 def _choose_runs(workspace: Workspace, config: ReportConfig, repeats: Mapping[str, list[RepeatsReport]]) -> list[str]:
-    """Return the runs to report on: those of the options, else the newest one; none if there are only maps.
+    """Return the runs to report on: those of the options, else the one trained or evaluated last; none with maps only.
 
     `repeats` has the common names of folds or seeds among `config.run`: there is no run of such a name.
 

@@ -14,7 +14,7 @@ _MAX_PIXELS = 20_000  # of a PNG: with more, the picture can need more memory th
 class PlotConfig:
     """The options of `histo plot`."""
 
-    run: tuple[str, ...] = ()  # none: the newest run; several are laid over one another
+    run: tuple[str, ...] = ()  # none: the one trained or evaluated last; several are laid over one another
     kind: tuple[PlotKind, ...] = (PlotKind.ALL,)
     format: PlotFormat = PlotFormat.PNG
     data: tuple[str, ...] = ()  # none: the run's own data set and subset, and all of its evaluations
@@ -79,7 +79,7 @@ class PlotConfig:
 class ReportConfig:
     """The options of `histo report`."""
 
-    run: tuple[str, ...] = ()  # none: the newest run; several are compared
+    run: tuple[str, ...] = ()  # none: the one trained or evaluated last; several are compared
     data: tuple[str, ...] = ()  # none: all evaluations of the runs
     out: Path | None = None  # None: RUN-report.html in the workspace's plots/
     pictures: int = 48  # false positives, and false negatives, of each evaluation at most

@@ -130,6 +130,8 @@ def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> dict[str, int]
     """
     result = tables.result
     found = read_sidecars(tables.names, others, tables.options.classes)
+    if found.unused:
+        result.notes.append(f"keys of .json files that are not used: {format_examples(sorted(found.unused))}")
     if not found.labels:
         return {}
     both = [name for name in found.labels if name in result.labels]
@@ -153,8 +155,6 @@ def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> dict[str, int]
             result.notes.append(f"{what} of {format_count(len(new), 'image')} from .json files next to the images")
     for role, words in found.missing.items():
         result.missing[role] |= words
-    if found.unused:
-        result.notes.append(f"keys of .json files that are not used: {format_examples(sorted(found.unused))}")
     return found.labels
 
 
@@ -286,9 +286,12 @@ def _note_skipped(tables: LabelTables) -> None:
         hint = "" if result.labels else options
         result.notes.append(f"tables that are not used: {format_examples(unused)}{hint}")
     for role, known in (("label", result.labels), ("slide", result.slides), ("hospital", result.hospitals)):
+        if role == "slide" and tables.options.has_slide_pattern:  # it replaces the slides of tables
+            continue
         words = sorted(result.missing.get(role, ()))
         missing = [name for name in tables.names if name not in known] if known or words else []
         if missing:
-            written = f" ({', '.join(words)})" if words else ""
+            written = f" (written as {', '.join(words)})" if words else ""
             count = format_count(len(missing), "image")
-            result.notes.append(f"{count} without a {role}{written}: {format_examples(missing)}")
+            more = "; histo balance --split slide needs the slides of all images" if role == "slide" and known else ""
+            result.notes.append(f"{count} without a {role}{written}: {format_examples(missing)}{more}")

@@ -58,7 +58,7 @@ class LabelTables:
             HistoError: it is malformed, contradicts another table, or matches no image.
         """
         columns, result = self.options.columns, self.result
-        table = read_patch_table(file)
+        table = read_patch_table(file, self.options.columns)
         labels = table.read_labels(columns.label, self.options.classes)
         ids = self._choose_ids(table)
         check_ids(table, ids, [])
@@ -92,7 +92,7 @@ class LabelTables:
         Raises:
             HistoError: it is malformed or matches no image.
         """
-        table = read_patch_table(file)
+        table = read_patch_table(file, self.options.columns)
         column = table.require("slide", self.options.columns.slide)
         try:
             ids = self._choose_ids(table)
@@ -114,7 +114,7 @@ class LabelTables:
             is_named: whether its column of splits has a usual name; else an unreadable table is skipped with a note.
         """
         try:
-            table = read_patch_table(file)
+            table = read_patch_table(file, self.options.columns)
         except HistoError as error:
             if is_named:
                 raise

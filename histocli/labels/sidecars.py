@@ -3,8 +3,9 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from histocli.class_names import describe_counts, find_label, format_classes_option, format_meanings
 from histocli.errors import HistoError
@@ -50,14 +51,19 @@ def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping
     images = {name.rpartition(".")[0]: name for name in names}
     found = Sidecars()
     texts: dict[str, tuple[str, str]] = {}  # the name of the file, and the label in it, by the image's path
+    objects: list[tuple[File, str, dict[str, Any]]] = []  # the .json files, with their images and values
     for file in others:
         stem, _, suffix = file.name.rpartition(".")
         if suffix.lower() == "cls" and stem in images:
             text = decode_text(read_bytes(file)).strip()
             texts.setdefault(images[stem], (file.name, text))
             found.files.add(file.name)
-        elif suffix.lower() == "json" and stem in images and (text := _read_json(file, images[stem], found)):
-            texts.setdefault(images[stem], (file.name, text))
+        elif suffix.lower() == "json" and stem in images:
+            objects.append((file, images[stem], _read_object(file)))
+    found.unused = _find_other_keys((values for _, _, values in objects), classes)
+    for file, image, values in objects:
+        if text := _add_values(file, values, image, found):
+            texts.setdefault(image, (file.name, text))
     _add_labels(found, texts, classes)
     if not classes:
         _check_other_keys(found)
@@ -95,13 +101,33 @@ def _check_other_keys(found: Sidecars) -> None:
         )
 
 
-def _read_json(file: File, image: str, found: Sidecars) -> str:
-    """Add the slide, hospital and split in a .json file to those that were found, and return its label, or ""."""
+def _read_object(file: File) -> dict[str, Any]:
+    """Return the object in a .json file, or {} if it has another value."""
     try:
         values = json.loads(decode_text(read_bytes(file)))
     except (ValueError, RecursionError) as error:
         raise HistoError(f"{file.name} is not JSON: {error}", "correct or remove it") from error
-    by_name = {normalise_name(key): key for key in reversed(values)} if isinstance(values, dict) else {}
+    return values if isinstance(values, dict) else {}
+
+
+def _find_other_keys(objects: Iterable[Mapping[str, Any]], classes: Mapping[str, int]) -> set[str]:
+    """Return the keys such as `Category` that are no labels: a usual name in another case, with a value that is none.
+
+    In lower case, the usual names are always those of labels.
+    """
+    return {
+        key
+        for values in objects
+        for key in values
+        if key != normalise_name(key) in list_label_names(values)
+        and values[key] not in (None, "")
+        and parse_label(str(values[key]).strip(), classes) is None
+    }
+
+
+def _add_values(file: File, values: dict[str, Any], image: str, found: Sidecars) -> str:
+    """Add the slide, hospital and split in a .json file to those that were found, and return its label, or ""."""
+    by_name = {normalise_name(key): key for key in reversed(values) if key not in found.unused}
     keys = [by_name[name] for name in ("cls", *list_label_names(by_name)) if name in by_name]
     if not keys:
         return ""

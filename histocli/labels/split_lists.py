@@ -112,11 +112,17 @@ def _read_list(file: File, index: ImageIndex) -> _ImageList:
         matched = index.match(keys, folder, split)
         if matched.rows or matched.ambiguous:
             break
-    is_list = is_list and _has_list_name(file.name)
+    has_list_name = _has_list_name(file.name)
+    is_list = is_list and has_list_name
     if matched.rows or is_list:
         different = {row: pair for row, pair in matched.ambiguous.items() if pair[0] != pair[1]}
         check_unambiguous(file.name, "splits", matched._replace(ambiguous=different), ids)
     notes = list(matched.notes)
+    if not ids and has_list_name:
+        notes.append(
+            f"not used: {file.name} has no names of images. Numbers alone may count rows or be labels: write file "
+            "names, or call the column id"
+        )
     missing = [ids[row] for row in matched.unmatched]
     if missing and matched.rows:
         notes.append(f"lines of {file.name} without an image: {len(missing):,} of {len(ids):,}, such as {missing[0]!r}")
@@ -137,7 +143,7 @@ def _read_ids(file: File) -> tuple[list[str], bool]:
     """Return the ids in a list: the column of ids if the first line names one, else the names of images in each line.
 
     Numbers alone may count the rows, or be labels: without a column of ids, they are ids only if the list has no other
-    column, and none of them repeats.
+    column, and they do not repeat as labels do.
 
     Returns:
         The ids, and whether the file seems to be a list of images: it does not if it has other columns, or sentences.
@@ -154,12 +160,18 @@ def _read_ids(file: File) -> tuple[list[str], bool]:
         ids = [row[at] for row in rows[1:] if len(row) > at and row[at]]
     elif all(len(row) == 1 for row in rows):
         ids = [row[0] for row in rows if row[0]]
-        numbers = [number[1] for key in ids if (number := _NUMBERS.fullmatch(key))]
-        ids = ids if len(set(numbers)) == len(numbers) else []
+        ids = [] if _are_labels(ids) else ids
     else:
         ids = [name for row in rows for name in _find_names(row)]
     has_names = sum(map(_is_name, ids)) > len(ids) / 2
     return ids, has_names and (column is not None or len(header) == 1 or is_image(header[0]))
+
+
+def _are_labels(lines: Sequence[str]) -> bool:
+    """Return whether numbers seem to be labels: some repeat, and they are 0 and 1, or few."""
+    numbers = [number[1] for line in lines if (number := _NUMBERS.fullmatch(line))]
+    different = set(numbers)
+    return len(different) < len(numbers) and (different <= {"0", "1"} or len(different) <= len(numbers) / 2)
 
 
 def _find_names(row: Sequence[str]) -> list[str]:

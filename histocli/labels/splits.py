@@ -183,8 +183,11 @@ class SplitFinder:
                 counts = describe_splits(list(self.splits.values()), len(self._index.names))
                 notes.insert(0, f"splits from {', '.join(sorted(self.used))}: {counts}")
         if not is_complete:
-            before = dict(self.splits)
-            tables = [one._replace(images=[name for name in one.images if name not in before]) for one in tables]
+            for one in tables:
+                if n := sum(self.splits.get(name, one.split) != one.split for name in one.images):
+                    count = f"{format_count(n, 'image')} of {one.name}"
+                    notes.append(f"another table or list has a different split for {count}, and is used")
+            tables = [one._replace(images=[name for name in one.images if name not in self.splits]) for one in tables]
         self._add_lists(tables, "the tables")
         notes += [f"split {split}: {format_count(len(images), 'image')} of {name}" for name, split, images in tables]
         _check_folders(self.splits, "list" if self.used else "table")
@@ -217,7 +220,8 @@ def _check_folders(splits: Mapping[str, str], what: str) -> None:
         allowed = folder_splits | ({"valid", "test"} if EVALUATION in folder_splits else set())
         if folder_splits and split not in allowed:
             raise SplitError(
-                f"the {what} and the folders have different splits for {image}: {split} in the {what}",
+                f"the {what} and the folders have different splits for {image}: "
+                f"{'val' if split == 'valid' else split} in the {what}",
                 f"move the image, or correct the {what}",
             )
 

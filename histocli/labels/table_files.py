@@ -18,6 +18,7 @@ from histocli.labels.patch_tables import ColumnNames, PatchTable, check_ids
 
 MAX_FIELDS = 10_000_000  # of a table, which take some 60 bytes of memory each
 _PEEKED_BYTES = 4096
+_NO_NAMES = ColumnNames()
 _BLOCK = 1 << 20  # bytes that are unpacked at a time: Python allocates as much as it is asked to read
 _GZIP = b"\x1f\x8b"
 _ENCODING_OF_MARK = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -27,8 +28,10 @@ class UnreadableTableError(HistoError):
     """The bytes of a table cannot be read or unpacked, or are too many."""
 
 
-def read_patch_table(file: File) -> PatchTable:
+def read_patch_table(file: File, given: ColumnNames = _NO_NAMES) -> PatchTable:
     """Read a table in CSV, with commas, semicolons, tabs, vertical bars or (in a .txt file) spaces, in UTF-8 or UTF-16.
+
+    The first line may begin with # if it has a usual name of a column, or one that the user named (`given`).
 
     Raises:
         HistoError: it cannot be read or is malformed; the message names file and line.
@@ -45,7 +48,7 @@ def read_patch_table(file: File) -> PatchTable:
         first = next(filter(str.strip, text), "")  # empty lines before the names of the columns are skipped
     except UnicodeError as error:
         raise HistoError(f"{file.name} is not UTF-8 text: {error}", UTF8_HINT) from error
-    if _is_comment(first):
+    if _is_comment(first, given):
         raise HistoError(f"{file.name}, line 1: {first.strip()[:40]!r} is a comment", "remove this line")
     separator = re.fullmatch(r"sep=(.)\s*", first)  # a first line that Excel reads
     delimiter = separator[1] if separator else _find_delimiter(first, file.name)
@@ -74,12 +77,12 @@ def _find_encoding(data: bytes) -> str:
     return _ENCODING_OF_MARK.get(data[:2], "utf-8-sig")
 
 
-def _is_comment(line: str) -> bool:
-    """Return whether the first line of a table is a comment: it begins with #, and names no usual column."""
+def _is_comment(line: str, given: ColumnNames) -> bool:
+    """Return whether the first line of a table is a comment: it begins with #, and names no usual or given column."""
     if not any(mark in line for mark in SEPARATORS):
         return line.startswith("#")
-    fields = line.split(find_separator(line))
-    return line.startswith("# ") and not PatchTable("", {field: [] for field in fields}, []).list_roles(ColumnNames())
+    fields = map(str.strip, line.split(find_separator(line)))
+    return line.startswith("# ") and not PatchTable("", {field: [] for field in fields}, []).list_roles(given)
 
 
 def _find_delimiter(first: str, name: str) -> str:

@@ -36,7 +36,7 @@ from histocli.metrics.intervals import (
     make_patch_clusters,
     resample,
 )
-from histocli.metrics.registry import BY_NAME, NAMES, check_metrics, compute_metric_values
+from histocli.metrics.registry import BY_NAME, NAMES, compute_metric_values
 from histocli.metrics.weighted import SortedScores
 from histocli.schema import Count, Fraction
 
@@ -62,7 +62,7 @@ _SEED = 0  # of the resamples of a comparison
 class Measurement:
     """Every metric of scored patches at one threshold.
 
-    A metric that is undefined is None, and `undefined` gives the reason.
+    A metric that is undefined or missing is None, and `undefined` gives the reason.
     """
 
     n: Count
@@ -77,8 +77,10 @@ class Measurement:
     histogram: Histogram
 
     def __post_init__(self) -> None:
-        """Check that no metric is missing, which plots and pages would look for."""
-        check_metrics(self.metrics, NAMES)
+        """Add the metrics that a file of another version does not have, which plots and pages look for."""
+        missing = set(NAMES) - self.metrics.keys()
+        self.metrics.update(dict.fromkeys(missing))
+        self.undefined.update(dict.fromkeys(missing, "not in the metrics file"))
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Uncertainty:
 class PairedBootstrap:
     """The difference of two AUCs by bootstrap: its 95% interval and two-sided p-value (None if it has none).
 
-    `undefined` is why there is no interval, or ""; files of early versions do not have it.
+    `undefined` is why there is no interval, or "".
     """
 
     by: str

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.metrics.curves import Floats, Ints
-from histocli.metrics.registry import PER_GROUP, check_metrics, compute_metric_values
+from histocli.metrics.registry import PER_GROUP, compute_metric_values
 from histocli.metrics.weighted import SortedScores
 from histocli.schema import Count
 
@@ -22,8 +22,9 @@ class GroupMetrics:
     metrics: dict[str, float | None]
 
     def __post_init__(self) -> None:
-        """Check that no metric is missing, which tables would look for."""
-        check_metrics(self.metrics, PER_GROUP)
+        """Add the metrics that a file of another version does not have, which tables look for."""
+        for name in PER_GROUP:
+            self.metrics.setdefault(name, None)
 
 
 def sort_by_accuracy(groups: Iterable[GroupMetrics]) -> list[GroupMetrics]:

@@ -4,7 +4,7 @@ The function of a metric takes `WeightedScores` and returns one value for each o
 value is NaN if the metric is undefined. The function need not check for division by zero, which gives NaN.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -159,13 +159,6 @@ def compute_metric_values(scores: SortedScores) -> dict[str, float | None]:
     """Return every metric by name, with each patch counted once; None if undefined."""
     values = compute_metrics(scores, np.ones((1, len(scores.probs))))[:, 0].tolist()
     return {name: None if np.isnan(value) else value for name, value in zip(NAMES, values, strict=True)}
-
-
-def check_metrics(metrics: Collection[str], needed: Collection[str]) -> None:
-    """Raise `ValueError` if one of the `needed` names is missing, as in a file of another version."""
-    for name in needed:
-        if name not in metrics:
-            raise ValueError(f"has no metric {name}")
 
 
 def find_metric_title(name: str) -> str:

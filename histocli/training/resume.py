@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from histocli.config import RunConfig, TrainConfig
 from histocli.errors import DamagedError, HistoError, UsageError
+from histocli.locks import is_held
 from histocli.models.checkpoint import load_checkpoint
 from histocli.models.encoders import find_short_name
 from histocli.reports.run import read_history, read_run
@@ -25,7 +26,7 @@ class StoredRun(NamedTuple):
 
 
 def load_run_config(workspace: Workspace, name: str | None) -> StoredRun:
-    """Return the run to resume: `name`, or the newest run.
+    """Return the run to resume: `name`, or the newest run that no other process is training.
 
     Raises:
         HistoError: there is no such run, or its last.pt cannot be read.
@@ -43,7 +44,8 @@ def load_run_config(workspace: Workspace, name: str | None) -> StoredRun:
             if runs
             else "no run here can be resumed; histo train starts one",
         )
-    run = name or runs[-1]
+    idle = [run for run in runs if not is_held(workspace.run_lock_path(run))]
+    run = name or (idle or runs)[-1]
     last = workspace.run_dir(run) / "last.pt"
     try:
         checkpoint = load_checkpoint(last)

@@ -10,7 +10,9 @@ import signal
 import pytest
 import torch
 
+from histocli.locks import hold
 from histocli.models.checkpoint import load_checkpoint
+from histocli.training.resume import load_run_config
 from histocli.workspace import Workspace
 from tests.cli import QUICK, TRAIN, Histo, table, template
 from tests.faults.processes import Process
@@ -197,7 +199,10 @@ def test_more_epochs_extend_a_finished_run_with_a_cycle_of_their_own(histo):
     assert rows[4]["lr"] == pytest.approx(before[-1]["lr"], rel=0.01)
     config = json.loads((histo.root / "runs" / "first" / "config.json").read_text())["options"]
     assert (config["epochs"], config["extended_after"]) == (5, 2)
-    assert Workspace(histo.root).list_runs() == ["later", "first"]  # by when they were trained last
+    workspace = Workspace(histo.root)
+    assert workspace.list_runs() == ["later", "first"]  # by when they were trained last
+    with hold(workspace.run_lock_path("first"), "it is in use"):  # as a process that trains it does
+        assert load_run_config(workspace, None).name == "later"
     assert "of 5." in (histo.root / "runs" / "first" / "model_card.md").read_text()
     histo("train", "--resume", "--epochs", 6)  # without --name, the run that was trained last
     assert len(history(histo, "first")) == 6

@@ -418,7 +418,9 @@ def test_columns_of_parquet_are_labels_and_slides(tmp_path):
     assert any("that are not used: 'image_id'" in note for note in source.report.notes)
 
 
-@pytest.mark.parametrize(("missing", "written"), [(None, ""), (-1, " (written as -1)"), (float("nan"), " (written as nan)"), (" ", "")])
+@pytest.mark.parametrize(
+    ("missing", "written"), [(None, ""), (-1, " (written as -1)"), (float("nan"), " (written as nan)"), (" ", "")]
+)
 def test_rows_of_parquet_without_a_label_keep_their_slide_and_split(tmp_path, missing, written):
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")

@@ -219,7 +219,8 @@ def test_the_classes_option_gives_unknown_names_a_label():
         ("1 unknown", "NAME", "1"),
         ("tumor unknown", "NAME", "tumor"),
         ("LN_met LN_normal", "LN_normal", "LN_met"),
-        ("tumor kein_tumor lesion", "kein_tumor,lesion", "tumor"),
+        ("tumor kein_tumor lesion", "NAME", "tumor"),
+        ("1 2 unknown", "1", "2"),
     ],
 )
 def test_the_suggested_classes_option_is_not_the_wrong_way_round(names, negative, positive):
@@ -283,7 +284,7 @@ def test_a_slide_pattern_finds_the_slides_and_counts_images_without_one(tmp_path
     ],
 )
 def test_a_slide_pattern_replaces_the_slides_of_a_table_and_says_so(tmp_path, pattern, slides, warning):
-    rows = [f"{patient},{x},{x},7,1,{patient},0,0" for patient, x in ((4, 1), (4, 2), (9, 3))]
+    rows = [f"{patient},{x},{x},7,1,{'NA' if patient == 9 else patient},0,0" for patient, x in ((4, 1), (4, 2), (9, 3))]
     table = "\n".join(["patient,node,x_coord,y_coord,tumor,slide,center,split", *rows])
     names = [f"patch_patient_00{patient}_node_{x}_x_{x}_y_7.tif" for patient, x in ((4, 1), (4, 2), (9, 3))]
     folder = write_folder(tmp_path / "x", dict.fromkeys(names, IMAGE) | {"metadata.csv": table.encode()})
@@ -292,6 +293,7 @@ def test_a_slide_pattern_replaces_the_slides_of_a_table_and_says_so(tmp_path, pa
     note = next(note for note in source.report.notes if note.startswith("slides by --slide-pattern, instead of those"))
     assert f"{len(set(slides))} in 3 of 3 images" in note
     assert warning in note
+    assert not any("without a slide" in note for note in source.report.notes)
 
 
 BREAKHIS = (
@@ -510,6 +512,9 @@ def test_a_folder_whose_name_contradicts_the_class_above_it_is_an_error(tmp_path
     classes = ("negative=normal", "positive=tumor")
     source = FolderSource(FolderOptions((str(tmp_path / "x"),), classes=classes))
     assert [patch.label for patch in source.read_patches()] == [0, 1, 1]
+    for i, name in enumerate(("tumor/normal_without_cancer", "tumor/normal_no_tumor", "normal/non_invasive_carcinoma")):
+        with pytest.raises(HistoError, match="but its name means another label"):
+            pack(tmp_path / f"z{i}", f"{name}/a.tif", "tumor/b.tif", "normal/c.tif")
     found, _ = pack(tmp_path / "y", "normal/tumor_001/a.tif", "tumor/tumor_001/b.tif")  # patches of one slide
     assert [label for label, _ in found.values()] == [0, 1]
 

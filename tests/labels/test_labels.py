@@ -101,6 +101,9 @@ def test_names_of_columns_can_be_given(tmp_path):
     ]
     with pytest.raises(HistoError, match="there is no column 'nothing'"):
         FolderSource(FolderOptions((str(folder),), labels=folder / "table.csv", label_column="nothing"))
+    folder = write_folder(tmp_path / "y", dict.fromkeys(IMAGES, IMAGE) | {"t.csv": b"# Slice,TP\na,1\nb,0\nc,1\n"})
+    options = FolderOptions((str(folder),), labels=folder / "t.csv", id_column="# Slice", label_column="TP")
+    assert labels_of(FolderSource(options)) == FOUND
 
 
 def test_the_table_of_labels_may_have_slides_hospitals_and_splits(tmp_path):
@@ -251,6 +254,15 @@ def test_a_file_beside_the_image_may_have_its_label(tmp_path, text, label, encod
     assert ("labels from 1 file next to the images (.cls or .json)" in source.report.notes) == (label is not None)
 
 
+@pytest.mark.parametrize("text", ['{"Category": "lymph node"}', '{"Class": 2}', '{"Diagnosis": ["tumor"]}'])
+def test_a_key_in_another_case_with_another_value_is_no_label(tmp_path, text):
+    key = text.split('"')[1]
+    files = {"tumor/a.json": text, "normal/b.json": f'{{"{key}": 1}}'}
+    source = open_folder(tmp_path / "x", ("tumor/a.tif", "normal/b.tif"), files)
+    assert labels_of(source) == {"a": 1, "b": 0}
+    assert f"keys of .json files that are not used: '{key}'" in source.report.notes
+
+
 @pytest.mark.parametrize("label", ["[1]", '{"tumor": 1}'])
 def test_a_label_in_a_json_file_that_is_a_list_or_an_object_is_an_error(tmp_path, label):
     with pytest.raises(HistoError, match=r"s1\.json: the label .* is a list or an object") as caught:
@@ -272,8 +284,9 @@ def test_a_word_for_a_missing_value_is_no_slide_and_no_hospital(tmp_path, missin
         options = {"slides": tmp_path / "x" / "labels.csv"}
     source = open_folder(tmp_path / "x", IMAGES, files, **options)
     assert [(patch.slide, patch.hospital) for patch in source.read_patches()] == [("s1", "h1"), ("", "h1"), ("", "")]
-    assert f"2 images without a slide ({missing}): 'in/b.tif', 'in/c.tif'" in source.report.notes
-    assert f"1 image without a hospital ({missing}): 'in/c.tif'" in source.report.notes
+    needed = "histo balance --split slide needs the slides of all images"
+    assert f"2 images without a slide (written as {missing}): 'in/b.tif', 'in/c.tif'; {needed}" in source.report.notes
+    assert f"1 image without a hospital (written as {missing}): 'in/c.tif'" in source.report.notes
     assert source.report.counts == {"without a slide": 2}
 
 
@@ -474,7 +487,7 @@ def test_the_splits_of_a_table_and_of_folders_must_agree(tmp_path):
     for folder, last in (("y", "test"), ("z", "")):  # an image that the table does not assign is where its folder says
         source = open_folder(tmp_path / folder, images, {"labels.csv": table.format("val", last)})
         assert sorted(splits_of(source)) == ["test", "train", "valid"]
-    with pytest.raises(HistoError, match=r"different splits for test/c.tif: it is train in the table"):
+    with pytest.raises(HistoError, match=r"different splits for test/c.tif: train in the table"):
         open_folder(tmp_path / "x", images, {"labels.csv": table.format("val", "train")})
 
 

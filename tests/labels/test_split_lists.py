@@ -37,7 +37,7 @@ def test_lists_may_be_tables(tmp_path, text):
     ],
 )
 def test_a_list_without_an_image_is_an_error_if_its_images_could_be_used_for_training(tmp_path, lists):
-    with pytest.raises(SplitError, match=r"no line of .* is the name of an image: its lines are like '(images_c|q|my)"):
+    with pytest.raises(SplitError, match=r"no line of .* is the name of an image. Its lines are like '(images_c|q|my)"):
         open_lists(tmp_path / "x", lists)
 
 
@@ -48,6 +48,7 @@ def test_a_list_without_an_image_is_an_error_if_its_images_could_be_used_for_tra
         (("train/a.tif", "test/b.tif", "test/c.tif"), {"train.txt": "q1\n", "test.txt": "q2\n"}),
         (IMAGES, {"train_log.txt": "started\n", "test_results.txt": "finished\n"}),
         (IMAGES, {"train.txt": "images for the training\n", "test.txt": "images for the test\n"}),
+        (IMAGES, {"train.txt": "loss 0.4\nauc: 0.9\n", "test.txt": "loss 0.5\nauc: 0.8\n"}),
         (IMAGES, {"train.csv": "epoch,loss\n10,0.5\n", "val.csv": "epoch,loss\n10,0.6\n"}),
     ],
 )
@@ -74,8 +75,55 @@ def test_a_single_list_gives_the_split_of_some_images(tmp_path, name, text, spli
     source = open_lists(tmp_path / "x", {name: text})
     assert splits_of(source) == splits
     notes = "\n".join(source.report.notes)
-    assert ("train.txt has 1 of 3 images, but gives no split" in notes) == (name == "train.txt")
+    assert ("only train.txt was found: a list of val or test is needed" in notes) == (name == "train.txt")
     assert ("not used: no line of test.txt is the name of an image" in notes) == (text == "q\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "splits"),
+    [
+        ("val.csv", ",loss,acc\n0,0.5,0.7\n1,0.4,0.8\n", {}),  # the numbers of epochs
+        ("test.csv", ",0\n0,4.tif\n1,x 1.tif\n", {"4": "test", "x 1": "test"}),  # pandas numbers the rows
+        ("test.csv", ",id\n0,4\n", {"4": "test"}),
+        ("test.txt", "1\n0\n1\n", {}),  # labels
+        ("test.txt", "4\n0\n0\n", {"4": "test", "0": "test"}),
+        ("test.txt", "4 1\n0 1\n", {"4": "test", "0": "test"}),  # with labels
+        ("test.txt", "x 1.tif 0\n", {"x 1": "test"}),
+        ("test.txt", "4.tif, 0.tif\n", {"4": "test", "0": "test"}),
+    ],
+)
+def test_numbers_that_count_rows_or_are_labels_are_no_names(tmp_path, name, text, splits):
+    labels = "id,label\n0,1\n1,0\n4,1\nx 1,0\n"
+    source = open_folder(tmp_path / "x", ("0.tif", "1.tif", "4.tif", "x 1.tif"), {"labels.csv": labels, name: text})
+    assert {patch.id: patch.split for patch in source.read_patches() if patch.split} == splits
+    is_noted = any(note.startswith(f"not used: {name}") for note in source.report.notes)
+    assert is_noted == (text == "1\n0\n1\n")
+
+
+@pytest.mark.parametrize(
+    ("tables", "splits"),
+    [
+        ({"val_labels.csv": TEXT}, ["", "", "", ""]),
+        ({"labels.csv": "id,label\na,1\nb,0\n", "test.txt": "a\nb\n"}, ["", "", "", ""]),
+        ({"train.csv": TEXT, "test.csv": "id\nq\n"}, ["", "", "", ""]),  # the images of the test are elsewhere
+        ({"val_labels.csv": TEXT, "train.txt": "a\nb\n", "test.txt": "c\n"}, ["train", "train", "test", ""]),
+    ],
+)
+def test_an_image_without_a_label_does_not_change_the_splits(tmp_path, tables, splits):
+    source = open_folder(tmp_path / "x", (*IMAGES, "in/d.tif"), tables)
+    assert splits_of(source) == splits
+
+
+def test_a_single_table_gives_the_split_of_images_that_have_none(tmp_path):
+    column = {"train.csv": "id,label,split\na,1,train\n", "test.csv": "id,label\nb,0\nc,1\n"}
+    source = open_folder(tmp_path / "x", IMAGES, column)
+    assert splits_of(source) == ["train", "test", "test"]
+    lists = {"val_labels.csv": "id,label\nb,0\nc,1\n", "train.txt": "a\n", "test.txt": "c\n"}
+    source = open_folder(tmp_path / "y", (*IMAGES, "in/d.tif"), lists | {"labels.csv": "id,label\na,1\nd,1\n"})
+    assert splits_of(source) == ["train", "valid", "test", ""]
+    assert (
+        "another table or list has a different split for 1 image of val_labels.csv, and is used" in source.report.notes
+    )
 
 
 def test_a_single_table_and_a_single_list_both_give_splits(tmp_path):

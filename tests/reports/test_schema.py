@@ -88,11 +88,12 @@ def test_an_evaluation_of_an_earlier_version_is_read():
     assert (early.measured, early.uncertainty, early.slides) == (report.measured, None, [])
 
 
-def test_a_metric_of_a_slide_that_is_missing_is_named():
+def test_a_metric_that_a_file_of_another_version_lacks_is_undefined():
     values = json.loads(json.dumps(evaluation().to_json()))
-    del values["slides"][0]["accuracy"]
-    with pytest.raises(HistoError, match=r"x\.json: the field slides\[0\] has no metric accuracy"):
-        EvaluationReport.from_json(values, "x.json")
+    del values["slides"][0]["accuracy"], values["metrics"]["mcc"]
+    read = EvaluationReport.from_json(values, "x.json")
+    assert read.slides[0].metrics["accuracy"] is None
+    assert (read.measured.metrics["mcc"], read.measured.undefined["mcc"]) == (None, "not in the metrics file")
 
 
 def test_a_negative_number_of_expected_patches_is_refused():
