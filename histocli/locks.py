@@ -72,6 +72,8 @@ def is_held(path: Path) -> bool:
         descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
     except FileNotFoundError:
         return False
+    except PermissionError:
+        return True  # another user has made it, and only this user can use what it locks
     try:
         return try_lock(descriptor) is False
     finally:

@@ -64,8 +64,8 @@ def find_places(files: Mapping[str, Sequence[File]], kind: IdKind) -> tuple[Plac
     """Return the places of the image files of several inputs; `kind` is that of their ids.
 
     An id with a path begins in the current folder. So this folder is the place of all files on disk, and archives, or
-    folders of archives, are places of their own. With stems, the place of a single file is its folder. If there were
-    too many places for the record, the folder above them is the only one.
+    folders of archives, are places of their own. With stems, the place of a single file is its folder. Of more than
+    10,000 places, only the first are returned.
     """
     packed = [name for name, images in files.items() if not all(isinstance(image.read, DiskReader) for image in images)]
     if kind is not IdKind.STEM:
@@ -77,9 +77,7 @@ def find_places(files: Mapping[str, Sequence[File]], kind: IdKind) -> tuple[Plac
     parents = {os.path.dirname(name) for name in files if name not in folders}  # noqa: PTH120 - the same
     places = {Place(os.path.realpath(name), PlaceKind.FOLDER): None for name in sorted(folders)}
     places |= {Place(os.path.realpath(name), PlaceKind.FILES): None for name in sorted(parents)}
-    if len(places) > _MAX_PLACES:
-        return (Place(os.path.commonpath([place.path for place in places]), PlaceKind.FOLDER),)
-    return tuple(places)
+    return tuple(places)[:_MAX_PLACES]
 
 
 def find_listed_places(lines: Iterable[bytes], kind: IdKind) -> tuple[Place, ...]:

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -50,7 +50,8 @@ class PredictedIds(NamedTuple):
     def is_from(self, places: Sequence[Place]) -> bool:
         """Return whether `places` are those of the file, and all are whole: each image has the same id as before."""
         is_whole = all(place.kind is not PlaceKind.FILES for place in places)
-        return bool(places) and is_whole and set(places) == set(self.places)
+        before = {replace(place, path=os.path.realpath(place.path)) for place in self.places}  # it may be a link now
+        return bool(places) and is_whole and set(places) == before
 
 
 @dataclass(frozen=True)

@@ -113,16 +113,17 @@ def _read_object(file: File) -> dict[str, Any]:
 def _find_other_keys(objects: Iterable[Mapping[str, Any]], classes: Mapping[str, int]) -> set[str]:
     """Return the keys such as `Category` that are no labels: a usual name in another case, with a value that is none.
 
-    In lower case, the usual names are always those of labels.
+    If one of the values is a word for a label, such as `tumor`, the key is one of labels. In lower case, usual names
+    are always those of labels.
     """
-    return {
-        key
-        for values in objects
-        for key in values
-        if key != normalise_name(key) in list_label_names(values)
-        and values[key] not in (None, "")
-        and parse_label(str(values[key]).strip(), classes) is None
-    }
+    found: dict[str, set[str]] = {}
+    for values in objects:
+        for key in values:
+            if key != normalise_name(key) in list_label_names(values) and values[key] not in (None, ""):
+                found.setdefault(key, set()).add(str(values[key]).strip())
+    labels = {text: parse_label(text, classes) for texts in found.values() for text in texts}
+    has_word = {key for key, texts in found.items() if any(labels[t] is not None and not t.isdecimal() for t in texts)}
+    return {key for key, texts in found.items() if key not in has_word and any(labels[t] is None for t in texts)}
 
 
 def _add_values(file: File, values: dict[str, Any], image: str, found: Sidecars) -> str:

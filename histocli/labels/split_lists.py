@@ -118,7 +118,7 @@ def _read_list(file: File, index: ImageIndex) -> _ImageList:
         different = {row: pair for row, pair in matched.ambiguous.items() if pair[0] != pair[1]}
         check_unambiguous(file.name, "splits", matched._replace(ambiguous=different), ids)
     notes = list(matched.notes)
-    if not ids and has_list_name:
+    if not matched.rows and not is_list and has_list_name and all(map(str.isdecimal, ids)):
         notes.append(
             f"not used: {file.name} has no names of images. Numbers alone may count rows or be labels: write file "
             "names, or call the column id"
@@ -162,13 +162,15 @@ def _read_ids(file: File) -> tuple[list[str], bool]:
         ids = [row[0] for row in rows if row[0]]
         ids = [] if _are_labels(ids) else ids
     else:
-        ids = [name for row in rows for name in _find_names(row)]
+        ids = [name for row in rows for name in _find_names(row)] or _find_numbered_names([row[0] for row in rows])
     has_names = sum(map(_is_name, ids)) > len(ids) / 2
     return ids, has_names and (column is not None or len(header) == 1 or is_image(header[0]))
 
 
 def _are_labels(lines: Sequence[str]) -> bool:
     """Return whether numbers seem to be labels: some repeat, and they are 0 and 1, or few."""
+    if len(set(lines)) == len(lines):
+        return False
     numbers = [number[1] for line in lines if (number := _NUMBERS.fullmatch(line))]
     different = set(numbers)
     return len(different) < len(numbers) and (different <= {"0", "1"} or len(different) <= len(numbers) / 2)
@@ -178,6 +180,13 @@ def _find_names(row: Sequence[str]) -> list[str]:
     """Return the fields that are file names of images; if there are none, the first that is not a number."""
     names = [field for field in row if is_image(field)]
     return names or [field for field in row if field and not _NUMBERS.fullmatch(field)][:1]
+
+
+def _find_numbered_names(numbers: list[str]) -> list[str]:
+    """Return numbers that can be names of images: they are different, and do not count the rows."""
+    first = int(numbers[0]) if numbers[0].isdecimal() else -1
+    is_count = numbers == [str(first + row) for row in range(len(numbers))]
+    return numbers if len(set(numbers)) == len(numbers) and first >= 0 and not is_count else []
 
 
 def _is_name(text: str) -> bool:

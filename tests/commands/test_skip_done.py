@@ -436,6 +436,19 @@ def test_the_folder_in_the_record_of_an_earlier_version_is_kept(histo, inbox, tm
     assert "already has for" in histo.fails(*line, "last")[0]
 
 
+def test_a_link_in_the_record_of_an_earlier_version_is_its_folder(histo, tmp_path):
+    out, days, link = tmp_path / "x.csv", tmp_path / "days", tmp_path / "link"
+    line = [*PREDICT, "--skip-done", "--id", "path", "--out", out, link]
+    add_image(histo, days / "01.png")
+    link.symlink_to(days)
+    histo(*line)
+    change_record(out, {"folder": str(link), "places": None})
+    (days / "01.png").rename(tmp_path / "01.png")
+    add_image(histo, days / "b" / "01.png")
+    histo(*line)
+    assert read_ids(out) == ["01.png", "b/01.png"]
+
+
 # The images day/01.png and other/01.png differ. Each case has links by their path, the inputs of the first call and of
 # the second one, and the folders in which the calls are made.
 OTHERS = {

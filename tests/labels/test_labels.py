@@ -263,6 +263,12 @@ def test_a_key_in_another_case_with_another_value_is_no_label(tmp_path, text):
     assert f"keys of .json files that are not used: '{key}'" in source.report.notes
 
 
+def test_a_key_in_another_case_with_a_word_for_a_label_is_a_label(tmp_path):
+    files = {"a.json": '{"Label": "tumor"}', "b.json": '{"Label": "unclear"}'}
+    with pytest.raises(HistoError, match=r"b\.json: the label 'unclear' is not 0 or 1"):
+        open_folder(tmp_path / "x", ("a.tif", "b.tif"), files)
+
+
 @pytest.mark.parametrize("label", ["[1]", '{"tumor": 1}'])
 def test_a_label_in_a_json_file_that_is_a_list_or_an_object_is_an_error(tmp_path, label):
     with pytest.raises(HistoError, match=r"s1\.json: the label .* is a list or an object") as caught:

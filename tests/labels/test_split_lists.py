@@ -85,6 +85,7 @@ def test_a_single_list_gives_the_split_of_some_images(tmp_path, name, text, spli
         ("val.csv", ",loss,acc\n0,0.5,0.7\n1,0.4,0.8\n", {}),  # the numbers of epochs
         ("test.csv", ",0\n0,4.tif\n1,x 1.tif\n", {"4": "test", "x 1": "test"}),  # pandas numbers the rows
         ("test.csv", ",id\n0,4\n", {"4": "test"}),
+        ("test.csv", "4,0\n0,1\n", {"4": "test", "0": "test"}),  # with labels
         ("test.txt", "1\n0\n1\n", {}),  # labels
         ("test.txt", "4\n0\n0\n", {"4": "test", "0": "test"}),
         ("test.txt", "4 1\n0 1\n", {"4": "test", "0": "test"}),  # with labels
