@@ -166,9 +166,7 @@ def show_comparison(reporter: Reporter, comparison: ComparisonReport) -> None:
         methods.append([f"DeLong by {delong.by}", _format_range(delong.interval), _format_p_value(delong.p)])
     title = f"difference {comparison.paired.difference:+.4f}: AUC of {both[0].run} minus AUC of {both[1].run}"
     reporter.print_table(title, ["method", "95% interval", "p-value"], methods)
-    if bootstrap.undefined and bootstrap.p == 1 and not comparison.paired.difference:
-        reporter.note("both networks have the same AUC in every resample")
-    elif bootstrap.undefined:
+    if bootstrap.undefined:
         missing = "no 95% interval and no p-value" if bootstrap.p is None else "no 95% interval"
         reporter.warn(f"the difference has {missing} by bootstrap: {bootstrap.undefined}")
     _show_compared_caveats(reporter, both)
