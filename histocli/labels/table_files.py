@@ -79,9 +79,10 @@ def _find_encoding(data: bytes) -> str:
 
 def _is_comment(line: str, given: ColumnNames) -> bool:
     """Return whether the first line of a table is a comment: it begins with #, and names no usual or given column."""
-    if not any(mark in line for mark in SEPARATORS):
+    if not line.startswith("#") or not any(mark in line for mark in SEPARATORS):
         return line.startswith("#")
-    fields = map(str.strip, line.split(find_separator(line)))
+    start = line[:_PEEKED_BYTES]
+    fields = map(str.strip, start.split(find_separator(start)))
     return line.startswith("# ") and not PatchTable("", {field: [] for field in fields}, []).list_roles(given)
 
 
