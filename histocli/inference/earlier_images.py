@@ -18,9 +18,9 @@ _MAX_COMPARED = 100  # images whose bytes are compared
 def find_other(patches: Sequence[Patch], places: Iterable[Place], kind: IdKind) -> tuple[Patch, str] | None:
     """Return the first patch whose id is that of another image in a place, and the path of this image; else None.
 
-    Only files with the same suffix are compared: the preview of an image, beside it, was not scored. Links, copies, and
-    an archive and its unpacked folder have the same images. An image that is no longer in its place was probably moved.
-    The sizes of all files on disk are compared, and the bytes of at most 100 images.
+    Only files with the same suffix are compared, because `a.jpg` beside `a.png` may be a preview that was not scored.
+    Links, copies, and an archive and its unpacked folder have the same images. An image that is no longer in its place
+    was probably moved. The sizes of all files on disk are compared, and the bytes of at most 100 images.
     """
     by_id = {patch.id: patch for patch in patches}
     compared = 0

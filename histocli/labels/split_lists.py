@@ -142,8 +142,8 @@ def _has_list_name(name: str) -> bool:
 def _read_ids(file: File) -> tuple[list[str], bool]:
     """Return the ids in a list: the column of ids if the first line names one, else the names of images in each line.
 
-    Numbers alone may count the rows, or be labels: without a column of ids, they are ids only if the list has no other
-    column, and they do not repeat as labels do.
+    Numbers alone may count the rows, or be labels. Without a column of ids, they are ids only if they do not repeat as
+    labels do. In a list of several columns, they must also be different, and must not count the rows.
 
     Returns:
         The ids, and whether the file seems to be a list of images: it does not if it has other columns, or sentences.
@@ -184,7 +184,7 @@ def _find_names(row: Sequence[str]) -> list[str]:
 
 def _find_numbered_names(numbers: list[str]) -> list[str]:
     """Return numbers that can be names of images: they are different, and do not count the rows."""
-    first = int(numbers[0]) if numbers[0].isdecimal() else -1
+    first = int(numbers[0]) if numbers[0].isdecimal() and len(numbers[0]) < 20 else -1
     is_count = numbers == [str(first + row) for row in range(len(numbers))]
     return numbers if len(set(numbers)) == len(numbers) and first >= 0 and not is_count else []
 
