@@ -26,6 +26,15 @@ _WORDS = {
     "images img imgs tile tiles cell cells sample samples folder lymph node nodes breast colon lung idc",
 }
 _KIND_OF_WORD = {word: kind for kind, words in _WORDS.items() for word in words.split()}
+# The kinds of the words in a name of normal patches, and in a name of tumour patches.
+_NORMAL_KINDS = [
+    {"negative"},
+    {"healthy"},
+    {"negative", "healthy"},
+    {"negative", "disease"},
+    {"negation", "disease"},
+]
+_TUMOUR_KINDS = [{"positive"}, {"disease"}, {"positive", "disease"}]
 _EXACT_NAMES = {"0": 0, "1": 1}
 _EXACT_NAMES |= {f"{word}{mark}{i}": i for word in ("class", "label") for mark in ("", "_", "-", "=") for i in (0, 1)}
 # The folders of a partitioned table, as Spark and pandas write them.
@@ -108,23 +117,10 @@ def _label_of_class(name: str) -> int | None:
     words = (text[order.end() :] if order else text).split("_")
     if not all(word in _KIND_OF_WORD for word in words):
         return None
-    label = _label_of_kinds({_KIND_OF_WORD[word] for word in words})
+    kinds = {_KIND_OF_WORD[word] for word in words} - {"filler"}
+    label = 0 if kinds in _NORMAL_KINDS else 1 if kinds in _TUMOUR_KINDS else None  # None for `benign_tumor`
     is_contrary = order is not None and order[0][0] in "01" and label is not None and int(order[0][0]) != label
     return None if is_contrary else label
-
-
-def _label_of_kinds(kinds: set[str]) -> int | None:
-    """Return the label of a name with words of these kinds; None if it is not clear, as in `benign_tumor`."""
-    meaningful = kinds - {"filler"}
-    if meaningful in (
-        {"negative"},
-        {"healthy"},
-        {"negative", "healthy"},
-        {"negative", "disease"},
-        {"negation", "disease"},
-    ):
-        return 0
-    return 1 if meaningful in ({"positive"}, {"disease"}, {"positive", "disease"}) else None
 
 
 def find_split(name: str) -> str:

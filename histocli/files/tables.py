@@ -100,7 +100,7 @@ def _read_rows(file: IO[str], name: str, delimiter: str | None) -> Iterator[tupl
     try:
         reader = _open_reader(file, delimiter)
         for row in reader:
-            if (row and row[0]) or any(map(str.strip, row)):
+            if (header and row and row[0]) or any(map(str.strip, row)):
                 if not header:
                     header, header_line = row, line
                 width = len(header)
@@ -141,10 +141,11 @@ def _explain(error: csv.Error) -> str:
 
 
 def _open_reader(file: IO[str], delimiter: str | None = None) -> Any:
-    """Return a `csv.reader` for the separator that the first line has, or for `delimiter`."""
-    lines = _read_lines(file)
-    first = next(lines, "")
-    return csv.reader(chain([first], lines), delimiter=delimiter or find_separator(first), strict=True)
+    """Return a `csv.reader` for the separator that the first line with a text has, or for `delimiter`."""
+    lines, head = _read_lines(file), [""]
+    while not head[-1].strip() and (line := next(lines, "")):
+        head.append(line)
+    return csv.reader(chain(head[1:], lines), delimiter=delimiter or find_separator(head[-1]), strict=True)
 
 
 def _read_lines(file: IO[str]) -> Iterator[str]:

@@ -59,11 +59,13 @@ def find_labels(
         _add_labels_in_names(result, names)
     if not result.labels and tables.problems:
         raise tables.problems[0]
-    _add_splits(tables, others)
+    tables.split_finder.finish(others)
+    tables.split_finder.note_splits_beside(locations)
     if not result.labels:
         _note_possible_tables(tables, others)
     elif not result.slides and not options.has_slide_pattern:
         _note_table_beside(tables, "slide")
+    tables.note_patients()
     _check_options(tables)
     _note_skipped(tables)
     return result
@@ -142,13 +144,14 @@ def _add_sidecars(tables: LabelTables, others: Sequence[File]) -> dict[str, int]
             "--labels TABLE uses the table; move the table away to use the files",
         )
     tables.label_of_word |= found.words
-    result.used.update(found.files)
+    tables.patients = found.patients | tables.patients
+    result.used |= found.used
     result.labels = found.labels | result.labels
     result.notes.append(f"labels from {format_count(len(found.labels), 'file')} next to the images (.cls or .json)")
     for what, found_values, values in (
         ("slides", found.slides, result.slides),
         ("hospitals", found.hospitals, result.hospitals),
-        ("splits", found.splits, tables.split_finder.splits),
+        ("splits", found.splits, result.splits),
     ):
         if new := {name: value for name, value in found_values.items() if name not in values}:
             values.update(new)
@@ -211,15 +214,6 @@ def _check_labels_in_names(result: Labels, names: list[str]) -> None:
             f"{result.labels[other[0]]} by its folder or table",
             "--labels TABLE uses the table; else move the files to the right folders, or rename them",
         )
-
-
-def _add_splits(tables: LabelTables, others: Sequence[File]) -> None:
-    """Use the splits in tables, or in lists of images such as `train.txt`."""
-    result = tables.result
-    unused = [file for file in others if file.name not in result.used]
-    result.notes += tables.split_finder.finish(unused, set(result.labels or tables.names))
-    result.used |= tables.split_finder.used
-    result.splits = tables.split_finder.splits
 
 
 def _note_possible_tables(tables: LabelTables, others: Sequence[File]) -> None:

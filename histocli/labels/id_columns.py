@@ -35,7 +35,11 @@ def choose_id_column(table: PatchTable, match: Match) -> str | None:
     rows |= {name: match(table.columns[name], True).rows for name in names if name not in numbers}
     chosen = _choose_most(table, rows)
     if numbers and not rows[chosen]:
-        rows = _guess_numbers(table, numbers, match)
+        rows = {}
+        for name in numbers:
+            rows[name] = match(table.columns[name], True).rows
+            if len(rows[name]) == len(table):  # it matches every row: the other columns are not compared
+                break
         chosen = max(rows, key=lambda name: len(rows[name]))
     if chosen in numbers:
         for name, other in _match_others(table, chosen, match).items():
@@ -60,16 +64,6 @@ def _check_same_rows(table: PatchTable, chosen: str, rows: Rows, name: str, othe
             f"{name} gives line {second}",
             f"choose the column: --id-column {chosen} or --id-column {name}",
         )
-
-
-def _guess_numbers(table: PatchTable, names: Sequence[str], match: Match) -> dict[str, Rows]:
-    """Return the row of each image by columns of numbers, up to the first one that matches every row."""
-    rows: dict[str, Rows] = {}
-    for name in names:
-        rows[name] = match(table.columns[name], True).rows
-        if len(rows[name]) == len(table):
-            break
-    return rows
 
 
 def _match_others(table: PatchTable, column: str, match: Match) -> dict[str, Rows]:

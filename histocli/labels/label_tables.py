@@ -1,5 +1,7 @@
 """Read tables of labels, slides, hospitals and splits, and match their rows with the images."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -10,12 +12,15 @@ from histocli.files.file import File
 from histocli.labels.id_columns import choose_id_column
 from histocli.labels.label_columns import is_missing
 from histocli.labels.matching import ImageIndex, TableMatch, check_unambiguous
-from histocli.labels.patch_tables import PatchTable, TableOptions, check_ids, is_changed_by_spreadsheet, is_rounded
+from histocli.labels.patch_tables import PatchTable, TableOptions, check_ids
 from histocli.labels.result import ContradictionError, Labels, format_examples
 from histocli.labels.split_lists import find_split_of_table
 from histocli.labels.splits import SplitFinder, read_split_column
 from histocli.labels.table_files import read_patch_table
 
+_ROUNDED_NUMBER = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # a long number in a spreadsheet: 1.23E+10
+# A long number of which a spreadsheet kept 15 digits, or a date that it made.
+_CHANGED_ID = re.compile(r"\d{15}0+|\d\d?[-./ ]{1,2}[A-Za-zä]{3}|[A-Za-zä]{3}[-. ]\d\d")
 _TEXT_HINT = "export the table again with the ids as text: in Excel, import the column as text"
 _CHANGED_HINT = f"a spreadsheet seems to have changed the ids to dates or to numbers of 15 digits: {_TEXT_HINT}"
 
@@ -35,6 +40,8 @@ class LabelTables:
         tables_beside: the CSV tables next to the locations whose names contain neither `labels` nor a word for results,
             such as `scores`.
         split_finder: the splits of the images.
+        patients: the patients of the images.
+        patient_column: the column of patients that may be given to `--slide-column`; "" if there is none.
     """
 
     def __init__(self, names: list[str], options: TableOptions) -> None:
@@ -49,7 +56,9 @@ class LabelTables:
         self._labelled: list[tuple[str, AbstractSet[str]]] = []  # the images to which each table gave a label
         self._id_columns: dict[str, str | None] = {}  # the column of ids in each table; None if it has several parts
         self._columns_used: dict[str, str] = {}  # the column of slides and of hospitals in the first table with it
-        self.split_finder = SplitFinder(self.index, options.columns.split)
+        self.split_finder = SplitFinder(self.result, self.index, options.columns.split)
+        self.patients: dict[str, str] = {}
+        self.patient_column = ""
 
     def add_label_table(self, file: File) -> None:
         """Use a table for labels, and for slides, hospitals and splits if it has them.
@@ -109,9 +118,7 @@ class LabelTables:
     def add_split_table(self, file: File, is_named: bool) -> None:
         """Use a table of ids and splits, if it has the id of an image; add a note if it has no splits.
 
-        Args:
-            file: the table.
-            is_named: whether its column of splits has a usual name; else an unreadable table is skipped with a note.
+        An unreadable table is skipped with a note, unless its column of splits has a usual name (`is_named`).
         """
         try:
             table = read_patch_table(file, self.options.columns)
@@ -148,7 +155,7 @@ class LabelTables:
     def _match(self, table: PatchTable, ids: list[str], what: str) -> TableMatch:
         """Match the ids of a table with the images; raise `HistoError` if none match, or if ids were rounded."""
         matched = self._match_ids(table, ids)
-        rounded = [row for row in matched.unmatched if is_rounded(ids[row])]
+        rounded = [row for row in matched.unmatched if _ROUNDED_NUMBER.fullmatch(ids[row])]
         if rounded:
             row = rounded[0]
             raise HistoError(
@@ -159,7 +166,7 @@ class LabelTables:
         if not ids:
             raise HistoError(f"{table.name} has column names but no rows", "add rows, or remove the file")
         if not matched.rows and not matched.ambiguous:
-            is_changed = all(map(is_changed_by_spreadsheet, ids))
+            is_changed = all(map(_CHANGED_ID.fullmatch, ids))
             raise HistoError(
                 f"{table.name} has no {what.removesuffix('s')} of any image: its ids are like {format_examples(ids)}, "
                 f"the images like {format_examples(self.names)}",
@@ -201,26 +208,36 @@ class LabelTables:
             self._add_values(table, matched, role, column, values)
             if values and table.describe_place(column) not in result.notes[-1]:
                 result.notes.append(f"{role}s from {table.describe_place(column)}")
-            if role == "slide" and given is None:
-                self._note_patients(table, column)
-        split_column, notes = self.split_finder.add_table(table, matched.rows, unlabelled)
-        result.notes += notes
+        if (patients := table.find_patients()) is not None:
+            if self.options.slides is None or len(self.columns_by_table) == 1:  # --slide-column is in the first table
+                self.patient_column = self.patient_column or patients
+            self.patients = {name: table.columns[patients][row] for name, row in matched.rows.items()} | self.patients
+        split_column = self.split_finder.add_table(table, matched.rows, unlabelled)
         used = columns._replace(id=self._id_columns[table.title], split=split_column or columns.split)
         if unused := table.list_unused_columns(used) + unused:  # such as `grade`, which the user may need
             result.notes.append(f"columns of {table.title} that are not used: {format_examples(unused)}")
 
-    def _note_patients(self, table: PatchTable, column: str) -> None:
-        """Add a note if a patient has several slides (`column`), or if a slide belongs to several patients."""
-        if coarser := table.find_coarser(column):
+    def note_patients(self) -> None:
+        """Add a note if a slide belongs to several patients, or several slides to one patient.
+
+        The slides of each patient may be numbered from 1, so that a number means several slides.
+        """
+        if self.options.columns.slide is not None or self.options.has_slide_pattern:
+            return
+        pairs = {(slide, self.patients.get(name, "")) for name, slide in self.result.slides.items()}
+        patients = {patient for _, patient in pairs}
+        counts = Counter(slide for slide, patient in pairs if not is_missing(patient))
+        slide, n = min(counts.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
+        column = self.patient_column
+        if n > 1:
+            remedy = f"give --slide-column {column}" if column else "write the patient into the name of each slide"
             self.result.notes.append(
-                f"several values of the column {column} have the same {coarser}: --slide-column {coarser} "
-                f"keeps all patches of one {coarser} in the same split"
+                f"the slide {slide!r} belongs to {n:,} patients: if slides are numbered within each patient, {remedy}"
             )
-        if shared := table.find_shared_slide(column):
-            slide, patients, n = shared
+        elif len(patients) < len(pairs) and not any(map(is_missing, patients)):
+            remedy = f"--slide-column {column}" if column else "the patient in place of each slide"
             self.result.notes.append(
-                f"the {column} {slide!r} belongs to {n:,} values of the column {patients}: if slides are numbered "
-                f"within each patient, give --slide-column {patients}"
+                f"several slides belong to one patient: {remedy} keeps all patches of a patient in the same split"
             )
 
     def _add_values(

@@ -155,8 +155,9 @@ class ImageIndex:
 
     def _candidates(self, base: str) -> list[int]:
         """Return the images with a file name, with or without its suffix."""
-        exact = self._find_images(_lower_suffix(base))
-        return exact or (self._find_images(split_suffix(base)[0]) if is_image(base) else [])
+        stem, suffix = split_suffix(base)
+        exact = self._find_images(stem + suffix.lower())
+        return exact or (self._find_images(stem) if is_image(base) else [])
 
     def _find_images(self, key: str) -> list[int]:
         return [self._first[key], *self._more.get(key, [])] if key in self._first else []
@@ -228,8 +229,3 @@ def _remove_marks(key: str) -> str:
 def _compose(name: str) -> str:
     """Return a name in Unicode's composed form: macOS writes `ü` as two characters."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
-def _lower_suffix(base: str) -> str:
-    stem, suffix = split_suffix(base)
-    return stem + suffix.lower()

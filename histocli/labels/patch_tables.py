@@ -1,6 +1,5 @@
 """Find the columns of ids, labels, slides, hospitals and splits in a table. `table_files` reads the files."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from histocli.labels.label_columns import (
     find_missing,
     is_flag,
     is_fraction,
-    is_missing,
     list_label_names,
     normalise_name,
     parse_label,
@@ -40,8 +38,6 @@ _NAMES_OF_ROLE = {
 }
 _HEADER_HINT = "the first line must name the columns, for example id,label"
 _WILDS_COLUMNS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
-_ROUNDED_NUMBER = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # a long number in a spreadsheet: 1.23E+10
-_CHANGED_ID = re.compile(r"\d{15}0+|\d\d?[-./ ]{1,2}[A-Za-zä]{3}|[A-Za-zä]{3}[-. ]\d\d")
 
 
 class ColumnNames(NamedTuple):
@@ -85,7 +81,7 @@ class PatchTable:
             line = "" if row is None else f", line {self.lines[row]}"
             return f"{self.name}{line}, column {column}"
         where = f"{self.array_table.origin}, {self.array_table.kind} {self.array_table.titles.get(column, column)}"
-        return where if row is None else f"{where}, row {self.array_table.rows[row]}"
+        return where if row is None else f"{where}, row {row}"
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -120,31 +116,9 @@ class PatchTable:
             return next((name for name in self.columns if name.lower() == given.strip().lower()), None)
         return next(iter(self._list_columns(self._find_names(role))), None)
 
-    def find_coarser(self, column: str) -> str | None:
-        """Return a column of larger units: each of its values belongs to several values of `column`.
-
-        For example, `patient` if the table has a column `slide` too, a patient has several slides, and each slide is of
-        one patient.
-        """
-        for name in self._list_columns(_NAMES_OF_ROLE["slide"]):
-            pairs = set(zip(self.columns[column], self.columns[name], strict=True))
-            fine, coarse = ({pair[side] for pair in pairs} for side in (0, 1))
-            if not any(map(is_missing, coarse)) and len(coarse) < len(fine) == len(pairs):
-                return name
-        return None
-
-    def find_shared_slide(self, column: str) -> tuple[str, str, int] | None:
-        """Return a slide of several patients, the column of patients, and their number; None if there is none.
-
-        The slides of each patient may be numbered from 1, so that a number means several slides.
-        """
-        for name in self._list_columns(_PATIENT_NAMES) if normalise_name(column) not in _PATIENT_NAMES else ():
-            pairs = set(zip(self.columns[column], self.columns[name], strict=True))
-            counts = Counter(slide for slide, patient in pairs if not is_missing(slide) and not is_missing(patient))
-            slide, n = min(counts.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
-            if n > 1:
-                return slide, name, n
-        return None
+    def find_patients(self) -> str | None:
+        """Return the name of the column of patients; None if there is none."""
+        return next(iter(self._list_columns(_PATIENT_NAMES)), None)
 
     def _list_columns(self, names: Sequence[str]) -> list[str]:
         """Return the columns with these usual names, in the order of the names."""
@@ -161,16 +135,16 @@ class PatchTable:
             HistoError: there is none; the hint names the option that chooses it.
         """
         if (found := self.find(role, given)) is None:
+            header = self.title if self.array_table else f"{self.name}, line 1"
+            columns = ", ".join(name for name in self.columns if name) or "none"
             if given is not None:
-                raise HistoError(f"{self._header}: there is no column {given!r}", f"it has {self._column_list}")
+                raise HistoError(f"{header}: there is no column {given!r}", f"it has {columns}")
             hint = f"name it: --{role}-column NAME; usual names are {', '.join(_NAMES_OF_ROLE[role][:3])}"
             if any(is_image(name) or name in ("0", "1") for name in self.columns):
                 hint = _HEADER_HINT
             elif len(self.columns) == 1:
                 hint = "separate the columns by commas, semicolons, tabs or vertical bars"
-            raise HistoError(
-                f"{self._header}: no column is known as the {role}; the columns are {self._column_list}", hint
-            )
+            raise HistoError(f"{header}: no column is known as the {role}; the columns are {columns}", hint)
         return found
 
     def read_ids(self, given: str | None = None) -> list[str]:
@@ -232,15 +206,6 @@ class PatchTable:
             known.add("id")
         return known | {role for role in named if self.find(role, getattr(given, role))}
 
-    @property
-    def _header(self) -> str:
-        """Where the names of the columns are."""
-        return self.title if self.array_table else f"{self.name}, line 1"
-
-    @property
-    def _column_list(self) -> str:
-        return ", ".join(name for name in self.columns if name) or "none"
-
     def _parse_labels(self, column: str, classes: Mapping[str, int]) -> list[int | None]:
         """Return a column as labels; raise `HistoError` for a value that is not a label."""
         texts = self.columns[column]
@@ -286,13 +251,3 @@ def check_ids(
             repeated = len(ids) - len(set(ids))
             more = f"; {repeated:,} rows repeat an id" if repeated > 1 and not values else ""
             raise HistoError(f"{text}, with two {what}" if values else text + more, hint.format(table.lines[before]))
-
-
-def is_rounded(key: str) -> bool:
-    """Return whether an id is a number that a spreadsheet has rounded, such as 1.23E+10."""
-    return _ROUNDED_NUMBER.fullmatch(key) is not None
-
-
-def is_changed_by_spreadsheet(key: str) -> bool:
-    """Return whether an id may be a long number of which a spreadsheet kept 15 digits, or a date that it made."""
-    return _CHANGED_ID.fullmatch(key) is not None

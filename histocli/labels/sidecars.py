@@ -12,6 +12,7 @@ from histocli.errors import HistoError
 from histocli.files.file import File, read_bytes, split_suffix
 from histocli.labels.label_columns import find_contradiction, is_missing, list_label_names, normalise_name, parse_label
 from histocli.labels.patch_tables import ColumnNames, PatchTable
+from histocli.labels.result import Labels
 from histocli.labels.splits import read_split_column
 from histocli.labels.table_files import decode_text
 
@@ -21,24 +22,18 @@ _MAX_LABEL = 40  # characters of a label that a message shows
 
 
 @dataclass
-class Sidecars:
-    """The values of images, by the image's path; the names of the files with them; and keys that are not used.
+class Sidecars(Labels):
+    """The values of images in the files next to them; and `unused`, the keys that are not used.
 
     `words` are the labels in the files, in lower case, with what they mean. `values` are the values by key in the .json
-    file of each image, and `label_key` is the key of the labels in the first of them. `missing` has the words for a
-    missing slide or hospital.
+    file of each image, and `label_key` is the key of the labels in the first of them.
     """
 
-    labels: dict[str, int] = field(default_factory=dict)
-    slides: dict[str, str] = field(default_factory=dict)
-    hospitals: dict[str, str] = field(default_factory=dict)
-    splits: dict[str, str] = field(default_factory=dict)
-    files: set[str] = field(default_factory=set)
+    patients: dict[str, str] = field(default_factory=dict)
     words: dict[str, int] = field(default_factory=dict)
     unused: set[str] = field(default_factory=set)
     label_key: str = ""
     values: dict[str, dict[str, str]] = field(default_factory=dict)
-    missing: dict[str, set[str]] = field(default_factory=lambda: {"slide": set(), "hospital": set()})
 
 
 def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping[str, int]) -> Sidecars:
@@ -57,7 +52,7 @@ def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping
         if suffix.lower() == "cls" and stem in images:
             text = decode_text(read_bytes(file)).strip()
             texts.setdefault(images[stem], (file.name, text))
-            found.files.add(file.name)
+            found.used.add(file.name)
         elif suffix.lower() == "json" and stem in images:
             objects.append((file, images[stem], _read_object(file)))
     found.unused = _find_other_keys((values for _, _, values in objects), classes)
@@ -137,7 +132,7 @@ def _add_values(file: File, values: dict[str, Any], image: str, found: Sidecars)
     if isinstance(values[key], list | dict):
         what = f"{file.name}: the label {texts[key][:_MAX_LABEL]} is a list or an object"
         raise HistoError(what, "the label must be a number or a word")
-    found.files.add(file.name)
+    found.used.add(file.name)
     found.label_key, found.values[image] = found.label_key or key, texts
     table = PatchTable(file.name, {name: [text] for name, text in texts.items()}, [1])
     for role, known in (("slide", found.slides), ("hospital", found.hospitals)):
@@ -145,6 +140,8 @@ def _add_values(file: File, values: dict[str, Any], image: str, found: Sidecars)
             known[image] = texts[column]
         elif column and texts[column]:
             found.missing[role].add(texts[column])
+    if patients := table.find_patients():
+        found.patients[image] = texts[patients]
     column, splits = read_split_column(table, None)
     if splits and splits[0]:
         found.splits[image] = splits[0]

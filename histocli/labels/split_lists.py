@@ -1,13 +1,17 @@
 """Read lists of images that are named after a split, such as `train.txt` and `test.txt`."""
 
 import csv
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from histocli.class_names import SplitError, find_split, replace_evaluation
-from histocli.files.file import File, is_image, read_bytes
+from histocli.errors import HistoError
+from histocli.files.file import File, is_image, make_file, read_bytes
 from histocli.files.tables import find_separator
 from histocli.labels.label_columns import is_fraction
 from histocli.labels.matching import ImageIndex, check_unambiguous
@@ -16,31 +20,27 @@ from histocli.labels.result import format_examples
 from histocli.labels.table_files import decode_text
 
 _LIST_SUFFIX = re.compile(r"\.(txt|lst|list|csv|tsv)$", re.IGNORECASE)
-# Words beside that of the split in the name of a list, such as `test_ids.txt`; `test_log.txt` is about something else.
+# Words beside that of the split in the name of a list, perhaps with a number, such as `test_ids.txt` and
+# `fold1_test.txt`; `test_log.txt` is about something else.
 _LIST_WORDS = (
     "list lists id ids name names file files filename filenames path paths image images img imgs patch patches tile "
-    "tiles sample samples split splits set data dataset"
+    "tiles sample samples split splits set data dataset fold folds cv slide slides wsi wsis patient patients case cases"
 )
 _NUMBERS = re.compile(r"(-?\d+([.,]\d+)?(e-?\d+)?)(\s+-?[\d.,]+)*", re.IGNORECASE)  # a line, or a field
 
 
 class SplitList(NamedTuple):
-    """A table or a list that is named after a split, and the images in it."""
+    """A table or a list that is named after a split, and the images in it.
+
+    Of a list, there are also the id on each line, whether it is surely a list, and notes on its lines.
+    """
 
     name: str
     split: str
     images: list[str]
-
-
-class _ImageList(NamedTuple):
-    """A list that was read: its images, the id on each line, whether it is surely a list, and notes on its lines."""
-
-    name: str
-    split: str
-    images: list[str]
-    ids: list[str]
-    is_list: bool
-    notes: list[str]
+    ids: Sequence[str] = ()
+    is_list: bool = False
+    notes: Sequence[str] = ()
 
 
 def find_split_of_table(name: str) -> str:
@@ -85,28 +85,47 @@ def read_lists(
     found = [one for one in lists if one.images]
     if len({one.split for one in found}) < 2:
         found = [one for one in found if _has_list_name(one.name) and (one.is_list or len(one.images) == len(one.ids))]
-    named = [SplitList(one.name, one.split, one.images) for one in found]
     notes = [note for one in lists if not one.images for note in one.notes]
     unmatched = [one for one in lists if one.is_list and not one.images]
-    notes += _check_unmatched(unmatched, [*named, *tables], index.names, labelled)
-    chosen = choose_lists(named, labelled)
-    for one in found:
-        if chosen:
-            notes += one.notes
-        elif one.split == "train" and len(one.images) < len(index.names):
-            notes.append(f"only {one.name} was found: a list of val or test is needed")
-        elif len(one.images) < len(index.names):
-            notes.append(f"{one.name} gives no split: it leaves no labelled image for training")
-    return chosen, notes
+    notes += _check_unmatched(unmatched, [*found, *tables], index.names, labelled)
+    chosen = choose_lists(found, labelled)
+    if chosen:
+        return chosen, notes + [note for one in found for note in one.notes]
+    if unused := [one.name for one in found if len(one.images) < len(index.names)]:
+        names = format_examples(unused)
+        if found[0].split == "train":
+            notes.append(f"only {names} was found: a list of val or test is needed")
+        else:
+            notes.append(f"not used as a split: {names}, which would leave no labelled image for training")
+    return [], notes
 
 
-def _read_list(file: File, index: ImageIndex) -> _ImageList:
+def read_lists_beside(folder: Path, index: ImageIndex, slides: Mapping[str, str]) -> list[SplitList]:
+    """Return the lists in a folder that have images, or only names of slides; `slides` has the slide of each image."""
+    names: list[str] = []
+    with suppress(OSError), os.scandir(folder) as entries:  # the folder may not be entered
+        names = sorted(entry.name for entry in entries if _LIST_SUFFIX.search(entry.name) and entry.is_file())
+    found = []
+    for name in names:
+        if find_split_of_table(name) and _has_list_name(name):
+            with suppress(HistoError):  # it cannot be read, or is about other images
+                one = _read_list(make_file(folder / name, name), index)
+                ids = set(one.ids)
+                if not one.images and one.is_list and ids <= set(slides.values()):
+                    one = one._replace(images=[image for image, slide in slides.items() if slide in ids])
+                if one.images and (one.is_list or len(one.images) == len(one.ids)):
+                    found.append(one)
+    return found
+
+
+def _read_list(file: File, index: ImageIndex) -> SplitList:
     """Read a list and match its lines with images: whole lines, else without their last words, else their first words.
 
     Raises:
         HistoError: a line is the name of two images.
     """
-    ids, is_list = _read_ids(file)
+    lines = [line for line in decode_text(read_bytes(file)).splitlines() if line.strip()]
+    ids, is_list = _read_ids(file.name, lines) if lines else ([], False)
     folder, split = file.name.rpartition("/")[0], find_split_of_table(file.name)
     for keys in (ids, [key.rsplit(maxsplit=1)[0] for key in ids], [key.split()[0] for key in ids]):
         matched = index.match(keys, folder, split)
@@ -118,7 +137,9 @@ def _read_list(file: File, index: ImageIndex) -> _ImageList:
         different = {row: pair for row, pair in matched.ambiguous.items() if pair[0] != pair[1]}
         check_unambiguous(file.name, "splits", matched._replace(ambiguous=different), ids)
     notes = list(matched.notes)
-    if not matched.rows and not is_list and has_list_name and all(map(str.isdecimal, ids)):
+    if not ids and len(lines) < 2 and has_list_name:  # it has column names, or nothing
+        notes.append(f"not used: {file.name} has no line with the name of an image")
+    elif not matched.rows and not is_list and has_list_name and all(map(str.isdecimal, ids)):
         notes.append(
             f"not used: {file.name} has no names of images. Numbers alone may count rows or be labels: write file "
             "names, or call the column id"
@@ -126,20 +147,26 @@ def _read_list(file: File, index: ImageIndex) -> _ImageList:
     missing = [ids[row] for row in matched.unmatched]
     if missing and matched.rows:
         notes.append(f"lines of {file.name} without an image: {len(missing):,} of {len(ids):,}, such as {missing[0]!r}")
-    return _ImageList(file.name, split, list(matched.rows), ids, is_list, notes)
+    return SplitList(file.name, split, list(matched.rows), ids, is_list, notes)
 
 
 def _split_stem(name: str) -> list[str]:
     """Return the words in the name of a file, in lower case, without its folder and its suffix."""
     stem = re.sub(r"\.gz$", "", name.rpartition("/")[2].lower()).rpartition(".")[0]
-    return re.split(r"[\W_]+", stem)
+    return re.split(r"[\W_]+|(?<=[a-z])(?=list)", stem)  # also `testlist.txt`
 
 
 def _has_list_name(name: str) -> bool:
-    return all(word in _LIST_WORDS.split() or find_split(word) for word in _split_stem(name))
+    """Return whether all words in the name of a file are about a list of a split, such as `fold_1_test.txt`.
+
+    A number alone is about a list only beside a word such as `fold`: `test_01.txt` may be about a slide.
+    """
+    words = _split_stem(name)
+    listed = {word for word in words if word.rstrip("0123456789") in _LIST_WORDS.split()}
+    return all(word in listed or find_split(word) or (listed and re.fullmatch(r"\d\d?", word)) for word in words)
 
 
-def _read_ids(file: File) -> tuple[list[str], bool]:
+def _read_ids(name: str, lines: Sequence[str]) -> tuple[list[str], bool]:
     """Return the ids in a list: the column of ids if the first line names one, else the names of images in each line.
 
     Numbers alone may count the rows, or be labels. Without a column of ids, they are ids only if they do not repeat as
@@ -148,13 +175,12 @@ def _read_ids(file: File) -> tuple[list[str], bool]:
     Returns:
         The ids, and whether the file seems to be a list of images: it does not if it has other columns, or sentences.
     """
-    lines = [line for line in decode_text(read_bytes(file)).splitlines() if line.strip()] or [""]
     try:
         rows = [[field.strip() for field in row] for row in csv.reader(lines, delimiter=find_separator(lines[0]))]
     except csv.Error:  # a field is too long for a name
         return [], False
     header = rows[0]
-    column = PatchTable(file.name, {name: [] for name in header}, []).find("id")
+    column = PatchTable(name, {title: [] for title in header}, []).find("id")
     if column:
         at = header.index(column)
         ids = [row[at] for row in rows[1:] if len(row) > at and row[at]]
@@ -196,7 +222,7 @@ def _is_name(text: str) -> bool:
 
 
 def _check_unmatched(
-    unmatched: Sequence[_ImageList], found: Sequence[SplitList], images: Sequence[str], labelled: AbstractSet[str]
+    unmatched: Sequence[SplitList], found: Sequence[SplitList], images: Sequence[str], labelled: AbstractSet[str]
 ) -> list[str]:
     """Return notes on the lists without an image, or raise `SplitError` if they are about images that are here.
 
@@ -213,8 +239,8 @@ def _check_unmatched(
         if len(splits) > 1 and not labelled <= known:
             raise SplitError(
                 text,
-                "write the name or path of an image on each line; if these images are not here, move the list to "
-                "another folder",
+                "write the name or path of an image on each line, not of a slide or patient; if these images are not "
+                "here, move the list to another folder",
             )
-        notes.append(f"not used: {text}")
+        notes.append(f"not used: {text}. To use it, write the name or path of an image on each line")
     return notes

@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from pathlib import Path
 
 from histocli.class_names import (
     EVALUATION,
@@ -14,11 +16,20 @@ from histocli.class_names import (
     find_unknown_splits,
     replace_evaluation,
 )
-from histocli.files.file import File
+from histocli.errors import HistoError
+from histocli.files.file import File, make_file
 from histocli.labels.label_columns import is_missing, normalise_name
 from histocli.labels.matching import ImageIndex
 from histocli.labels.patch_tables import PatchTable
-from histocli.labels.split_lists import SplitList, choose_lists, find_split_of_table, read_lists
+from histocli.labels.result import Labels, format_examples
+from histocli.labels.split_lists import (
+    SplitList,
+    choose_lists,
+    find_split_of_table,
+    read_lists,
+    read_lists_beside,
+)
+from histocli.labels.table_files import peek_table
 from histocli.text import format_count
 
 # Short words of tables. As the name of a folder they could be anything, such as the state Virginia.
@@ -37,6 +48,7 @@ _FLAG_COLUMN = re.compile(
 )
 _FLAG_VALUES = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "t", "f", "y", "n", ""}
 _MAX_WORDS = 8  # different words in a column of splits
+_MAX_TABLES = 20  # tables next to the images whose columns are read
 
 
 def read_split_column(
@@ -118,28 +130,20 @@ def _check_flags(table: PatchTable) -> None:
 
 
 class SplitFinder:
-    """Collects the splits in tables, in names of tables, and in lists of images, by the path of the image.
+    """Adds the splits in tables, in names of tables, and in lists of images to a result, with notes.
 
-    Attributes:
-        splits: train, valid or test, by the path of the image.
-        used: the names of the lists that were read.
+    Args:
+        result: the values of the images.
+        index: finds the images.
+        given: the column of splits that the user named, if any.
     """
 
-    def __init__(self, index: ImageIndex, given: str | None) -> None:
-        self.splits: dict[str, str] = {}
-        self.used: set[str] = set()
-        self._index, self._given = index, given
+    def __init__(self, result: Labels, index: ImageIndex, given: str | None) -> None:
+        self._result, self._index, self._given = result, index, given
         self._named: list[SplitList] = []  # tables such as test.csv
 
-    def add_table(
-        self, table: PatchTable, rows: Mapping[str, int], unlabelled: AbstractSet[int]
-    ) -> tuple[str | None, list[str]]:
-        """Add the splits of a table; return its column of splits, and notes.
-
-        Args:
-            table: the table.
-            rows: the rows of images.
-            unlabelled: the rows without a label.
+    def add_table(self, table: PatchTable, rows: Mapping[str, int], unlabelled: AbstractSet[int]) -> str | None:
+        """Add the splits of a table, with `rows` of images and rows that are `unlabelled`; return its column of splits.
 
         Raises:
             SplitError: its splits are not understood, or contradict another table.
@@ -148,63 +152,87 @@ class SplitFinder:
         if column is None:
             if split := find_split_of_table(table.name):
                 self._named.append(SplitList(table.name, split, list(rows)))
-            return None, []
+            return None
         found = {name: splits[row] for name, row in rows.items() if splits[row]}
-        for name, split in found.items():
-            _set_split(self.splits, name, split, "the tables")
+        self._add(found.items(), "the tables")
         without = [table.columns[column][row] for row in rows.values() if row in unlabelled and not splits[row]]
         counts = describe_splits(list(found.values()), len(rows) - len(without))
         if without:
             words = ", ".join(sorted(set(without) - {""}))
             counts += f"; {len(without):,} without a label have no split" + (f" ({words})" if words else "")
-        return column, [f"splits from {table.describe_place(column)}: {counts}"]
+        self._result.notes.append(f"splits from {table.describe_place(column)}: {counts}")
+        return column
 
-    def finish(self, others: Iterable[File], labelled: AbstractSet[str]) -> list[str]:
-        """Use the names of tables such as `train.csv` and `test.csv`, else lists with such names; return notes.
+    def finish(self, others: Iterable[File]) -> None:
+        """Use the names of tables such as `train.csv` and `test.csv`, else lists with such names among `others`.
 
         Tables of one split, such as `test.csv` alone, give only the images without a split this split.
-
-        Args:
-            others: the files that are not images, and that were not used.
-            labelled: the images with a label.
 
         Raises:
             SplitError: an image is in two splits, a list has no image, or a folder and a table contradict each other.
             HistoError: a line of a list is the name of two images.
         """
-        notes: list[str] = []
+        result, names = self._result, self._index.names
+        splits, labelled = result.splits, set(result.labels or names)
+        lists: list[SplitList] = []
         tables = choose_lists(self._named, labelled)
         is_complete = len({table.split for table in tables}) > 1
-        if not is_complete and not self.splits:
-            lists, notes = read_lists(others, self._index, self._named, labelled)
-            self._add_lists(lists, "the lists")
+        if not is_complete and not splits:
+            unused = [file for file in others if file.name not in result.used]
+            lists, notes = read_lists(unused, self._index, self._named, labelled)
+            self._add(((image, one.split) for one in lists for image in one.images), "the lists")
             if lists:
-                self.used = {found.name for found in lists}
-                counts = describe_splits(list(self.splits.values()), len(self._index.names))
-                notes.insert(0, f"splits from {', '.join(sorted(self.used))}: {counts}")
+                result.used.update(found.name for found in lists)
+                counts = describe_splits(list(splits.values()), len(names))
+                result.notes.append(f"splits from {', '.join(sorted(found.name for found in lists))}: {counts}")
+            result.notes += notes
         if not is_complete:
             for one in tables:
-                if n := sum(self.splits.get(name, one.split) != one.split for name in one.images):
+                if n := sum(splits.get(name, one.split) != one.split for name in one.images):
                     count = f"{format_count(n, 'image')} of {one.name}"
-                    notes.append(f"another table or list has a different split for {count}, and is used")
-            tables = [one._replace(images=[name for name in one.images if name not in self.splits]) for one in tables]
-        self._add_lists(tables, "the tables")
-        notes += [f"split {split}: {format_count(len(images), 'image')} of {name}" for name, split, images in tables]
-        _check_folders(self.splits, "list" if self.used else "table")
-        return notes
+                    result.notes.append(f"another table or list has a different split for {count}, and is used")
+            tables = [one._replace(images=[name for name in one.images if name not in splits]) for one in tables]
+        self._add(((image, one.split) for one in tables for image in one.images), "the tables")
+        result.notes += [
+            f"split {one.split}: {format_count(len(one.images), 'image')} of {one.name}" for one in tables if one.images
+        ]
+        _check_folders(splits, "list" if lists else "table")
 
-    def _add_lists(self, lists: Sequence[SplitList], where: str) -> None:
-        """Add the splits of lists or tables; raise `SplitError` if an image is in two of them."""
-        for _, split, images in lists:
-            for image in images:
-                _set_split(self.splits, image, split, where)
+    def note_splits_beside(self, locations: Sequence[Path]) -> None:
+        """Add a note on lists and tables next to the locations that have splits of the images; they are not used.
 
+        There is no note if the splits are known, also from the names of folders.
+        """
+        result, names = self._result, self._index.names
+        places = [location.absolute() for location in locations]
+        parts = {part for name in names for part in name.split("/")[:-1]} | {place.name for place in places}
+        if result.splits or any(map(find_split, parts)):
+            return
+        folders = dict.fromkeys(place.parent for place in places)
+        lists = [one for folder in folders for one in read_lists_beside(folder, self._index, result.slides)]
+        found = [one.name for one in lists]
+        with suppress(SplitError):  # there are lists of val, test and eval
+            found = [one.name for one in choose_lists(lists, set(result.labels or names))]
+        paths = [path for folder in folders for path in sorted(folder.glob("*.csv")) if path.is_file()]
+        for path in paths[:_MAX_TABLES]:
+            with suppress(HistoError):  # it is not a table of these images
+                start = peek_table(make_file(path))
+                if read_split_column(start, self._given)[0] and self._index.match(start.read_ids()).rows:
+                    found.append(path.name)
+        if found:
+            result.notes.append(
+                f"the splits may be in {format_examples(list(dict.fromkeys(found)))} next to the images, but only "
+                "files in the folder of the images are used: move them there"
+            )
 
-def _set_split(splits: dict[str, str], image: str, split: str, where: str) -> None:
-    if (before := splits.setdefault(image, split)) != split:
-        raise SplitError(
-            f"{where} put {image} into two splits: {before} and {split}", "an image can be in one split only"
-        )
+    def _add(self, splits: Iterable[tuple[str, str]], where: str) -> None:
+        """Add images and their splits from lists or tables; raise `SplitError` if an image is in two splits."""
+        for image, split in splits:
+            if (before := self._result.splits.setdefault(image, split)) != split:
+                raise SplitError(
+                    f"{where} put {image} into two splits: {before} and {split}",
+                    "an image can be in one split only; of several folds, keep the files of one",
+                )
 
 
 def _check_folders(splits: Mapping[str, str], what: str) -> None:

@@ -56,12 +56,7 @@ def use_tables_inside(tables: LabelTables, others: Sequence[File]) -> None:
 def find_predictions(tables: LabelTables, file: File, start: PatchTable) -> str:
     """Return why the labels in a table seem to be predictions, or "" if they do not, or the user named their column.
 
-    `histo predict` leaves a hidden file beside its output.
-
-    Args:
-        tables: the tables that were read, with the options.
-        file: the table.
-        start: its columns and first rows.
+    `start` has the columns and the first rows. `histo predict` leaves a hidden file beside its output.
     """
     label = start.find("label")
     if tables.options.columns.label or label is None or isinstance(file.read, ArrayTable):
@@ -169,13 +164,8 @@ def _use_tables_of_folder(
     """Use the tables in a folder that may be about the locations in it, until all images have labels.
 
     `a_labels.csv` is about `a/` or `a.zip`, if there is one: it is used first for them, and for `b/` only if `a/` has
-    no images with the same names. A table `labels.csv` is about all of them.
-
-    Args:
-        tables: the tables that were read.
-        folder: the folder.
-        images_by_name: the paths of the images in each location, by its name.
-        paths: the tables.
+    no images with the same names. A table `labels.csv` is about all of them. `images_by_name` has the paths of the
+    images in each location, by its name.
     """
     entries = _list_entries(folder)
     names_in = {path: _find_names_in(path.stem, images_by_name.keys() | entries.keys()) for path in paths}

@@ -20,7 +20,6 @@ from histocli.fs import format_bytes, fsync, make_folder, make_space_hint, requi
 from histocli.sources import OnProgress
 from histocli.sources.http import (
     RangeError,
-    RefusedError,
     check_url,
     open_url,
     parse_content_length,
@@ -119,14 +118,7 @@ def compute_md5(path: Path) -> str:
 
 
 def _request_size(url: str, timeout: float) -> int | None:
-    """Request only the header; if the server refuses this or does not send the size, request the first byte."""
-    try:
-        with open_url(url, timeout, method="HEAD") as response:
-            refuse_web_page(url, response)
-            if (size := parse_content_length(response)) is not None:
-                return size
-    except RefusedError:
-        pass
+    """Request the first byte: some servers refuse a request of the header alone, or do not send the size with it."""
     try:
         with open_url(url, timeout, {"Range": "bytes=0-0"}) as response:
             refuse_web_page(url, response)

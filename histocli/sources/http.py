@@ -35,10 +35,6 @@ class MissingFileError(HistoError):
     """The server has no such file."""
 
 
-class RefusedError(HistoError):
-    """The server refuses this request."""
-
-
 class RangeError(Exception):
     """The server has no bytes in the requested range (416); `total` is the size of the file in bytes, if known."""
 
@@ -70,20 +66,17 @@ def redact_url(url: str) -> str:
 
 
 @contextmanager
-def open_url(
-    url: str, timeout: float, headers: dict[str, str] | None = None, method: str = "GET"
-) -> Iterator[requests.Response]:
+def open_url(url: str, timeout: float, headers: dict[str, str]) -> Iterator[requests.Response]:
     """Send a request, follow redirects, and yield the response (2xx) before its body is read.
 
     Raises:
         MissingFileError: 404 or 410.
         RangeError: 416.
         RetryableError: 408, 425, 429, 5xx, or a connection that fails, ends or stalls, also while the body is read.
-        RefusedError: any other status.
-        HistoError: an unsafe redirect, or a certificate that is not valid.
+        HistoError: any other status, an unsafe redirect, or a certificate that is not valid.
     """
     try:
-        with _Session() as session, closing(_send(session, method, url, headers or {}, timeout)) as response:
+        with _Session() as session, closing(_send(session, url, headers, timeout)) as response:
             _check_status(url, response)
             yield response
     except (OSError, urllib3.exceptions.HTTPError) as error:  # what requests raises are OSErrors
@@ -144,9 +137,7 @@ class _SystemCertificates(HTTPAdapter):
         return super().proxy_manager_for(proxy, ssl_context=ssl.create_default_context(), **options)
 
 
-def _send(
-    session: requests.Session, method: str, url: str, headers: dict[str, str], timeout: float
-) -> requests.Response:
+def _send(session: requests.Session, url: str, headers: dict[str, str], timeout: float) -> requests.Response:
     """Send a request, follow its redirects, and return the first response that is not a redirect."""
     check_url(url)
     parts = urlsplit(url)
@@ -156,7 +147,7 @@ def _send(
     for _ in range(_MAX_REDIRECTS):
         is_same_host = urlsplit(target)[:2] == host
         auth = HTTPBasicAuth(*credentials) if credentials and is_same_host else _send_as_it_is
-        response = session.request(method, target, headers=headers, auth=auth, timeout=timeout, stream=True)
+        response = session.get(target, headers=headers, auth=auth, timeout=timeout, stream=True)
         if not response.is_redirect:
             return response
         response.close()
@@ -200,8 +191,8 @@ def _check_status(url: str, response: requests.Response) -> None:
         raise MissingFileError(f"there is no {name} (HTTP {code})", "check the address given to --from")
     if code in (401, 403):
         hint = "download it in a browser and give the folder to --from"
-        raise RefusedError(f"the server refuses {name} (HTTP {code})", hint)
-    raise RefusedError(
+        raise HistoError(f"the server refuses {name} (HTTP {code})", hint)
+    raise HistoError(
         f"the server does not send {name}: HTTP {code} {response.reason}", "check the address given to --from"
     )
 

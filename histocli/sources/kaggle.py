@@ -23,7 +23,6 @@ from histocli.sources.kaggle_client import (
     find_competition_dir,
 )
 from histocli.sources.options import FROM, SLIDES, require_single_location
-from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 
 
 def _make_layout_hint(path: Path) -> str:
@@ -48,8 +47,8 @@ class KaggleOptions(SourceOptions):
 class KaggleSource:
     """The patches of the competition: the split `train` with labels, and the split `test` without.
 
-    `location` is the archive or its unpacked folder; None downloads it with Kaggle's client into `downloads_dir` (or
-    KAGGLEHUB_CACHE). `slides` is a table `id,wsi`, as CSV or in a zip.
+    `location` is the archive or its unpacked folder; None downloads it with Kaggle's client into the folder of the
+    context (or KAGGLEHUB_CACHE). `slides` is a table `id,wsi`, as CSV or in a zip.
 
     Raises:
         HistoError: the location does not exist or does not have the layout of Kaggle's archive, a table is malformed,
@@ -59,19 +58,8 @@ class KaggleSource:
     has_sha1_ids = True
     should_drop_duplicates = False
 
-    def __init__(
-        self,
-        location: Path | None,
-        downloads_dir: Path,
-        *,
-        slides: Path | None = None,
-        force: bool = False,
-        policy: RetryPolicy = DEFAULT_POLICY,
-    ) -> None:
-        self._location = location
-        self._downloads_dir = downloads_dir
-        self._force = force
-        self._policy = policy
+    def __init__(self, location: Path | None, context: SourceContext, slides: Path | None = None) -> None:
+        self._location, self._context = location, context
         self._images: dict[str, list[File]] = {}
         self._labels: dict[str, int] = {}
         self._slides_path = slides
@@ -85,8 +73,7 @@ class KaggleSource:
     def open(cls, options: KaggleOptions, context: SourceContext) -> "KaggleSource":
         """Open the archive or folder, or prepare a download."""
         location = require_single_location("kaggle", options.locations)
-        path = Path(location) if location else None
-        return cls(path, context.downloads_dir, slides=options.slides, force=context.force, policy=context.policy)
+        return cls(Path(location) if location else None, context, options.slides)
 
     @property
     def is_remote(self) -> bool:
@@ -103,7 +90,7 @@ class KaggleSource:
         if self._location is not None:
             size = self._location.stat().st_size if self._location.is_file() else None
             return [PlannedFile(self._location.name, size, True)]
-        is_here = not self._force and find_competition_dir(self._downloads_dir).is_dir()
+        is_here = not self._context.force and find_competition_dir(self._context.downloads_dir).is_dir()
         return [PlannedFile(f"{COMPETITION}.zip", ARCHIVE_BYTES, is_here)]
 
     def fetch(self) -> None:
@@ -113,7 +100,7 @@ class KaggleSource:
             HistoError: as `download_competition`, or the archive does not have the expected layout.
         """
         if not self._images:
-            self._index(download_competition(self._downloads_dir, force=self._force, policy=self._policy))
+            self._index(download_competition(self._context))
 
     def read_patches(self) -> Iterator[Patch]:
         """Fetch the files; yield the patches of train, then those of test, each in the order of their ids."""

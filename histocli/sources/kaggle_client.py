@@ -15,7 +15,8 @@ from pathlib import Path
 from histocli.errors import HistoError
 from histocli.fs import require_space
 from histocli.locks import hold
-from histocli.sources.retry import DEFAULT_POLICY, RETRIED_STATUS, RetryableError, RetryPolicy
+from histocli.sources import SourceContext
+from histocli.sources.retry import RETRIED_STATUS, RetryableError
 
 COMPETITION = "histopathologic-cancer-detection"
 PAGE = f"https://www.kaggle.com/competitions/{COMPETITION}"
@@ -38,7 +39,7 @@ def find_competition_dir(downloads_dir: Path) -> Path:
     return Path(os.environ.get(_CACHE_VARIABLE, downloads_dir)) / "competitions" / COMPETITION
 
 
-def download_competition(downloads_dir: Path, *, force: bool = False, policy: RetryPolicy = DEFAULT_POLICY) -> Path:
+def download_competition(context: SourceContext) -> Path:
     """Download and unpack the competition's archive, unless it is there; return its folder.
 
     Raises:
@@ -46,27 +47,22 @@ def download_competition(downloads_dir: Path, *, force: bool = False, policy: Re
         HistoError: credentials are missing or refused, the rules are not accepted, Kaggle cannot be reached, the
             archive is damaged, or the disk has not enough space.
     """
-    target = find_competition_dir(downloads_dir)
-    with hold(target.parent / f".{COMPETITION}.lock", f"Kaggle's archive in {target.parent}"):
-        return _download_if_missing(target, downloads_dir, force, policy)
-
-
-def _download_if_missing(target: Path, downloads_dir: Path, force: bool, policy: RetryPolicy) -> Path:
-    """Download and unpack the archive with Kaggle's client, trying again after network errors."""
+    target = find_competition_dir(context.downloads_dir)
     archive = target.with_name(f"{COMPETITION}.archive")
-    if force or not target.is_dir():
-        done = 0 if force else _find_size(archive)  # without `force`, the client continues an incomplete archive
-        needed = ARCHIVE_BYTES + _UNPACKED_BYTES - done
-        require_space(target.parent, needed, "Kaggle's archive, packed and unpacked,")
     attempts = 0
 
     def attempt() -> Path:
         nonlocal attempts
         attempts += 1
-        with _set_client_folder(downloads_dir), redirect_stdout(sys.stderr):  # the client prints to stdout
-            return _download(archive, force=force and attempts == 1)  # the next attempts continue the first
+        with _set_client_folder(context.downloads_dir), redirect_stdout(sys.stderr):  # the client prints to stdout
+            return _download(archive, force=context.force and attempts == 1)  # the next attempts continue the first
 
-    return policy.run(attempt, "cannot download Kaggle's archive", _LATER_HINT, lambda: _find_size(archive))
+    with hold(target.parent / f".{COMPETITION}.lock", f"Kaggle's archive in {target.parent}"):
+        if context.force or not target.is_dir():
+            done = 0 if context.force else _find_size(archive)  # without `force`, an incomplete archive is continued
+            needed = ARCHIVE_BYTES + _UNPACKED_BYTES - done
+            require_space(target.parent, needed, "Kaggle's archive, packed and unpacked,")
+        return context.policy.run(attempt, "cannot download Kaggle's archive", _LATER_HINT, lambda: _find_size(archive))
 
 
 def _find_size(path: Path) -> int:

@@ -3,19 +3,19 @@
 Veeling et al. 2018, doi:10.1007/978-3-030-00934-2_24; the files: doi:10.5281/zenodo.2546921.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha1
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 from urllib.parse import urlsplit
 
 from histocli.errors import HistoError
 from histocli.locks import hold
 from histocli.patch import Patch, Pixels
-from histocli.sources import OnTransfer, PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
+from histocli.sources import PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.camelyon import find_hospital, read_meta
 from histocli.sources.options import FROM, require_single_location
 from histocli.sources.pcam_files import (
@@ -27,12 +27,13 @@ from histocli.sources.pcam_files import (
     make_file_name,
     parse_location,
 )
-from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 
 if TYPE_CHECKING:
     from histocli.sources.hdf5 import Labels
 
 _MAX_OTHER_LABELS = 0.05  # share of labels that may differ from the meta table: with shuffled rows, about half do
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class PcamSource:
     """The patches of PCam's splits, one split after the other.
 
     `location` is the base address or the folder of the nine files. None means Zenodo; the files must then have the
-    published MD5s. The files in a folder may be unpacked (`.h5`). Downloads are saved in `downloads_dir`, and one array
-    at a time is unpacked there.
+    published MD5s. The files in a folder may be unpacked (`.h5`). Downloads are saved in the folder of the context, and
+    one array at a time is unpacked there.
 
     Raises:
         HistoError: the folder does not exist, or does not contain a split.
@@ -56,24 +57,12 @@ class PcamSource:
     has_sha1_ids = True
     should_drop_duplicates = True
 
-    def __init__(
-        self,
-        location: str | Path | None,
-        downloads_dir: Path,
-        *,
-        on_transfer: OnTransfer = lambda name, done, total: None,
-        force: bool = False,
-        splits: Sequence[str] = SPLITS,
-        policy: RetryPolicy = DEFAULT_POLICY,
-    ) -> None:
+    def __init__(self, location: str | Path | None, context: SourceContext, splits: Sequence[str] = SPLITS) -> None:
         from histocli.sources.http import redact_url
 
         self._url, self._folder = parse_location(location)
         self._required = MD5 if location is None else {}
-        self._downloads_dir = downloads_dir
-        self._on_transfer = on_transfer
-        self._force = force
-        self._policy = policy
+        self._context = context
         self._splits = [name for name in splits if self._folder is None or has_split(self._folder, name)]
         if not self._splits:
             raise HistoError(
@@ -90,13 +79,7 @@ class PcamSource:
     @classmethod
     def open(cls, options: PcamOptions, context: SourceContext) -> "PcamSource":
         """Open the folder, or prepare a download."""
-        return cls(
-            require_single_location("pcam", options.locations),
-            context.downloads_dir,
-            on_transfer=context.on_transfer,
-            force=context.force,
-            policy=context.policy,
-        )
+        return cls(require_single_location("pcam", options.locations), context)
 
     @property
     def is_remote(self) -> bool:
@@ -117,10 +100,7 @@ class PcamSource:
         if self._folder is not None:
             found = [path for name in self._splits for path in find_split_files(self._folder, name) if path is not None]
             return [PlannedFile(path.name, path.stat().st_size, True) for path in found]
-        planned = [
-            self._plan_file(make_file_name(split, kind), kind) for split in self._splits for kind in ("y", "meta", "x")
-        ]
-        return [file for file in planned if file is not None]
+        return [file for split in self._splits for file in self._for_each_file(split, self._plan_file).values()]
 
     def fetch(self) -> None:
         """Download all files, one at a time, and read the labels; a second call does nothing.
@@ -133,12 +113,12 @@ class PcamSource:
 
         if self._files:
             return
-        with ExitStack() as held:
-            if self._folder is None:  # otherwise two processes could append to the same file
-                held.enter_context(hold(self._downloads_dir / ".pcam.lock", f"PCam's files in {self._downloads_dir}"))
+        folder = self._context.downloads_dir
+        # Without the lock, two processes could append to the same file.
+        with hold(folder / ".pcam.lock", f"PCam's files in {folder}") if self.is_remote else nullcontext():
             files = {split: self._fetch_split(split) for split in self._splits}
         for split, (_, y, _) in files.items():
-            self._labels[split] = read_labels(y, self._downloads_dir, is_download=self.is_remote)
+            self._labels[split] = read_labels(y, folder, is_download=self.is_remote)
         self._note_checksums()
         self._files = files
 
@@ -153,11 +133,9 @@ class PcamSource:
 
         files, labels = self._files[split], self._labels[split]
         slides = self._read_slides(split, files.meta)
-        on_unpacked = partial(self._on_transfer, files.x.name.removesuffix(".gz"))
-        is_download = self.is_remote
-        with open_h5(
-            files.x, self._downloads_dir, rows=len(labels), is_download=is_download, on_progress=on_unpacked
-        ) as file:
+        on_unpacked = partial(self._context.on_transfer, files.x.name.removesuffix(".gz"))
+        folder, is_download = self._context.downloads_dir, self.is_remote
+        with open_h5(files.x, folder, rows=len(labels), is_download=is_download, on_progress=on_unpacked) as file:
             for row, pixels in enumerate(read_patches(file, files.x, len(labels), is_download=is_download)):
                 yield Patch(
                     id=sha1(pixels.tobytes(), usedforsecurity=False).hexdigest(),
@@ -200,7 +178,8 @@ class PcamSource:
         if self._folder is not None:
             x, y, meta = find_split_files(self._folder, split)
         else:
-            y, meta, x = (self._fetch_file(make_file_name(split, kind), kind) for kind in ("y", "meta", "x"))
+            fetched = self._for_each_file(split, self._fetch_file)
+            x, y, meta = (fetched.get(kind) for kind in ("x", "y", "meta"))
         if x is None or y is None:
             raise HistoError(
                 f"{self.report.origin} lacks {make_file_name(split, 'y' if x else 'x')}",
@@ -213,40 +192,43 @@ class PcamSource:
                 )
         return SplitFiles(x, y, meta)
 
-    def _fetch_file(self, name: str, kind: str) -> Path | None:
-        """Download a file; None for a table of slides that the server does not have."""
+    def _for_each_file(self, split: str, action: Callable[[str], T]) -> dict[str, T]:
+        """Call `action` for the name of each file of a split; return what it returns, by the kind of the file.
+
+        A table of slides that the server does not have is left out.
+        """
+        from histocli.sources.http import MissingFileError
+
+        results = {}
+        for kind in ("y", "meta", "x"):
+            try:
+                results[kind] = action(make_file_name(split, kind))
+            except MissingFileError:
+                if kind != "meta":
+                    raise
+        return results
+
+    def _fetch_file(self, name: str) -> Path:
+        """Download a file."""
         from histocli.sources.download import download_file
-        from histocli.sources.http import MissingFileError
 
-        md5 = self._required.get(name)
-        try:
-            return download_file(
-                self._find_url(name),
-                self._downloads_dir / name,
-                md5=md5,
-                on_progress=partial(self._on_transfer, name),
-                force=self._force,
-                policy=self._policy,
-            )
-        except MissingFileError:
-            if kind == "meta":
-                return None
-            raise
+        return download_file(
+            self._find_url(name),
+            self._context.downloads_dir / name,
+            md5=self._required.get(name),
+            on_progress=partial(self._context.on_transfer, name),
+            force=self._context.force,
+            policy=self._context.policy,
+        )
 
-    def _plan_file(self, name: str, kind: str) -> PlannedFile | None:
-        """Return the size of a file to download; None for a table of slides that the server does not have."""
+    def _plan_file(self, name: str) -> PlannedFile:
+        """Return the size of a file to download."""
         from histocli.sources.download import find_remote_size, is_complete
-        from histocli.sources.http import MissingFileError
 
-        target = self._downloads_dir / name
-        if not self._force and is_complete(self._find_url(name), target, self._required.get(name)):
+        url, target = self._find_url(name), self._context.downloads_dir / name
+        if not self._context.force and is_complete(url, target, self._required.get(name)):
             return PlannedFile(name, target.stat().st_size, True)
-        try:
-            return PlannedFile(name, find_remote_size(self._find_url(name), self._policy), False)
-        except MissingFileError:
-            if kind == "meta":
-                return None
-            raise
+        return PlannedFile(name, find_remote_size(url, self._context.policy), False)
 
     def _find_url(self, name: str) -> str:
         """Return the address of a file: the base address with the name of the file added to its path."""

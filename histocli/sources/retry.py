@@ -50,12 +50,9 @@ class RetryPolicy:
                 if failures >= self.tries:
                     raise HistoError(f"{failure}: {error} ({failures} tries)", hint) from error
                 wait = error.wait
-            self.wait(failures, wait)
-
-    def wait(self, failures: int, requested: float | None) -> None:
-        """Sleep as long as the server requested, else with exponential backoff and jitter; at most `longest_wait`."""
-        backoff = self.first_wait * 2 ** (failures - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-        self.sleep(min(self.longest_wait, backoff if requested is None else max(requested, 0.0)))
+            if wait is None:  # exponential backoff with jitter
+                wait = self.first_wait * 2 ** (failures - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+            self.sleep(min(self.longest_wait, max(wait, 0.0)))
 
 
 DEFAULT_POLICY = RetryPolicy()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -38,6 +39,17 @@ def largest_difference(image, pixels):
     assert image.dtype == np.uint8
     assert image.shape == pixels.shape
     return int(np.abs(image.astype(int) - pixels).max())
+
+
+@contextmanager
+def peak_memory_below(limit):
+    """Check that the block allocates less than `limit` bytes at a time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
 
 
 LOSSLESS = {
@@ -142,6 +154,23 @@ def test_a_jpeg_2000_with_a_colour_profile_is_read():
     assert largest_difference(decode(data, "x"), SOFT) == 0
 
 
+@pytest.mark.parametrize("method", [1, 2])
+def test_the_first_of_two_colour_spaces_of_a_jpeg_2000_counts(method):
+    """The second one is sYCC, which is not read; the first is sRGB, or a colour profile (`method` 2)."""
+    data = encode(SOFT, "JPEG2000")
+    header, at = data.index(b"jp2h") - 4, data.index(b"colr") - 4
+    first = data[at : at + 15].replace(b"colr\1", b"colr" + bytes([method]))
+    second = data[at : at + 11] + (18).to_bytes(4)
+    length = (int.from_bytes(data[header : header + 4]) + 15).to_bytes(4)
+
+    def insert(boxes):
+        return data[:header] + length + data[header + 4 : at] + boxes + data[at + 15 :]
+
+    assert largest_difference(decode(insert(first + second), "x"), SOFT) == 0
+    with pytest.raises(HistoError, match="in the colour space sYCC, which is not read"):
+        decode(insert(second + first), "x")
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])
 @pytest.mark.parametrize(
     ("orientation", "upright"),
@@ -229,13 +258,10 @@ def test_of_an_image_that_mpp_makes_very_large_only_the_centre_is_computed(heigh
     size = [round(side * mpp / PATCH_MPP) for side in (width, height)]
     expected = fit(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC))
     data = encode(image, "PNG")
-    tracemalloc.start()
-    patch = decode_patch(data, "x", Preparation(mpp=mpp), remarks)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    with peak_memory_below(3 << 20):
+        patch = decode_patch(data, "x", Preparation(mpp=mpp), remarks)
     assert largest_difference(patch, expected) <= 1
     assert list(remarks) == ["cut to the centre" if min(size) >= 96 else "cut and padded"]
-    assert peak < 3 << 20
 
 
 # errors
@@ -300,12 +326,8 @@ def jpeg_header(width, height):
 @pytest.mark.parametrize("header", [png_header, tiff_header, bmp_header, jpeg_header])
 def test_an_enormous_image_is_refused_by_its_header(header):
     data = header(40_000, 40_000)
-    tracemalloc.start()
-    with pytest.raises(HistoError, match="pixels"):
+    with peak_memory_below(1 << 20), pytest.raises(HistoError, match="pixels"):
         decode(data, "x")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1 << 20
 
 
 def test_the_pixel_limit_holds_if_another_module_imports_opencv_first(tmp_path):
@@ -390,20 +412,15 @@ def lengths_that_lie():
     at = jp2.index(b"\xff\x51")
     yield "jp2 components", jp2[: at + 38] + b"\x40\0" + jp2[at + 40 :]
     yield "gif", gif[:-20]
-    bmp = bytearray(encode(SOFT, "BMP"))
-    bmp[18:26] = struct.pack("<ii", 4000, 4000)
-    yield "bmp", bytes(bmp)
+    yield "bmp", bmp_header(4000, 4000)
 
 
 @pytest.mark.attack
 @pytest.mark.parametrize(("kind", "data"), [pytest.param(kind, data, id=kind) for kind, data in lengths_that_lie()])
 def test_a_length_beyond_the_file_is_refused_before_anything_is_allocated(kind, data):
-    tracemalloc.start()
-    with pytest.raises(HistoError, match=r"^x: (the image (is truncated|is damaged|has 16384 components))"):
+    message = r"^x: (the image (is truncated|is damaged|has 16384 components))"
+    with peak_memory_below(1 << 20), pytest.raises(HistoError, match=message):
         decode(data, "x")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1 << 20
 
 
 def photoshop(pixels):

@@ -348,11 +348,6 @@ def test_two_tables_with_different_slides_of_an_image_are_an_error(tmp_path):
         open_folder(tmp_path / "x", ("a.tif",), tables)
 
 
-def test_a_label_beside_the_image_that_is_not_0_or_1_is_refused(tmp_path):
-    with pytest.raises(HistoError, match=r"s1\.cls: the label '7' is not 0 or 1"):
-        open_folder(tmp_path / "x", ("s1.tif",), {"s1.cls": "7"})
-
-
 def test_options_with_names_that_do_not_exist_are_errors(tmp_path):
     with pytest.raises(HistoError, match="--classes names tumr, which is no folder and no label") as raised:
         open_folder(tmp_path / "x", ("left/a.tif", "right/b.tif"), {}, classes=("negative=left", "positive=tumr"))
@@ -478,8 +473,10 @@ def test_lists_of_images_named_after_splits_give_the_splits(tmp_path, line):
 
 
 def test_an_image_in_the_lists_of_two_splits_is_an_error(tmp_path):
-    with pytest.raises(HistoError, match=r"the lists put in/b.tif into two splits: (test and train|train and test)"):
+    message = r"the lists put in/b.tif into two splits: (test and train|train and test)"
+    with pytest.raises(HistoError, match=message) as caught:
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": TEXT, "train.txt": "a\nb\n", "test.txt": "b\nc\n"})
+    assert caught.value.hint.endswith("of several folds, keep the files of one")
 
 
 def test_a_table_of_splits_may_be_separate(tmp_path):
@@ -547,27 +544,9 @@ def test_other_numbers_as_labels_are_an_error_with_a_hint_that_works(tmp_path, l
     assert read == {key: int(label != labels[0]) for key, label in zip("abc", labels, strict=True)}
 
 
-@pytest.mark.parametrize(
-    ("table", "hint"),
-    [
-        ("a,1\nb,0\nc,1\n", "the first line must name the columns"),
-        ("id label\na 1\nb 0\nc 1\n", "separate the columns by commas"),
-        (TEXT.encode("utf-16-le"), "save it as UTF-8"),
-    ],
-)
-def test_a_table_that_is_not_understood_says_how_to_mend_it(tmp_path, table, hint):
-    with pytest.raises(HistoError) as caught:
-        open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
-    assert hint in caught.value.hint
-
-
 def test_a_table_without_rows_is_an_error(tmp_path):
     with pytest.raises(HistoError, match=r"labels\.csv has column names but no rows"):
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label\n"})
-
-
-def test_a_packed_table_inside_is_read(tmp_path):
-    assert labels_of(open_folder(tmp_path / "x", IMAGES, {"labels.csv.gz": gzip.compress(TEXT.encode())})) == FOUND
 
 
 @pytest.mark.parametrize("name", ["labels.xlsx", "metadata.jsonl", "in/annotations.json"])
@@ -608,10 +587,23 @@ def test_a_table_with_one_row_for_each_patient_is_refused_with_what_to_do(tmp_pa
     ],
 )
 def test_patients_with_several_slides_are_named(tmp_path, patients, options, is_noted):
-    rows = [f"{key},{i % 2},{key}1,{who.strip()}\n" for i, (key, who) in enumerate(zip("abc", patients, strict=True))]
-    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,slide,patient\n" + "".join(rows)}, **options)
-    note = "several values of the column slide have the same patient: --slide-column patient keeps all patches of one"
-    assert any(text.startswith(note) for text in source.report.notes) == is_noted
+    for form in ("table", "two tables", *([] if options else ["json"])):
+        remedy = "the patient in place of each slide" if form == "json" else "--slide-column patient"
+        note = f"several slides belong to one patient: {remedy} keeps all patches of a patient in the same split"
+        assert (note in read_patients(tmp_path / form, "abc", patients, form, options)) == is_noted
+
+
+def read_patients(folder, slides, patients, form, options):
+    """Return the notes on images of these slides and patients, which are in one table, in two, or in .json files."""
+    rows = list(zip("abc", slides, map(str.strip, patients), strict=True))
+    files = {"labels.csv": "id,label,slide,patient\n" + "".join(f"{key},1,{slide},{who}\n" for key, slide, who in rows)}
+    if form == "two tables":
+        files = {"labels.csv": "id,label,slide\n" + "".join(f"{key},1,{slide}\n" for key, slide, _ in rows)}
+        files["more.csv"] = "id,patient\n" + "".join(f"{key},{who}\n" for key, _, who in rows)
+    elif form == "json":
+        template = '{{"label": 1, "slide": "{}", "patient": "{}"}}'
+        files = {f"in/{key}.json": template.format(slide, who) for key, slide, who in rows}
+    return open_folder(folder, IMAGES, files, **options).report.notes
 
 
 @pytest.mark.parametrize(
@@ -624,13 +616,10 @@ def test_patients_with_several_slides_are_named(tmp_path, patients, options, is_
     ],
 )
 def test_a_slide_of_several_patients_is_named(tmp_path, slides, patients, options, is_noted):
-    rows = "".join(f"{key},1,{slide},{who.strip()}\n" for key, slide, who in zip("abc", slides, patients, strict=True))
-    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,slide,patient\n" + rows}, **options)
-    note = (
-        "the slide '1' belongs to 2 values of the column patient: if slides are numbered within each patient, give "
-        "--slide-column patient"
-    )
-    assert (note in source.report.notes) == is_noted
+    for form in ("table", "two tables", *([] if options else ["json"])):
+        remedy = "write the patient into the name of each slide" if form == "json" else "give --slide-column patient"
+        note = f"the slide '1' belongs to 2 patients: if slides are numbered within each patient, {remedy}"
+        assert (note in read_patients(tmp_path / form, slides, patients, form, options)) == is_noted
 
 
 def test_a_table_next_to_the_images_is_suggested_if_nothing_else_has_labels(tmp_path):
@@ -704,6 +693,8 @@ def test_a_table_of_labels_of_patients_is_named_and_not_used(tmp_path):
     ("table", "message", "hint"),
     [
         ("a.tif,tumor\nb.tif,normal\n", "no column is known as the id", "the first line must name the columns"),
+        ("id label\na 1\nb 0\nc 1\n", "no column is known as the label", "separate the columns by commas"),
+        (TEXT.encode("utf-16-le"), "is not UTF-8", "save it as UTF-8"),
         ("id,label\n01-Jan,1\n2. Jan,0\nMar-05,1\n", "has no label of any image", "changed the ids to dates"),
         ("id,label\n123456789012345000,1\n1234567890123450,0\n", "has no label of any image", "numbers of 15 digits"),
         ("id,label\nx1,1\n02-Jan,0\n", "has no label of any image", "must be the names or paths"),

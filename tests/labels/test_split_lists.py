@@ -34,10 +34,13 @@ def test_lists_may_be_tables(tmp_path, text):
         {"train.csv": "id\na\nb\n", "test_ids.csv": "id\nq\n"},
         {"train.csv": "id,label\na,1\nb,0\n", "test.txt": "q\n"},
         {"splits/train.txt": "q1.png 0\nq2.png 1\n", "splits/val.txt": "my q 3.png 0\n"},
+        {"train_slides.txt": "q1\n", "test_patients.csv": "patient\nq2\n"},
     ],
 )
 def test_a_list_without_an_image_is_an_error_if_its_images_could_be_used_for_training(tmp_path, lists):
-    with pytest.raises(SplitError, match=r"no line of .* is the name of an image. Its lines are like '(images_c|q|my)"):
+    with pytest.raises(
+        SplitError, match=r"no line of .* is the name of an image. Its lines are like '(images_c|q|my|patient)"
+    ):
         open_lists(tmp_path / "x", lists)
 
 
@@ -63,20 +66,28 @@ def test_other_files_and_lists_of_images_that_are_elsewhere_are_no_error(tmp_pat
         ("val_images.csv", "id\nc\n", ["", "", "valid"]),
         ("eval.lst", "c\n", ["", "", "test"]),
         ("test.csv", "id,label\nc,1\n", ["", "", "test"]),  # a table of labels
+        ("fold1_test.txt", "c\n", ["", "", "test"]),
+        ("test_fold_2.txt", "c\n", ["", "", "test"]),
+        ("testlist01.txt", "c\n", ["", "", "test"]),
+        ("test_01.txt", "c\n", ["", "", ""]),  # perhaps the images of a slide
         ("test.txt", "a\nb\nc\n", ["", "", ""]),  # all images would be in this split
         ("test.csv", "b,0\nc,1\n", ["", "test", "test"]),
         ("test.csv", "epoch,loss\nc,0.5\n", ["", "", ""]),  # the number of an epoch may be the name of an image
         ("test_log.txt", "c\n", ["", "", ""]),
         ("train.txt", "a\n", ["", "", ""]),
         ("test.txt", "q\n", ["", "", ""]),
+        ("test_slides.txt", "q\n", ["", "", ""]),
+        ("train.txt", "", ["", "", ""]),
+        ("test.csv", "id\n", ["", "", ""]),
     ],
 )
 def test_a_single_list_gives_the_split_of_some_images(tmp_path, name, text, splits):
     source = open_lists(tmp_path / "x", {name: text})
     assert splits_of(source) == splits
     notes = "\n".join(source.report.notes)
-    assert ("only train.txt was found: a list of val or test is needed" in notes) == (name == "train.txt")
-    assert ("not used: no line of test.txt is the name of an image" in notes) == (text == "q\n")
+    assert ("only 'train.txt' was found: a list of val or test is needed" in notes) == (text == "a\n")
+    assert (f"not used: no line of {name} is the name of an image" in notes) == (text == "q\n")
+    assert (f"not used: {name} has no line with the name of an image" in notes) == (text in ("", "id\n"))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +136,8 @@ def test_a_single_table_gives_the_split_of_images_that_have_none(tmp_path):
     assert (
         "another table or list has a different split for 1 image of val_labels.csv, and is used" in source.report.notes
     )
+    table = {"all.csv": "id,label,split\na,1,train\nb,0,test\nc,1,test\n", "test_labels.csv": "id,label\nc,1\n"}
+    assert not any("split test: 0" in note for note in open_folder(tmp_path / "z", IMAGES, table).report.notes)
 
 
 def test_a_single_table_and_a_single_list_both_give_splits(tmp_path):
@@ -135,6 +148,28 @@ def test_a_single_table_and_a_single_list_both_give_splits(tmp_path):
 def test_lines_without_an_image_are_counted(tmp_path):
     source = open_lists(tmp_path / "x", {"train.txt": "a\nb\n", "test.txt": "c\nzzz\nyyy\n"})
     assert "lines of test.txt without an image: 2 of 3, such as 'zzz'" in source.report.notes
+
+
+@pytest.mark.parametrize(
+    ("files", "folder", "noted"),
+    [
+        ({"train.txt": "a\nb\n", "test.txt": "c\n"}, "in", "'test.txt', 'train.txt'"),
+        ({"test.txt": "c\n"}, "in", "'test.txt'"),
+        ({"test_slides.txt": "s2\n"}, "in", "'test_slides.txt'"),
+        ({"parts.csv": "id,split\na,train\nb,train\nc,test\n"}, "in", "'parts.csv'"),
+        ({"train.txt": "a\nb\n", "test.txt": "q\n"}, "in", ""),  # the images of the test are elsewhere
+        ({"test.txt": "a\nb\nc\n"}, "in", ""),
+        ({"test.txt": "c\n", "test_log.txt": "c\n"}, "train", ""),
+    ],
+)
+def test_lists_and_tables_of_splits_next_to_the_images_are_named(tmp_path, files, folder, noted):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    images = [f"{folder}/{key}.tif" for key in "abc"]
+    table = "id,label,slide\na,1,s1\nb,0,s1\nc,1,s2\n"
+    notes = open_folder(tmp_path / "x", images, {"labels.csv": table}).report.notes
+    found = [note for note in notes if "next to the images" in note]
+    assert [note.partition(" next to")[0] for note in found] == ([f"the splits may be in {noted}"] if noted else [])
 
 
 def test_a_line_that_is_the_name_of_two_images_is_an_error_unless_the_folder_of_the_split_has_one(tmp_path):

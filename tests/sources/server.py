@@ -84,7 +84,7 @@ class FileServer:
         return f"{self._scheme}://{host}:{self.port}/{path}"
 
     def ranges(self, path: str) -> list[str | None]:
-        return [request.range for request in self.requests if request.path == path and request.method == "GET"]
+        return [request.range for request in self.requests if request.path == path]
 
     def __enter__(self) -> "FileServer":
         self._thread.start()
@@ -113,19 +113,16 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
+        self._answer()
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self._answer(with_body=True)
+        self._answer()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quietly."""
 
-    def _answer(self, with_body: bool) -> None:
+    def _answer(self) -> None:
         path = self.path.partition("?")[0].lstrip("/")
         owner = self.server.owner
         owner.requests.append(Request(self.command, path, dict(self.headers.items())))
@@ -143,8 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if with_body:
-            self._send(reply, body + reply.extra)
+        self._send(reply, body + reply.extra)
 
     def _slice(self, reply: Reply, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """The status, headers and bytes for a file, honouring Range and If-Range."""

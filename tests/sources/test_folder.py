@@ -90,14 +90,6 @@ def test_a_table_without_these_images_does_not_hide_the_class_folders(tmp_path):
         folder_source([tmp_path / "empty"], labels=tmp_path / "train_labels.csv")
 
 
-@pytest.mark.parametrize("keys", [("a", "b", "c"), ("a.tif", "b.tif", "c.tif"), ("in/a.tif", "in/b", "c")])
-def test_labels_are_found_by_stem_by_name_and_by_path(tmp_path, keys):
-    table = "id,label\n" + "".join(f"{key},{label}\n" for key, label in zip(keys, (1, 0, 1), strict=True))
-    source = folder_source([write_folder(tmp_path / "x", IMAGES | {"labels.csv": table.encode()})])
-    assert labels_of(source) == FOUND
-    assert source.report.counts == {}
-
-
 def test_images_without_labels_and_labels_without_images_are_counted(tmp_path):
     table = b"id,label\na,1\nelsewhere/b.tif,0\nz,1\n"
     source = folder_source([write_folder(tmp_path / "x", IMAGES | {"labels.csv": table})])
@@ -215,12 +207,6 @@ def test_a_missing_location_or_table_is_an_error_that_names_it(tmp_path):
     (tmp_path / "text.txt").write_text("no image")
     with pytest.raises(HistoError, match=r"text\.txt is a text file, which histo does not read"):
         folder_source([tmp_path / "text.txt"])
-
-
-def test_a_malformed_table_in_the_folder_is_an_error_with_its_line(tmp_path):
-    archive = write_zip(tmp_path / "x.zip", IMAGES | {"train_labels.csv": b"id,label\na,1\nb,2\n"})
-    with pytest.raises(HistoError, match=r"train_labels\.csv, line 3, column label: '2' is not 0 or 1"):
-        folder_source([archive])
 
 
 def test_real_patches_are_packed_with_their_labels(shared_data, tmp_path):

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import pytest
 
-from histocli.commands.download import DownloadConfig, download, find_dataset, open_source
+from histocli.commands.download import DownloadConfig, download, find_dataset
 from histocli.data.store import open_store
 from histocli.enums import Resize
 from histocli.errors import UsageError
@@ -104,8 +104,7 @@ def test_a_new_source_needs_only_a_module_and_its_name(squares, tmp_path):
     assert list_declared_options()["level"].sources == ("squares",)
     workspace = Workspace(tmp_path)
     config = DownloadConfig("squares", make_source_options("squares", {"level": 9}, None, 0))
-    source = open_source(config, SourceContext(workspace.downloads_dir))
-    download(workspace, "grey", config, source)
+    download(workspace, "grey", config)
     assert (open_store(workspace.patches_path("grey")) == 9).all()
     assert find_dataset(workspace, "grey", config).request["size"] == 9
 
@@ -113,8 +112,7 @@ def test_a_new_source_needs_only_a_module_and_its_name(squares, tmp_path):
 def test_data_sets_packed_before_an_option_existed_are_recognised(request, tmp_path):
     workspace = Workspace(tmp_path)
     config = DownloadConfig("synthetic", SyntheticOptions(2, 0), n=2)
-    source = open_source(config, SourceContext(workspace.downloads_dir))
-    dataset = download(workspace, "data", config, source)
+    dataset = download(workspace, "data", config)
     expected = {"source": "synthetic", "from": [], "labels": None, "slides": None, "n": 2, "resize": "crop", "seed": 0}
     assert dataset.request | expected == dataset.request
     request.getfixturevalue("squares")

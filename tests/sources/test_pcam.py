@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from histocli.data.store import open_store, pack
 from histocli.errors import HistoError
-from histocli.sources import PlannedFile, pcam
+from histocli.sources import PlannedFile, SourceContext, pcam
 from histocli.sources.camelyon import find_hospital
 from histocli.sources.hdf5 import open_h5, read_labels, read_patches
 from histocli.sources.pcam import PcamSource
@@ -63,7 +63,7 @@ def test_the_nine_names_and_checksums_are_those_of_the_publishers():
 
 
 def test_a_folder_gives_every_row_in_order(pcam_folder, downloads):
-    source = PcamSource(pcam_folder, downloads)
+    source = PcamSource(pcam_folder, SourceContext(downloads))
     assert source.total is None
     assert rows_of(source) == ALL_ROWS
     assert source.total == 100
@@ -79,18 +79,18 @@ def test_a_server_that_cuts_connections_gives_the_same_rows(pcam_files, download
     x = file_name("train", "x") + ".h5.gz"
     with FileServer({f"some/where/{name}": data for name, data in pcam_files.items()}) as server:
         server.script(f"some/where/{x}", Reply(cut_after=300_000), Reply(status=503), Reply(cut_after=300_000))
-        source = PcamSource(
-            server.url("some/where/?download=1"),
+        context = SourceContext(
             downloads,
             on_transfer=lambda name, done, total: seen.__setitem__(name, (done, total)),
             policy=RetryPolicy(sleep=lambda seconds: None),
         )
+        source = PcamSource(server.url("some/where/?download=1"), context)
         assert rows_of(source) == ALL_ROWS
         assert server.ranges(f"some/where/{x}") == [None, *["bytes=300000-"] * 2, "bytes=600000-"]
         paths = [request.path for request in server.requests]
         assert len(set(paths)) == 9
     assert seen[x] == (len(pcam_files[x]),) * 2
-    again = PcamSource(server.url("some/where/?download=1"), downloads)
+    again = PcamSource(server.url("some/where/?download=1"), SourceContext(downloads))
     assert rows_of(again) == ALL_ROWS  # and now without a server
     assert all(file.is_here for file in again.plan())
     assert again.report.origin == server.url("some/where/")
@@ -98,7 +98,7 @@ def test_a_server_that_cuts_connections_gives_the_same_rows(pcam_files, download
 
 def test_packing_drops_duplicates_within_a_split(pcam_folder, downloads, tmp_path):
     workspace = Workspace(tmp_path / "workspace")
-    packed = pack(PcamSource(pcam_folder, downloads), workspace, "pcam")
+    packed = pack(PcamSource(pcam_folder, SourceContext(downloads)), workspace, "pcam")
     assert (packed.patches, packed.duplicates_dropped, packed.sha1_mismatches) == (85, 15, 0)
     expected = np.concatenate([pixels_of(split)[:-5] for split in ROWS])
     assert np.array_equal(open_store(workspace.patches_path("pcam")), expected)
@@ -107,12 +107,12 @@ def test_packing_drops_duplicates_within_a_split(pcam_folder, downloads, tmp_pat
 def test_zenodo_files_must_have_the_published_md5(pcam_files, downloads, monkeypatch):
     with FileServer(pcam_files) as server:
         monkeypatch.setattr("histocli.sources.pcam_files.ZENODO", server.url("?download=1"))
-        source = PcamSource(None, downloads)
+        source = PcamSource(None, SourceContext(downloads))
         with pytest.raises(HistoError, match="has the MD5"):
             source.fetch()
         assert list(downloads.iterdir()) == []
         monkeypatch.setattr(pcam, "MD5", {n: hashlib.md5(data).hexdigest() for n, data in pcam_files.items()})
-        source = PcamSource(None, downloads)
+        source = PcamSource(None, SourceContext(downloads))
         source.fetch()
     assert source.report.notes == ["all files have the published MD5"]
     assert source.report.checksums == pcam.MD5
@@ -120,32 +120,32 @@ def test_zenodo_files_must_have_the_published_md5(pcam_files, downloads, monkeyp
 
 def test_force_fetches_again(pcam_files, downloads):
     with FileServer(pcam_files) as server:
-        PcamSource(server.url(), downloads).fetch()
-        PcamSource(server.url(), downloads).fetch()
+        PcamSource(server.url(), SourceContext(downloads)).fetch()
+        PcamSource(server.url(), SourceContext(downloads)).fetch()
         assert len(server.requests) == 9
-        PcamSource(server.url(), downloads, force=True).fetch()
+        PcamSource(server.url(), SourceContext(downloads, force=True)).fetch()
         assert len(server.requests) == 18
 
 
 def test_plan_says_what_would_be_fetched(pcam_files, pcam_folder, downloads):
     names = [file_name("valid", kind) + end for kind, end in (("y", ".h5.gz"), ("meta", ".csv"), ("x", ".h5.gz"))]
     with FileServer(pcam_files) as server:
-        source = PcamSource(server.url(), downloads, splits=["valid"])
+        source = PcamSource(server.url(), SourceContext(downloads), splits=["valid"])
         assert source.plan() == [PlannedFile(name, len(pcam_files[name]), False) for name in names]
         source.fetch()
         assert [file.is_here for file in source.plan()] == [True] * 3
-        assert {request.method for request in server.requests[:3]} == {"HEAD"}
+        assert {request.range for request in server.requests[:3]} == {"bytes=0-0"}
         del server.files[names[1]]
-        absent = PcamSource(server.url(), downloads / "other", splits=["valid"])
+        absent = PcamSource(server.url(), SourceContext(downloads / "other"), splits=["valid"])
         assert [file.name for file in absent.plan()] == [names[0], names[2]]
-    assert all(file.is_here for file in PcamSource(pcam_folder, downloads).plan())
+    assert all(file.is_here for file in PcamSource(pcam_folder, SourceContext(downloads)).plan())
 
 
 def test_unpacked_arrays_are_read_as_they_are(pcam_folder, downloads):
     for path in pcam_folder.glob("*.gz"):
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
-    source = PcamSource(pcam_folder, downloads)
+    source = PcamSource(pcam_folder, SourceContext(downloads))
     assert rows_of(source) == ALL_ROWS
     with open_h5(pcam_folder / (file_name("test", "x") + ".h5"), downloads) as file:
         assert file.id.get_access_plist().get_file_locking() == (True, True)  # locks, if the file system has them
@@ -158,10 +158,10 @@ def test_unpacked_arrays_are_read_as_they_are(pcam_folder, downloads):
 
 
 def test_some_of_the_splits_can_be_read(pcam_folder, downloads):
-    assert rows_of(PcamSource(pcam_folder, downloads, splits=["test"])) == expected_rows("test")
+    assert rows_of(PcamSource(pcam_folder, SourceContext(downloads), splits=["test"])) == expected_rows("test")
     for path in pcam_folder.glob("*train*"):
         path.unlink()
-    source = PcamSource(pcam_folder, downloads)
+    source = PcamSource(pcam_folder, SourceContext(downloads))
     assert rows_of(source) == expected_rows("valid") + expected_rows("test")
     assert "without the split train" in source.report.notes[0]
 
@@ -202,12 +202,12 @@ def test_any_bytes_in_the_file_are_read_or_refused(small_h5, tmp_path, changes, 
 
 def test_without_the_meta_table_the_slides_are_not_known(pcam_folder, downloads, pcam_files):
     (pcam_folder / (file_name("valid", "meta") + ".csv")).unlink()
-    source = PcamSource(pcam_folder, downloads, splits=["valid"])
+    source = PcamSource(pcam_folder, SourceContext(downloads), splits=["valid"])
     assert {row[2] for row in rows_of(source)} == {""}
     assert "valid: no meta table, so the slides are not known" in source.report.notes
     served = {name: data for name, data in pcam_files.items() if "meta" not in name}
     with FileServer(served) as server:
-        assert {row[2] for row in rows_of(PcamSource(server.url(), downloads, splits=["valid"]))} == {""}
+        assert {row[2] for row in rows_of(PcamSource(server.url(), SourceContext(downloads), splits=["valid"]))} == {""}
 
 
 @pytest.mark.parametrize("kind", ["x", "y"])
@@ -215,24 +215,24 @@ def test_a_missing_array_is_an_error(pcam_folder, downloads, pcam_files, kind):
     name = file_name("valid", kind) + ".h5.gz"
     (pcam_folder / name).unlink()
     with pytest.raises(HistoError, match=name):
-        PcamSource(pcam_folder, downloads).fetch()
+        PcamSource(pcam_folder, SourceContext(downloads)).fetch()
     served = {key: data for key, data in pcam_files.items() if key != name}
     with FileServer(served) as server, pytest.raises(HistoError, match=name):
-        PcamSource(server.url(), downloads).fetch()
+        PcamSource(server.url(), SourceContext(downloads)).fetch()
 
 
 def test_a_location_without_any_of_the_files_is_an_error(tmp_path, downloads):
     with pytest.raises(HistoError, match="there are no files of PCam"):
-        PcamSource(tmp_path, downloads)
+        PcamSource(tmp_path, SourceContext(downloads))
     with pytest.raises(HistoError, match="no folder"):
-        PcamSource(tmp_path / "absent", downloads)
+        PcamSource(tmp_path / "absent", SourceContext(downloads))
 
 
 def test_labels_that_differ_from_the_meta_table_are_counted(pcam_folder, downloads):
     flipped = labels_of("valid")
     flipped[:1] = 1 - flipped[:1]
     write_meta(pcam_folder / (file_name("valid", "meta") + ".csv"), "valid", flipped)
-    source = PcamSource(pcam_folder, downloads, splits=["valid"])
+    source = PcamSource(pcam_folder, SourceContext(downloads), splits=["valid"])
     assert rows_of(source) == expected_rows("valid")
     assert source.report.counts == {"labels that differ from center_tumor_patch": 1}
 
@@ -356,7 +356,7 @@ def bytes_elsewhere(pcam_folder):
         (bomb, "unpacks to more than"),
         (no_wsi, "line 1: there is no column 'wsi'"),
         (odd_truth, "line 3, column center_tumor_patch: 'perhaps'"),
-        (meta_not_text, "not a CSV table"),
+        (meta_not_text, "_meta.csv is not UTF-8 text"),
         (enormous_chunks, "chunks of .* too large"),
         (linked_elsewhere, "no array 'x'"),
         (bytes_elsewhere, "is stored in other files"),
@@ -365,7 +365,7 @@ def bytes_elsewhere(pcam_folder):
 def test_a_damaged_file_is_one_error_that_names_it(pcam_folder, downloads, harm, message):
     harm(pcam_folder)
     with pytest.raises(HistoError, match=message):
-        rows_of(PcamSource(pcam_folder, downloads, splits=["valid"]))
+        rows_of(PcamSource(pcam_folder, SourceContext(downloads), splits=["valid"]))
     assert not downloads.exists() or list(downloads.iterdir()) == []
 
 
@@ -373,7 +373,7 @@ def test_a_damaged_file_is_one_error_that_names_it(pcam_folder, downloads, harm,
 def test_the_hint_never_says_to_delete_a_file_of_the_user(pcam_folder, downloads, harm):
     harm(pcam_folder)
     with pytest.raises(HistoError) as caught:
-        rows_of(PcamSource(pcam_folder, downloads, splits=["valid"]))
+        rows_of(PcamSource(pcam_folder, SourceContext(downloads), splits=["valid"]))
     assert caught.value.hint in (
         "copy or download this file again: it may be incomplete",
         "the files are from different versions: give the files of one split and version",
@@ -385,7 +385,7 @@ def test_the_hint_says_to_delete_a_damaged_download(pcam_folder, downloads, harm
     harm(pcam_folder)
     files = {path.name: path.read_bytes() for path in pcam_folder.iterdir()}
     with FileServer(files) as server, pytest.raises(HistoError) as caught:
-        rows_of(PcamSource(server.url(), downloads, splits=["valid"]))
+        rows_of(PcamSource(server.url(), SourceContext(downloads), splits=["valid"]))
     assert re.fullmatch(
         r"delete camelyonpatch_level_2_split_valid_[xy]\.h5\.gz and run the same command again, or give --force",
         caught.value.hint,
@@ -395,12 +395,12 @@ def test_the_hint_says_to_delete_a_damaged_download(pcam_folder, downloads, harm
 def test_files_unpacked_by_a_killed_process_are_removed(pcam_folder, downloads):
     downloads.mkdir()
     (downloads / f".{file_name('valid', 'x')}.h5.0123456789abcdef.tmp").write_bytes(b"left")
-    rows_of(PcamSource(pcam_folder, downloads, splits=["valid"]))
+    rows_of(PcamSource(pcam_folder, SourceContext(downloads), splits=["valid"]))
     assert list(downloads.iterdir()) == []
 
 
 def test_stopping_early_removes_unpacked_files(pcam_folder, downloads):
-    patches = PcamSource(pcam_folder, downloads).read_patches()
+    patches = PcamSource(pcam_folder, SourceContext(downloads)).read_patches()
     next(patches)
     assert len(list(downloads.iterdir())) == 1
     patches.close()

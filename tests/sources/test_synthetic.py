@@ -1,6 +1,5 @@
 """Synthetic patches: equal seeds give equal bytes, labels follow PCam's rule, and colour does not predict them."""
 
-import errno
 import os
 import signal
 import subprocess
@@ -215,23 +214,6 @@ def test_processes_end_when_the_source_is_not_used_any_more(processes):
     assert None not in [process.poll() for process in processes]
 
 
-def test_patches_of_a_killed_process_are_drawn_again(processes, alone):
-    patches = SyntheticSource(200, 3).read_patches()
-    drawn = [next(patches)]
-    for process in processes:
-        process.kill()
-    drawn += patches
-    assert (load_all(drawn) == alone).all()
-
-
-def test_without_other_processes_this_one_draws(processes, alone, monkeypatch):
-    def start(self):
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    monkeypatch.setattr(DecodingProcesses, "_start", start)
-    assert (load_all(SyntheticSource(200, 3).read_patches()) == alone).all()
-
-
 def test_without_a_python_executable_this_process_draws(processes, alone, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert (load_all(SyntheticSource(200, 3).read_patches()) == alone).all()
@@ -278,9 +260,6 @@ def test_patches_are_made_in_processes_by_a_script_without_a_main_guard(tmp_path
     assert stderr == ""
 
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are listed in /proc")
-
-
 def wait_until_ended(pid):
     for _ in range(200):
         try:
@@ -292,17 +271,7 @@ def wait_until_ended(pid):
     pytest.fail("it is still drawing")
 
 
-@linux
-def test_processes_that_draw_end_with_one_that_is_killed():
-    with start(["-c", SCRIPT + "input()"]) as process:
-        pids = process.stdout.readline().split()
-        process.kill()
-    assert len(pids) == 2
-    for pid in pids:
-        wait_until_ended(pid)
-
-
-@linux
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are listed in /proc")
 def test_ctrl_c_reaches_the_process_that_packs_and_no_other(tmp_path):
     """A terminal sends Ctrl-C to all processes; those that draw would each print a traceback."""
     line = ["-m", "histocli", "-w", tmp_path, "download", "--source", "synthetic", "--n", "50000"]
