@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.gpu_data import ShiftedPatches, StrictListener, write_tiffs
 from benchmarks.gpu_steps import measure_steps
-from histocli.commands.download import DownloadConfig, download
+from histocli.commands.download import DownloadConfig, pack_source
 from histocli.sources.synthetic import SyntheticOptions
 from histocli.workspace import Workspace
 
@@ -110,7 +110,7 @@ class Bench:
         self.histo(f"draw {drawn} patches", "download", "--source", "synthetic", "--n", drawn, "--name", "drawn")
         began = time.monotonic()
         source = ShiftedPatches(self.workspace, self.n)
-        download(
+        pack_source(
             self.workspace, "bench", DownloadConfig("shifted", SyntheticOptions()), source, listener=StrictListener()
         )
         self.note(f"pack {self.n} patches", seconds=round(time.monotonic() - began, 1))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.load files [500000]       so many image files through `predict`, by a folder and by stdin
     python -m benchmarks.load pipeline [220025]    so many synthetic patches through everything, for one epoch
-    python -m benchmarks.load array [20]           a sparse .npy of so many GB through `predict`; --rows N ends earlier
+    python -m benchmarks.load array [20]           a sparse .npy of so many GB through `predict`
 
 Every output row is compared with the input. The network is the smallest that torchvision has for 96x96, on
 the CPU. The data is in a temporary folder (`TMPDIR`) and is removed.
@@ -11,15 +11,14 @@ the CPU. The data is in a temporary folder (`TMPDIR`) and is removed.
 import argparse
 import csv
 import os
-import re
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.memory import run_and_measure
 
 ARCH = "shufflenet_v2_x0_5"
 IMAGES = 256  # different pictures among the files; the others are further names of these
@@ -32,32 +31,11 @@ class Histo:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def __call__(self, *args: object, stdin: Path | None = None, rows: int | None = None) -> None:
-        """Run a command to its end, or until it has written so many rows of results."""
+    def __call__(self, *args: object, stdin: Path | None = None) -> None:
+        """Run a command to its end."""
         line = [sys.executable, "-m", "histocli", "-q", "-w", str(self.root), *map(str, args)]
-        began, peak = time.monotonic(), 0
-        with stdin.open("rb") if stdin else open(os.devnull, "rb") as source:  # noqa: PTH123
-            process = subprocess.Popen(line, stdin=source, stdout=subprocess.PIPE if rows else subprocess.DEVNULL)
-            taken = 0
-            while process.poll() is None:
-                peak = max(peak, anonymous(process.pid))
-                if process.stdout is None:
-                    time.sleep(0.05)
-                    continue
-                taken += process.stdout.readline().count(b"\n")
-                if rows and taken > rows:
-                    process.stdout.close()
-                    process.wait()
-        if process.returncode not in (0, 141 if rows else 0):
-            raise SystemExit(f"{' '.join(line)} ended with {process.returncode}")
-        words = " ".join(map(str, args[:3]))
-        print(f"| {words} | {time.monotonic() - began:,.0f} s | {peak / 1e6:,.0f} MB |", flush=True)
-
-
-def anonymous(pid: int) -> int:
-    """Return the anonymous memory of a process in bytes, which does not include the page cache."""
-    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) * 1024 if found else 0
+        seconds, memory = run_and_measure(line, stdin=stdin)
+        print(f"| {' '.join(map(str, args[:3]))} | {seconds:,.0f} s | {max(memory):,.0f} MB |", flush=True)
 
 
 def train_small_network(root: Path) -> Histo:
@@ -124,14 +102,11 @@ def pipeline(root: Path, count: int) -> int:
     return wrong + count_lost(ids(packed), out)
 
 
-def array(root: Path, gigabytes: int, rows: int | None) -> int:
+def array(root: Path, gigabytes: int) -> int:
     """Score a large sparse array of zeros, which takes no space on the disk."""
     histo, path, out = train_small_network(root), root / "large.npy", root / "preds.csv"
     count = gigabytes * 10**9 // (96 * 96 * 3)
     np.lib.format.open_memmap(path, "w+", np.uint8, (count, 96, 96, 3))
-    if rows:
-        histo("predict", path, "--device", "cpu", rows=rows)
-        return 0
     histo("predict", path, "--device", "cpu", "--out", out)
     return count_lost(map(str, range(count)), out)
 
@@ -141,17 +116,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["files", "pipeline", "array"])
     parser.add_argument("count", type=int, nargs="?")
-    parser.add_argument("--rows", type=int)
     args = parser.parse_args()
     print("| command | time | peak anonymous memory |\n| --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory(prefix="histo-load-") as folder:
         root = Path(folder)
-        if args.what == "files":
-            wrong = files(root, args.count or 500_000)
-        elif args.what == "pipeline":
-            wrong = pipeline(root, args.count or 220_025)
-        else:
-            wrong = array(root, args.count or 20, args.rows)
+        part, count = {"files": (files, 500_000), "pipeline": (pipeline, 220_025), "array": (array, 20)}[args.what]
+        wrong = part(root, args.count or count)
     print(f"{wrong:,} rows lost")
     sys.exit(wrong > 0)
 

@@ -4,6 +4,7 @@ Anonymous memory does not include the page cache, through which the packed array
 pair: `python -m benchmarks.bench memory`.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -17,15 +18,19 @@ from benchmarks.data import write_tiffs
 from benchmarks.pairs import Row
 
 
-def run_and_measure(command: list[str], interval: float = 0.05) -> tuple[float, list[float]]:
-    """Run a command to its end; return its seconds, and its anonymous memory (RssAnon) in MB at each interval."""
+def measure_anonymous(process: int | str = "self") -> float:
+    """Return the anonymous memory (RssAnon) of a process in MB; the default is this process."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
+
+
+def run_and_measure(command: list[str], interval: float = 0.05, stdin: Path | None = None) -> tuple[float, list[float]]:
+    """Run a command to its end; return its seconds, and its anonymous memory in MB at each interval."""
     start, memory = time.perf_counter(), [0.0]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-        status = Path(f"/proc/{process.pid}/status")
+    with (stdin or Path(os.devnull)).open("rb") as source, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdin=source, stdout=subprocess.DEVNULL, stderr=errors)
         while process.poll() is None:
-            found = re.search(r"RssAnon:\s+(\d+) kB", status.read_text())
-            memory.append(int(found[1]) * 1024 / 1e6 if found else 0.0)
+            memory.append(measure_anonymous(process.pid))
             time.sleep(interval)
         if process.returncode:
             errors.seek(0)

@@ -76,9 +76,10 @@ def measure(workspace: Workspace, data: str, runs: Sequence[str]) -> Optimism:
         HistoError: the runs are not of one recipe, or one was not evaluated on the same unseen patches.
     """
     records = [read_run(workspace.run_dir(run)) for run in runs]
-    networks = [_network(workspace, run) for run in runs]
-    for record, network in zip(records[1:], networks[1:], strict=True):
-        if _recipe(record) != _recipe(records[0]) or network != networks[0] or not _as_many(record, records[0]):
+    recipes = [_find_recipe(workspace, record) for record in records]
+    for record, recipe in zip(records[1:], recipes[1:], strict=True):
+        change = abs(record.train_patches / records[0].train_patches - 1)
+        if recipe != recipes[0] or change > PATCHES_MAY_DIFFER:
             raise HistoError(
                 f"{record.run} was not trained as {runs[0]} was", "name runs that differ in split and seed"
             )
@@ -95,18 +96,11 @@ def measure(workspace: Workspace, data: str, runs: Sequence[str]) -> Optimism:
     )
 
 
-def _recipe(record: RunRecord) -> tuple[object, ...]:
+def _find_recipe(workspace: Workspace, record: RunRecord) -> tuple[object, ...]:
+    """Return what must be the same in all runs: data, options, version, and the shapes of the network's weights."""
     options = {name: value for name, value in record.options.items() if name not in MAY_DIFFER}
-    return record.data, options, record.versions["histo"]
-
-
-def _network(workspace: Workspace, run: str) -> dict[str, object]:
-    model = load_checkpoint(workspace.run_dir(run) / "best.pt").model
-    return {name: tensor.shape for name, tensor in model.items()}
-
-
-def _as_many(first: RunRecord, second: RunRecord) -> bool:
-    return abs(first.train_patches / second.train_patches - 1) <= PATCHES_MAY_DIFFER
+    model = load_checkpoint(workspace.run_dir(record.run) / "best.pt").model
+    return record.data, options, record.versions["histo"], {name: tensor.shape for name, tensor in model.items()}
 
 
 def _evaluation(workspace: Workspace, run: str, data: str) -> EvaluationReport:

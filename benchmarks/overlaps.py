@@ -1,6 +1,6 @@
 """Measure the time and memory of the search for overlaps, and count the found, missed and false pairs (Linux).
 
-`python benchmarks/overlaps.py [n]` cuts n patches out of synthetic slides, at any place, so densely that each overlaps
+`python -m benchmarks.overlaps [n]` cuts n patches out of synthetic slides, at any place, so densely that each overlaps
 with some 66 others, which is what 97 pairs among 800 of Kaggle's 220,025 patches come to. The truth is where they were
 cut.
 """
@@ -8,13 +8,13 @@ cut.
 import sys
 import tempfile
 import time
-from pathlib import Path
 from threading import Event, Thread
 from typing import Self
 
 import cv2
 import numpy as np
 
+from benchmarks.memory import measure_anonymous
 from histocli.data.overlaps import MIN_OVERLAP, find_overlaps, group_overlaps
 
 PER_SLIDE, NEIGHBOURS = 1000, 66
@@ -48,12 +48,6 @@ class PeakMemory(Thread):
     def __exit__(self, *error: object) -> None:
         self.stop.set()
         self.join()
-
-
-def measure_anonymous() -> float:
-    """Return the resident memory of this process that is not a file's, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1e3
 
 
 def main() -> None:

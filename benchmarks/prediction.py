@@ -49,22 +49,21 @@ class Prediction:
 
     def predict(self) -> float:
         """Run `histo predict`."""
-        line = ("predict", "--ckpt", self.checkpoint)
-        start, end = (
-            self.data.seconds(*line, files, stdout=self.out) for files in (self.single_file, self.data.folder)
-        )
+        rate, start = self._run_command()
         self.starts.append(start)
-        return self.data.n / (end - start)
+        return rate
 
     def predict_exported(self) -> float:
         """Run `histo predict` in a workspace with an ONNX file."""
-        line = ("predict", "--ckpt", self.checkpoint, "--device", "cpu", "--precision", "fp32")
-        root = self.data.root / "exported"
+        return self._run_command("--device", "cpu", "--precision", "fp32", root=self.data.root / "exported")[0]
+
+    def _run_command(self, *options: str, root: Path | None = None) -> tuple[float, float]:
+        """Return the patches per second of `histo predict` without its start, and the seconds of its start."""
         start, end = (
-            self.data.seconds(*line, files, stdout=self.out, root=root)
+            self.data.seconds("predict", "--ckpt", self.checkpoint, *options, files, stdout=self.out, root=root)
             for files in (self.single_file, self.data.folder)
         )
-        return self.data.n / (end - start)
+        return self.data.n / (end - start), start
 
     def compute_scores(self) -> float:
         """Compute the scores of patches in memory."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from histocli.api_options import check_batch_size, check_option_names, convert, convert_enum, list_given, make_config
 from histocli.api_predictor import Predictor
-from histocli.config import CHECKPOINT, BalanceConfig, EvalConfig, PackConfig, PredictConfig, TrainConfig, TuneConfig
+from histocli.config import BalanceConfig, EvalConfig, PackConfig, PredictConfig, TrainConfig, TuneConfig
 from histocli.enums import Device, Precision
 from histocli.errors import UsageError
 from histocli.listeners import WarningListener
@@ -44,9 +44,9 @@ def download(
     `options` are the options of the source: `locations` (--from), `labels`, `slides`, `resize`. If the data set
     is packed already, and the source reads files of the user, a Python warning says how to read changed files again.
     """
-    from histocli.commands.download import DownloadConfig, check_request, find_dataset, lock_dataset, open_source
+    from histocli.commands.download import DownloadConfig, check_request, find_dataset
     from histocli.commands.download import download as run_download
-    from histocli.sources import SOURCE_NAMES, RemoteSource, SourceContext, find_source_type
+    from histocli.sources import SOURCE_NAMES, find_source_type
     from histocli.sources.options import list_declared_options, make_source_options
 
     folder, declared = _workspace(workspace), list_declared_options()
@@ -66,11 +66,7 @@ def download(
                 stacklevel=2,
             )
         return dataset
-    opened = open_source(config, SourceContext(folder.downloads_dir, force))
-    with lock_dataset(folder, title):
-        if isinstance(opened, RemoteSource):
-            opened.fetch()
-        return run_download(folder, title, config, opened, listener=WarningListener())
+    return run_download(folder, title, config, listener=WarningListener())
 
 
 def balance(
@@ -98,7 +94,7 @@ def train(
     from histocli.training.run import Run
 
     config = make_config(TrainConfig, config, options)
-    track, given = config.track, list_given(config, options)
+    given = list_given(config, options)
 
     class ApiListener(TrackerListener):
         """Warns of a GPU that cannot be used, and sends the run to the trackers."""
@@ -108,16 +104,9 @@ def train(
                 self.listener.on_warning(run.compute.warning)
             super().on_start(run, steps_before)
 
-    def listen() -> ApiListener:
-        return ApiListener(track, WarningListener())
-
-    for repeats in ("folds", "seeds"):
-        if getattr(config, repeats) == 0:  # otherwise a single run would be trained
-            raise UsageError(f"{repeats}=0: at least 2 are needed", f"leave {repeats} out to train a single run")
-    if config.folds or config.seeds:
-        return train_repeats(_workspace(workspace), config, given=given, listen=listen)
-    with listen() as listener:
-        return run_train(_workspace(workspace), config, given=given, listener=listener)
+    with ApiListener(config.track, WarningListener()) as listener:
+        train_runs = train_repeats if config.folds or config.seeds else run_train
+        return train_runs(_workspace(workspace), config, given=given, listener=listener)
 
 
 def tune(
@@ -156,21 +145,26 @@ def load(
 
     The probabilities of several checkpoints are averaged. The other options are those of `histo predict`.
     """
+    from histocli.inference.checkpoints import check_scoring_options, load_from_config
+
     for name in ckpt:
         if not isinstance(name, str | os.PathLike):
             raise UsageError(f"the checkpoint {name!r} is neither text nor a path", 'several: histo.load("a", "b")')
-    batch_size = convert("batch_size", batch_size, int)
-    check_batch_size(batch_size)
-    return Predictor(
-        _workspace(workspace),
-        [name if isinstance(name, str) else str(Path(name).absolute()) for name in ckpt] or [CHECKPOINT],
-        device=convert_enum("device", device, Device),
-        precision=convert_enum("precision", precision, Precision),
+    names = [name if isinstance(name, str) else str(Path(name).absolute()) for name in ckpt]
+    config = PredictConfig(
+        (),
+        ckpt=tuple(names) or PredictConfig.ckpt,
         tta=convert("tta", tta, bool),
         uncalibrated=convert("uncalibrated", uncalibrated, bool),
         prevalence=convert("prevalence", prevalence, float | None),
-        batch_size=batch_size,
+        device=convert_enum("device", device, Device),
+        precision=convert_enum("precision", precision, Precision),
+        batch_size=convert("batch_size", batch_size, int),
     )
+    check_batch_size(config.batch_size)
+    check_scoring_options(config)
+    folder = _workspace(workspace)
+    return Predictor(folder, load_from_config(folder, config), config.batch_size)
 
 
 def _workspace(workspace: Workspace | PathLike | None) -> Workspace:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from histocli.api_options import convert_enum
 from histocli.config import STORED_THRESHOLD, PredictConfig
-from histocli.enums import Columns, Device, Precision, Resize
+from histocli.enums import Columns, Resize
 from histocli.errors import UsageError
 from histocli.listeners import WarningListener
 from histocli.patch import PATCH_SHAPE
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from histocli.inference.checkpoints import CheckpointPredictor
     from histocli.inference.predictor import ScoredChunk, Scores
     from histocli.inference.writers import Table
 
@@ -26,25 +27,8 @@ PathLike = str | os.PathLike[str]
 class Predictor:
     """Predicts tumour probabilities of arrays, files and folders with loaded checkpoints; `load` makes one."""
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        ckpt: list[str],
-        *,
-        device: Device,
-        precision: Precision,
-        tta: bool,
-        uncalibrated: bool,
-        prevalence: float | None,
-        batch_size: int,
-    ) -> None:
-        from histocli.inference.checkpoints import check_prevalence, load_predictor
-
-        check_prevalence(prevalence)
-        self._workspace, self._batch_size = workspace, batch_size
-        self._predictor = load_predictor(
-            workspace, ckpt, device, precision, tta=tta, uncalibrated=uncalibrated, prevalence=prevalence
-        )
+    def __init__(self, workspace: Workspace, predictor: "CheckpointPredictor", batch_size: int) -> None:
+        self._workspace, self._predictor, self._batch_size = workspace, predictor, batch_size
         self._predictor.report_device(WarningListener())
         self.threshold = self._predictor.find_threshold()
 

@@ -14,6 +14,9 @@ class CommandListener:
     def on_warning(self, message: str) -> None:
         """Called with something that may make the result wrong or incomplete."""
 
+    def on_transfer(self, name: str, done: int, total: int | None) -> None:
+        """Called while a file is downloaded or unpacked: its bytes so far, and in all; None if this is not known."""
+
     def on_total(self, total: int | None) -> None:
         """Called before the first patch with the number of patches of this process; None if it is not known."""
 

@@ -184,11 +184,8 @@ class Workspace:
             return len(inner) > 1 and inner[1] in RUN_FILES
         if folder == self.metrics_dir.name:  # predictions may be here too, without a report of the same name
             return path.suffix == ".json" or path.with_suffix(".json").is_file()
-        return folder in {directory.name for directory in (self.data_dir, self.manifests_dir, self.downloads_dir)} | {
-            self.checkpoints_dir.name,
-            self.tuning_dir.name,
-            self.features_dir.name,
-        }
+        others = self.data_dir, self.manifests_dir, self.downloads_dir, self.checkpoints_dir, self.tuning_dir
+        return folder in {directory.name for directory in (*others, self.features_dir)}
 
     def tidy(self) -> None:
         """Remove the temporary files of killed processes; those of running processes are not removed."""

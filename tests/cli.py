@@ -76,6 +76,20 @@ def table(text):
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
+def read_rows(path):
+    """Return the rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path, rows):
+    """Write rows with the same columns as a CSV file."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def write_images(histo, folder, n=12):
     """Write the first `n` patches of the data set as PNG files, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -178,11 +192,4 @@ def two_runs(one_thread, tmp_path):
 def rename_slides(histo, slides):
     """Give the patches of `synthetic` this number of slides, in turn."""
     path = histo.root / "manifests" / "synthetic.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for i, row in enumerate(rows):
-        row["slide"] = f"renamed_{i % slides}"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, [row | {"slide": f"renamed_{i % slides}"} for i, row in enumerate(read_rows(path))])

@@ -6,10 +6,13 @@ from histocli.training.listeners import Listener
 
 
 class RecordingListener(CommandListener):
-    """Records the numbers of patches and the messages of errors."""
+    """Records the notes, the numbers of patches and the messages of errors."""
 
     def __init__(self):
-        self.progress, self.errors = [], []
+        self.notes, self.progress, self.errors = [], [], []
+
+    def on_note(self, message):
+        self.notes.append(message)
 
     def on_progress(self, done):
         self.progress.append(done)

@@ -44,13 +44,21 @@ def environment(tmp_path):
     ],
 )
 def test_bash_completes(environment, words, expected):
+    assert expected in complete_in_bash(environment, words)
+
+
+def complete_in_bash(environment, words, folder=None):
+    """Return the completions of the last word of a command line."""
+    quoted = " ".join(f"'{word}'" for word in words)
     script = (
-        f"source {COMPLETIONS / 'histo.bash'}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
+        f"source {COMPLETIONS / 'histo.bash'}; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; "
         '_histo_completion histo; printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert expected in done.stdout.split()
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment, cwd=folder, capture_output=True, text=True, check=True
+    )
     assert done.stderr == ""
+    return done.stdout.split()
 
 
 IN_WORKSPACE = [
@@ -86,16 +94,7 @@ def test_bash_completes_what_is_in_the_workspace(environment, tmp_path, words, e
         (root / path).touch()
     line = ["histo", *(["-w", str(root)] if how == "option" else []), *words]
     variables = {"HISTO_WORKSPACE": str(root)} if how == "variable" else {}
-    quoted = " ".join(f"'{word}'" for word in line)
-    script = (
-        f"source {COMPLETIONS / 'histo.bash'}; COMP_WORDS=({quoted}); COMP_CWORD={len(line) - 1}; "
-        '_histo_completion histo; printf "%s\\n" "${COMPREPLY[@]}"'
-    )
-    done = subprocess.run(
-        ["bash", "-c", script], env=environment | variables, cwd=folder, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == expected
-    assert done.stderr == ""
+    assert complete_in_bash(environment | variables, line, folder) == expected
 
 
 @needs("fish")

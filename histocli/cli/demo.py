@@ -59,8 +59,8 @@ def demo(
             state.reporter.print_heading("histo " + shlex.join(step))
             _run(common, step)
         _show_summary(state.reporter, workspace)
-        if slides:
-            _keep_heatmaps(workspace)
+        for path in sorted((workspace.root / "maps").glob("*/heatmap.png")):  # the plots are kept
+            shutil.copyfile(path, workspace.plots_dir / f"{path.parent.name}-heatmap.png")
     finally:
         if keep is None:
             _remove_all_but(workspace.root, [workspace.plots_dir, workspace.checkpoints_dir])
@@ -115,12 +115,6 @@ def _make_slide_steps(root: Path, n: int, epochs: int, seed: int, device: Device
         ["eval", "--maps", str(root / "maps"), "--annotations", str(drawn / "annotations")],
         ["report", "--maps", str(root / "maps")],
     ]
-
-
-def _keep_heatmaps(workspace: Workspace) -> None:
-    """Copy the maps of the slides to the plots, which are kept."""
-    for path in sorted((workspace.root / "maps").glob("*/heatmap.png")):
-        shutil.copyfile(path, workspace.plots_dir / f"{path.parent.name}-heatmap.png")
 
 
 def _run(common: list[str], step: list[str]) -> None:

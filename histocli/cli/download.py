@@ -1,5 +1,6 @@
 """`histo download`."""
 
+from contextlib import ExitStack
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,8 +8,7 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.cli.listener import ConsoleListener
-from histocli.cli.sources import open_with_bars, with_source_options
+from histocli.cli.sources import DownloadBars, check_variable, with_source_options
 from histocli.config import MIN_PACKED, PackConfig
 from histocli.fs import format_bytes
 from histocli.sources import SOURCE_NAMES, find_source_type
@@ -104,16 +104,11 @@ def _format_size(file: "PlannedFile") -> str:
 def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     """Fetch and pack what `config` asks for, and report the result."""
     from histocli.commands.download import download as run_download
-    from histocli.commands.download import lock_dataset
     from histocli.data.dataset import make_balance_command
 
-    source, fetch = open_with_bars(config, state.workspace, state.reporter)
-    with lock_dataset(state.workspace, title):
-        fetch()
-        with state.reporter.show_bar("packing") as bar:
-            dataset = run_download(
-                state.workspace, title, config, source, listener=ConsoleListener(state.reporter, bar)
-            )
+    check_variable(config)
+    with ExitStack() as shown:
+        dataset = run_download(state.workspace, title, config, listener=DownloadBars(state.reporter, shown))
     for file, digest in dataset.checksums.items():
         state.reporter.print_detail(f"{file}: {digest}")
     for note in dataset.notes:

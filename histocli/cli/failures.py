@@ -65,23 +65,18 @@ def _write_log(error: Exception) -> str:
 
     If neither can be written, it is printed.
     """
+    from platformdirs import user_log_path
+
     text = "".join(traceback.format_exception(error))
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
-    for folder in (_find_log_folder, lambda: Path(gettempdir())):
+    for find_folder in (lambda: find_user_folder(user_log_path), lambda: Path(gettempdir())):
         try:
-            path = folder() / f"histo-{name}"
+            if (folder := find_folder()) is None:  # this user has no home folder
+                continue
+            path = folder / f"histo-{name}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError:
             continue
         return f"its traceback is in {path}"
     return f"no log file can be written; its traceback is: {text}"
-
-
-def _find_log_folder() -> Path:
-    """Return the folder for log files, or raise `FileNotFoundError`."""
-    from platformdirs import user_log_path
-
-    if (path := find_user_folder(user_log_path)) is None:
-        raise FileNotFoundError("this user has no home folder")
-    return path

@@ -5,14 +5,10 @@ from histocli.errors import HistoError
 from histocli.listeners import CommandListener
 
 
-def _ignore(done: int, total: int | None) -> None:
-    """Show no progress."""
-
-
 class ConsoleListener(CommandListener):
     """Prints messages, and moves a progress bar."""
 
-    def __init__(self, reporter: Reporter, bar: OnProgress = _ignore) -> None:
+    def __init__(self, reporter: Reporter, bar: OnProgress = lambda done, total: None) -> None:
         self.reporter, self.bar = reporter, bar
         self.total: int | None = None
         self._warned: set[str] = set()

@@ -1,15 +1,14 @@
 """The display of training: a row for each epoch, and a progress bar below them."""
 
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
 from histocli.console import Rate, Reporter, format_cell
 from histocli.models import describe_weights
 from histocli.reports.run import Epoch
 from histocli.training.listeners import Listener
+from histocli.training.listeners import Progress as Step
 from histocli.training.probe import Features
-from histocli.training.progress import Progress as Step
 from histocli.training.run import Run
 
 STOPPING = "stopping after this step, and saving the state; Ctrl-C again stops at once"
@@ -20,15 +19,12 @@ class LiveTraining(Listener):
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
-        self.progress = reporter.make_progress(Rate("patches"), width=8)
-        self.stack = ExitStack()
+        self.stack = ExitStack()  # closes the progress bar of the current run
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stack.close()
 
     def on_start(self, run: Run, steps_before: int) -> None:
@@ -59,7 +55,7 @@ class LiveTraining(Listener):
             self.reporter.note("starts again at the first step: no step had been saved")
         if not run.config.freeze:  # else after the features
             self._show_header()
-        self.stack.enter_context(self.progress)
+        self.progress = self.stack.enter_context(self.reporter.make_progress(Rate("patches"), width=8))
         self.epochs = run.config.epochs
         size = min(run.train_loader.batch_size, len(run.train_loader))
         self.task = self.progress.add_task(
@@ -94,6 +90,10 @@ class LiveTraining(Listener):
             description=_describe_progress(progress.epoch, progress.epochs, progress.loss, progress.auc),
             completed=progress.patches,
         )
+
+    def on_end(self, run: Run) -> None:
+        """Close the progress bar; another fold or seed gets its own."""
+        self.stack.close()
 
     def on_signal(self) -> None:
         """Print that the run is going to stop, because this may take some seconds."""

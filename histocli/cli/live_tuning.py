@@ -1,7 +1,6 @@
 """The display of a search: a row for each trial, and a progress bar below them."""
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from histocli.cli.live import STOPPING
@@ -10,7 +9,7 @@ from histocli.commands.tune import TuneListener
 from histocli.console import Rate, Reporter
 from histocli.reports.tune import TrialReport
 from histocli.text import format_count
-from histocli.training.progress import Progress as Step
+from histocli.training.listeners import Progress as Step
 from histocli.training.run import Run
 from histocli.training.study import ClaimedTrial, Study
 
@@ -30,9 +29,7 @@ class LiveTuning(TuneListener):
         self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.update(self.task, visible=False)
         self.progress.stop()
 

@@ -6,6 +6,7 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
+from histocli.cli.listener import ConsoleListener
 from histocli.config import CHECKPOINT, PlotConfig
 from histocli.enums import PlotFormat, PlotKind
 from histocli.text import format_count
@@ -117,7 +118,7 @@ def plot(
         ckpt=tuple(ckpt or ()),
         mpp=mpp,
     )
-    paths = run_plot(state.workspace, config, on_note=state.reporter.note, on_warning=state.reporter.warn)
+    paths = run_plot(state.workspace, config, listener=ConsoleListener(state.reporter))
     for path in paths:
         state.reporter.note(str(path))
     state.reporter.print_done(f"drew {format_count(len(paths), 'plot')} into {state.workspace.plots_dir}")

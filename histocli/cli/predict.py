@@ -219,10 +219,9 @@ def predict(
         run_predict_slides(state, config, found)
         return
     if config.out is not None and config.out.is_dir():
-        from histocli.cli.slides import may_have_no_slides, report_no_slides
+        from histocli.cli.slides import report_no_slides
 
-        if may_have_no_slides(config):
-            report_no_slides(state, config, inputs)
+        if report_no_slides(state, config, inputs):
             return
     for name in ("step", "mask", "no_mask"):
         if options.is_given(ctx, name):

@@ -10,9 +10,9 @@ from histocli.metrics import Interval, Uncertainty
 from histocli.metrics.groups import GroupMetrics, sort_by_accuracy
 from histocli.metrics.registry import find_metric_title
 from histocli.reports.caveats import Caveat
-from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
+from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, format_interval
-from histocli.reports.repeats import RepeatedRun, RepeatsReport
+from histocli.reports.repeats import RepeatsReport
 from histocli.reports.run import read_run
 from histocli.reports.tune import FAILED, FINISHED, PRUNED, RUNNING, TrialReport, TuneReport
 from histocli.text import format_count, shorten
@@ -169,17 +169,12 @@ def show_comparison(reporter: Reporter, comparison: ComparisonReport) -> None:
     if bootstrap.undefined:
         missing = "no 95% interval and no p-value" if bootstrap.p is None else "no 95% interval"
         reporter.warn(f"the difference has {missing} by bootstrap: {bootstrap.undefined}")
-    _show_compared_caveats(reporter, both)
-    for evaluation, count in zip(both, comparison.left_out, strict=True):
-        if count:
-            reporter.warn(f"{count:,} patches of {evaluation.file} were not scored by the other")
-
-
-def _show_compared_caveats(reporter: Reporter, both: list[ComparedEvaluation]) -> None:
-    """Print the caveats of both evaluations; one that both have is printed once."""
     for caveat in dict.fromkeys(caveat for evaluation in both for caveat in evaluation.caveats):
         runs = dict.fromkeys(evaluation.run for evaluation in both if caveat in evaluation.caveats)
         show_caveats(reporter, [replace(caveat, text=f"{' and '.join(runs)}: {caveat.text}")])
+    for evaluation, count in zip(both, comparison.left_out, strict=True):
+        if count:
+            reporter.warn(f"{count:,} patches of {evaluation.file} were not scored by the other")
 
 
 def _format_p_value(p: float | None) -> str:
@@ -202,18 +197,14 @@ def show_repeats(reporter: Reporter, repeats: RepeatsReport, workspace: Workspac
     reporter.print_table(f"validation metrics of the {repeats.kind} of {repeats.name}", columns, rows)
     if repeats.split_by == "patch":
         reporter.warn("slides are, or may be, in both train and validation: these metrics are too good")
-    if single := [run.run for run in repeats.runs if _predicts_one_class(run)]:
+    rates = {run.run: {run.metrics["sensitivity"], run.metrics["specificity"]} for run in repeats.runs}
+    if single := [run for run, both in rates.items() if both == {0.0, 1.0}]:
         command = make_longer_command(workspace, single[0])
         reporter.warn(
             f"{len(single)} of {len(repeats.runs)} runs {'predicts' if len(single) == 1 else 'predict'} the same class "
             "for every validation patch"
             + (f", as after few steps of training; train longer: {command}" if command else "")
         )
-
-
-def _predicts_one_class(run: RepeatedRun) -> bool:
-    found = {run.metrics["sensitivity"], run.metrics["specificity"]}
-    return found == {0.0, 1.0}
 
 
 def format_trial(trial: TrialReport, folds: int) -> list[str]:

@@ -18,7 +18,7 @@ from histocli.slides.detection import FoundSlides, SlideFile, list_without_maps
 from histocli.slides.listener import SlideListener
 from histocli.slides.records import FAILED, NO_TISSUE, OWN_MASK, SCORED, TABLE, SlideRecord
 from histocli.stdio import write_out_json
-from histocli.text import format_count, join_first
+from histocli.text import format_count, join_first, shorten_to_length
 
 _MAX_NAME = 24  # the largest number of characters of a slide's name beside its bar
 _MAX_LISTED = 3  # how many names of files or slides a message shows
@@ -45,7 +45,9 @@ class SlideBars(ConsoleListener, SlideListener):
         """Show the bar of the next slide."""
         self.number, self.count = number, total
         self.progress.update(self.overall, total=total, completed=number - 1)
-        self.progress.reset(self.current, description=_shorten(slide.name), total=None, visible=True)
+        self.progress.reset(
+            self.current, description=shorten_to_length(slide.name, _MAX_NAME), total=None, visible=True
+        )
 
     def on_total(self, total: int | None) -> None:
         """Set the number of squares of the current slide."""
@@ -91,10 +93,6 @@ def _describe_table(records: list[SlideRecord]) -> str:
     return f"{format_count(len(records), 'slide')}: {statuses}"
 
 
-def _shorten(name: str) -> str:
-    return name if len(name) <= _MAX_NAME else f"...{name[3 - _MAX_NAME :]}"
-
-
 def run_predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> None:
     """Score slides, show the progress, and report what was written.
 
@@ -110,8 +108,6 @@ def run_predict_slides(state: State, config: PredictConfig, found: FoundSlides) 
             f"{found.slides[0].path.name} is a whole slide, and {len(found.others):,} other files are not",
             "--out DIR scores the slides; to score the others, name them, for example 'DIR/*.png'",
         )
-    if is_for_patches and config.out is not None:
-        raise UsageError(f"--out {config.out} is a file; slides need a folder", "give the name of a folder: --out DIR")
     if found.others:
         names = join_first([path.name for path in found.others], _MAX_LISTED)
         what = "file that is not a slide" if len(found.others) == 1 else "files that are not slides"
@@ -138,32 +134,27 @@ def run_predict_slides(state: State, config: PredictConfig, found: FoundSlides) 
         )
 
 
-def may_have_no_slides(config: PredictConfig) -> bool:
-    """Return whether inputs without slides are no error: a job that runs every night may find no new slide.
+def report_no_slides(state: State, config: PredictConfig, names: Sequence[str]) -> bool:
+    """Say that there is no slide in the inputs `names`, and return True, if this is no error; else return False.
 
-    They are folders without images, and `config.out` has the maps of earlier calls. An image, such as a damaged slide,
-    would be skipped without an error.
-    """
-    has_maps = config.out is not None and (config.out / TABLE).is_file()
-    if not has_maps or not all(map(os.path.isdir, config.inputs)):
-        return False
-    return not any(is_image(file) for name in config.inputs for file in list_without_maps(name))
-
-
-def report_no_slides(state: State, config: PredictConfig, names: Sequence[str]) -> None:
-    """Say that there is no slide in the input folders `names`, and how many other files are there.
+    It is none for a job that runs every night and finds no new slide: the inputs are folders without images, and
+    `config.out` has the maps of earlier calls. An image, such as a damaged slide, would be skipped without an error.
 
     Raises:
         UsageError: an option is wrong, which would be an error if there were slides.
     """
     from histocli.commands.slide_options import check_slide_options
 
+    if config.out is None or not (config.out / TABLE).is_file() or not all(map(os.path.isdir, config.inputs)):
+        return False
+    files = [file for name in config.inputs for file in list_without_maps(name)]
+    if any(map(is_image, files)):
+        return False
     check_slide_options(config, [])
-    count = sum(len(list_without_maps(name)) for name in config.inputs)
-    skipped = f"; skipped {format_count(count, 'other file')}" if count else ""
+    skipped = f"; skipped {format_count(len(files), 'other file')}" if files else ""
     state.reporter.note(f"there are no slides in {', '.join(names)}{skipped}")
-    assert config.out is not None
     state.reporter.print_done(f"scored 0 slides; {config.out / TABLE} is not changed")
+    return True
 
 
 def run_evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:

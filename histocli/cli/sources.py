@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 
+from histocli.cli.listener import ConsoleListener
 from histocli.cli.options import is_given
-from histocli.console import OnProgress, Reporter
+from histocli.console import Reporter
 from histocli.errors import HistoError
-from histocli.sources import RemoteSource, Source, SourceContext
 from histocli.sources.options import FROM, DeclaredOption, list_declared_options
-from histocli.workspace import Workspace
+from histocli.text import shorten_to_length
 
 if TYPE_CHECKING:
     from histocli.commands.download import DownloadConfig
+
+_MAX_NAME = 16  # characters of a file's name, so that there is room for its bar on 80 columns
 
 
 def with_source_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -62,47 +64,36 @@ def _convert_value(ctx: typer.Context, name: str, value: Any, declared: Declared
     return tuple(value or ())
 
 
-def open_with_bars(
-    config: "DownloadConfig", workspace: Workspace, reporter: Reporter
-) -> tuple[Source, Callable[[], None]]:
-    """Open the source, and return it with a function that downloads its files with a progress bar for each.
+class DownloadBars(ConsoleListener):
+    """Shows a bar for each file that is downloaded, and then one for packing; `shown` closes the current bar."""
 
-    Nothing is written before the returned function is called.
+    def __init__(self, reporter: Reporter, shown: ExitStack) -> None:
+        super().__init__(reporter)
+        self.shown, self.file, self.is_packing = shown, "", False
 
-    Raises:
-        HistoError: an option does not fit the source, or there is nothing at its location.
-    """
-    from histocli.commands.download import open_source
-
-    _check_variable(config)
-    bars: dict[str, OnProgress] = {}  # when the first bytes of a file arrive, its bar replaces the previous one
-    fetching = ExitStack()
-    is_fetched = False
-
-    def on_transfer(name: str, done: int, total: int | None) -> None:
-        if is_fetched:  # the bar for packing is shown, and files are unpacked meanwhile
-            reporter.show_stage(f"unpacking {_shorten(name)}" + (f" {min(1, done / total):.0%}" if total else ""))
+    def on_transfer(self, name: str, done: int, total: int | None) -> None:
+        """Move the bar of the file; while patches are packed, files are only unpacked, and the bar names them."""
+        short = shorten_to_length(name, _MAX_NAME)
+        if self.is_packing:
+            self.reporter.show_stage(f"unpacking {short}" + (f" {min(1, done / total):.0%}" if total else ""))
             return
-        if name not in bars:
-            fetching.close()
-            bars[name] = fetching.enter_context(reporter.show_bar(_shorten(name), unit="bytes", total=total))
-        bars[name](done, total)
+        if name != self.file:
+            self.file = name
+            self._show_bar(short, "bytes")
+        self.bar(done, total)
 
-    source = open_source(config, SourceContext(workspace.downloads_dir, config.force, on_transfer))
+    def on_total(self, total: int | None) -> None:
+        """Show the bar for packing."""
+        super().on_total(total)
+        self.is_packing = True
+        self._show_bar("packing", "patches")
 
-    def fetch() -> None:
-        nonlocal is_fetched
-        if isinstance(source, RemoteSource):
-            if source.is_remote:
-                reporter.note(f"fetching {source.report.origin}")
-            with fetching:
-                source.fetch()
-        is_fetched = True
-
-    return source, fetch
+    def _show_bar(self, what: str, unit: str) -> None:
+        self.shown.close()
+        self.bar = self.shown.enter_context(self.reporter.show_bar(what, unit))
 
 
-def _check_variable(config: "DownloadConfig") -> None:
+def check_variable(config: "DownloadConfig") -> None:
     """Raise `HistoError` if the location is that of the environment variable, and there is nothing at it."""
     location = os.environ.get(FROM.envvar or "", "")
     is_used = location and getattr(config.options, "locations", ()) == (location,)
@@ -111,8 +102,3 @@ def _check_variable(config: "DownloadConfig") -> None:
             f"there is no file or folder {location}, the value of {FROM.envvar}",
             "this variable holds one location; repeat --from for several",
         )
-
-
-def _shorten(name: str) -> str:
-    """Shorten a file's name, so that there is room for its bar on 80 columns."""
-    return name if len(name) <= 16 else f"...{name[-13:]}"

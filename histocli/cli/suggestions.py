@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from histocli.cli.synonyms import COMMANDS, OPTION_OF_ARGUMENT, OTHER_OPTION_NAMES, OTHER_VALUE_NAMES
+from histocli.sources import SOURCE_NAMES
 
 # Options that stand before the command's name.
 _ROOT_OPTIONS = ("-w", "--workspace", "-q", "--quiet", "-v", "--verbose")
@@ -80,32 +81,24 @@ def _explain_compare(problem: _Problem) -> str:
     return "--compare needs two runs, checkpoints or metrics files: histo eval --compare A B"
 
 
-def _explain_processes(problem: _Problem) -> str:
-    """Return the message for `--processes` for a command whose processes `torchrun` starts."""
-    name = problem.command.name
-    if problem.unknown_option != "--processes" or name not in ("predict", "eval"):
-        return ""
-    line = f"torchrun --standalone --nproc-per-node 2 -m histocli {name}"
-    return f"{problem.message.rstrip('.')}. Start the processes by torchrun: {line}"
-
-
-def _explain_root_option(problem: _Problem) -> str:
-    """Return the message for an option of `histo` after the command's name."""
-    option = problem.unknown_option
-    if option not in _ROOT_OPTIONS:
-        return ""
-    value = " DIR" if option in ("-w", "--workspace") else ""
-    line = f"histo {option}{value} {problem.command.name}"
-    return f"{problem.message.rstrip('.')}. Put it before the command: {line}"
-
-
 def _correct_option(problem: _Problem) -> str:
     """Return the message for an option that the command does not have."""
-    name = problem.unknown_option.partition("=")[0]
+    option, command = problem.unknown_option, problem.command.name
+    if not option:
+        return ""
+    message = problem.message.rstrip(".")
+    if option == "--processes" and command in ("predict", "eval"):
+        line = f"torchrun --standalone --nproc-per-node 2 -m histocli {command}"
+        return f"{message}. Start the processes by torchrun: {line}"
+    if option in _ROOT_OPTIONS:
+        value = " DIR" if option in ("-w", "--workspace") else ""
+        return f"{message}. Put it before the command: histo {option}{value} {command}"
+    name = option.partition("=")[0].replace("_", "-")
     parameters = [parameter for parameter in problem.command.params if not getattr(parameter, "hidden", False)]
     options = [flag for parameter in parameters for flag in parameter.opts]
-    similar = _find_similar_option(name, options) if name else None
-    return f"{problem.message.rstrip('.')}. Did you mean {similar}?" if similar else ""
+    known = [meant for meant in OTHER_OPTION_NAMES.get(name.lower(), ()) if meant in options]
+    similar = next(iter(known or get_close_matches(name, options, 1, 0.7)), None)
+    return f"{message}. Did you mean {similar}?" if similar else ""
 
 
 def _suggest_option_for_value(problem: _Problem) -> str:
@@ -116,8 +109,12 @@ def _suggest_option_for_value(problem: _Problem) -> str:
         return f"{problem.message}. Did you mean histo {name} -h?"
     if not extra or name not in OPTION_OF_ARGUMENT:
         return ""
-    is_count = name == "balance" and (extra[1].isdecimal() or extra[1] == "max")
-    return f"{problem.message}. Did you mean {'--n' if is_count else OPTION_OF_ARGUMENT[name]} {extra[1]}?"
+    option = OPTION_OF_ARGUMENT[name]
+    if name == "balance" and (extra[1].isdecimal() or extra[1] == "max"):
+        option = "--n"
+    elif name == "download" and extra[1] in SOURCE_NAMES:
+        option = "--source"
+    return f"{problem.message}. Did you mean {option} {extra[1]}?"
 
 
 def _correct_value(problem: _Problem) -> str:
@@ -139,7 +136,8 @@ def _explain_number(problem: _Problem) -> str:
     values, place = _find_values(problem, option)
     if bound:
         smallest = bound[1] or bound[2]
-        value = next((value for value in values if _is_below(value, float(smallest))), values[0])
+        numbers = [value for value in values if _is_number(value, is_whole=False)]
+        value = next((value for value in numbers if float(value) < float(smallest)), values[0])
         return f"{value}: at least {smallest} is needed{place}."
     is_whole = kind is not None and kind[1].startswith("int")
     value = next((value for value in values if not _is_number(value, is_whole=is_whole)), values[0])
@@ -151,10 +149,6 @@ def _is_number(value: str, *, is_whole: bool) -> bool:
         int(value) if is_whole else float(value)
         return True
     return False
-
-
-def _is_below(value: str, smallest: float) -> bool:
-    return _is_number(value, is_whole=False) and float(value) < smallest
 
 
 def explain_boolean_option(error: Any) -> None:
@@ -179,19 +173,11 @@ def _find_values(problem: _Problem, option: Any) -> tuple[list[str], str]:
 _RULES = (
     _explain_missing_input,
     _explain_compare,
-    _explain_processes,
-    _explain_root_option,
     _correct_option,
     _suggest_option_for_value,
     _correct_value,
     _explain_number,
 )
-
-
-def _find_similar_option(name: str, options: list[str]) -> str | None:
-    """Return the option that a wrong one may mean, if there is one."""
-    known = [meant for meant in OTHER_OPTION_NAMES.get(name.lower().replace("_", "-"), ()) if meant in options]
-    return next(iter(known or get_close_matches(name.replace("_", "-"), options, 1, 0.7)), None)
 
 
 def _find_similar_value(wrong: str, values: list[str]) -> str | None:

@@ -1,7 +1,5 @@
 """`histo train`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +8,7 @@ import typer
 from histocli.architectures import ARCHITECTURES, ENCODERS
 from histocli.cli import options
 from histocli.cli.app import State, command, find_arguments
+from histocli.cli.listener import ConsoleListener
 from histocli.cli.options import COMPUTE, DATA, MODEL, TRAINING
 from histocli.config import CHECKPOINT, PACKAGED_ARCH, TrainConfig
 from histocli.console import format_cell
@@ -19,8 +18,9 @@ from histocli.stdio import write_out_json
 from histocli.text import format_count
 
 if TYPE_CHECKING:
+    from histocli.commands.train import TrainReport
     from histocli.compute.ddp import Ranks
-    from histocli.training.listeners import Listener
+    from histocli.reports.repeats import RepeatsReport
 
 _RUNS = "Runs"
 
@@ -237,58 +237,57 @@ def train(
     )
     given = options.list_given(ctx)
     with connect_processes() as ranks:
-        train_runs = _train_repeats if folds or seeds else _train_one
-        result = train_runs(state, config, given, ranks)
+        result = _train(state, config, given, ranks)
         if json and ranks.is_rank0:
             write_out_json(result)
 
 
-@contextmanager
-def _listen(state: State, config: TrainConfig) -> Iterator["Listener"]:
-    """Show the progress of one run in this block, and send it to the trackers."""
-    from histocli.cli.listener import ConsoleListener
+def _train(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> Json:
+    """Train one run, or one for each fold or seed; show the result, and return what `--json` prints."""
     from histocli.cli.live import LiveTraining
+    from histocli.commands.train import train as run_train
+    from histocli.commands.train_repeats import train_repeats
     from histocli.trackers import TrackerListener
     from histocli.training.listeners import Listeners
 
     reporter = state.reporter
     with TrackerListener(config.track, ConsoleListener(reporter)) as trackers, LiveTraining(reporter) as live:
-        yield Listeners(trackers, live)
+        listener = Listeners(trackers, live)
+        if config.folds or config.seeds:
+            repeats = train_repeats(state.workspace, config, given=given, listener=listener, ranks=ranks)
+        else:
+            run = run_train(state.workspace, config, given=given, listener=listener, ranks=ranks)
+    return _show_repeats(state, repeats) if config.folds or config.seeds else _show_run(state, run)
 
 
-def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> Json:
-    """Train one run, show its best epoch, and return what `--json` prints."""
+def _show_run(state: State, report: "TrainReport") -> Json:
+    """Show the best epoch of a run, and return what `--json` prints."""
     from histocli.cli.render import make_longer_command
-    from histocli.commands.train import train as run_train
 
-    with _listen(state, config) as listener:
-        result = run_train(state.workspace, config, given=given, listener=listener, ranks=ranks)
-    best = result.best
-    if not result.steps:
-        state.reporter.note(f"{result.run} is finished already: it has all its epochs")
+    best = report.best
+    if not report.steps:
+        state.reporter.note(f"{report.run} is finished already: it has all its epochs")
     state.reporter.note(
         f"best epoch {best.epoch}: validation AUC {format_cell(best.val_auc)}, accuracy {best.val_accuracy:.4f}"
     )
-    if result.single_class:
-        command = make_longer_command(state.workspace, result.run)
+    if report.single_class:
+        command = make_longer_command(state.workspace, report.run)
         steps = format_count(best.step, "step")
         state.reporter.warn(
-            f"at the threshold every validation patch is predicted as {result.single_class}"
+            f"at the threshold every validation patch is predicted as {report.single_class}"
             + (f": the best epoch has trained for only {steps}; train longer: {command}" if command else "")
         )
-    ckpt = CHECKPOINT if result.is_published else result.run
-    state.reporter.print_done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", f"histo eval --ckpt {ckpt}")
-    return {"run": result.run, "run_dir": str(result.run_dir), **asdict(best)}
+    ckpt = CHECKPOINT if report.is_published else report.run
+    state.reporter.print_done(f"wrote {report.run_dir} in {report.seconds:,.0f} s", f"histo eval --ckpt {ckpt}")
+    return {"run": report.run, "run_dir": str(report.run_dir), **asdict(best)}
 
 
-def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> Json:
-    """Train a run for each fold or seed, show the mean and spread of the metrics, and return what `--json` prints."""
+def _show_repeats(state: State, report: "RepeatsReport") -> Json:
+    """Show the mean and spread of the metrics of several runs, and return what `--json` prints."""
     from histocli.cli.render import show_repeats
-    from histocli.commands.train_repeats import train_repeats
     from histocli.reports.repeats import make_repeats_path
     from histocli.schema import to_json
 
-    report = train_repeats(state.workspace, config, given=given, listen=lambda: _listen(state, config), ranks=ranks)
     show_repeats(state.reporter, report, state.workspace)
     members = " ".join(f"--ckpt {run.run}" for run in report.runs)
     state.reporter.note(f"to average the probabilities of these networks, give histo predict or histo eval: {members}")

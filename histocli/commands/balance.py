@@ -64,13 +64,18 @@ def balance(
     pairs = None
     if config.drop_leaks:
         pairs = search_overlaps(workspace, data, others, on_stage)
-        usable, dropped = _drop_leaks(workspace, data, manifest, usable, dropped)
+        is_leaking = find_leaking(workspace, data, manifest)[usable["index"]]
+        # If the data set's own splits train and val overlap, only train is reduced.
+        is_leaking &= ~usable["split"].isin(VALIDATION).to_numpy()
+        usable, dropped = usable[~is_leaking], replace(dropped, leaking=int(is_leaking.sum()))
     unit = Split.FOLDERS if has_own_splits else _choose_unit(config, data, usable)
     available = PatchCounts(*np.bincount(usable["label"], minlength=2).tolist())
     if not (available.negative and available.positive):
         raise _make_missing_class_error(data, available, dropped)
     subset = _draw(store, config, unit, usable)
-    if pairs is None and (config.audit or _needs_overlaps(unit, len(manifest))):
+    # They are needed for the split, or to check the slides that it keeps together.
+    needs_overlaps = unit in (Split.OVERLAP, Split.FOLDERS) or (unit is Split.SLIDE and len(manifest) <= _MAX_CHECKED)
+    if pairs is None and (config.audit or needs_overlaps):
         pairs = search_overlaps(workspace, data, others, on_stage)
     groups = None if pairs is None else group_overlaps(pairs, len(manifest))
     subset = _assign_splits(config, unit, subset, groups)
@@ -107,20 +112,8 @@ def _select_drawable(manifest: "pd.DataFrame", has_own_splits: bool) -> "tuple[p
     return usable.assign(split=np.where(usable["split"].isin(VALIDATION), "val", "train")), dropped
 
 
-def _drop_leaks(
-    workspace: Workspace, data: str, manifest: "pd.DataFrame", usable: "pd.DataFrame", dropped: DroppedPatches
-) -> "tuple[pd.DataFrame, DroppedPatches]":
-    """Drop training patches that share pixels or a slide with a patch for evaluation, and count them.
-
-    If the data set's own splits train and val overlap, only train is reduced.
-    """
-    is_leaking = find_leaking(workspace, data, manifest)[usable["index"]]
-    is_leaking &= ~usable["split"].isin(VALIDATION).to_numpy()
-    return usable[~is_leaking], replace(dropped, leaking=int(is_leaking.sum()))
-
-
 def _draw(store: Pixels, config: BalanceConfig, unit: Split | Group, usable: "pd.DataFrame") -> "pd.DataFrame":
-    """Draw the patches of the subset; for `--group appearance`, with the column `appearance`.
+    """Draw the patches of the subset; for `--group appearance`, with each patch's group in the column `appearance`.
 
     Raises:
         HistoError: a class has fewer patches than are asked for.
@@ -128,12 +121,10 @@ def _draw(store: Pixels, config: BalanceConfig, unit: Split | Group, usable: "pd
     if unit is Split.FOLDERS:
         return draw_by_split(usable, config.n, config.seed)
     subset = draw_balanced(usable, config.n, config.seed)
-    return _add_appearance(store, subset) if unit is Group.APPEARANCE else subset
-
-
-def _needs_overlaps(unit: Split | Group, count: int) -> bool:
-    """Return whether overlaps are searched in a data set of `count` patches: for the split, or to check its slides."""
-    return unit in (Split.OVERLAP, Split.FOLDERS) or (unit is Split.SLIDE and count <= _MAX_CHECKED)
+    if unit is not Group.APPEARANCE:
+        return subset
+    codes = find_appearance_groups(store, subset["index"].to_numpy(), subset["label"].to_numpy())
+    return subset.assign(**{Group.APPEARANCE.value: np.array(GROUP_NAMES)[codes]})
 
 
 def _write(workspace: Workspace, subset: "pd.DataFrame", report: BalanceReport) -> BalanceReport:
@@ -268,9 +259,3 @@ def _assign_splits(
         columns = [*columns, unit.value] if unit is Group.APPEARANCE else columns
         val = split_by_group(subset[unit].to_numpy(), labels, config.val_fraction, config.seed, unit)
     return subset.assign(split=np.where(val, "val", "train"))[columns]
-
-
-def _add_appearance(store: Pixels, subset: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the subset with the column `appearance`, in which each patch has the name of its group."""
-    codes = find_appearance_groups(store, subset["index"].to_numpy(), subset["label"].to_numpy())
-    return subset.assign(**{Group.APPEARANCE.value: np.array(GROUP_NAMES)[codes]})

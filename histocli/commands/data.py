@@ -82,15 +82,10 @@ def _summarise_dataset(workspace: Workspace, name: str) -> DatasetSummary:
         tumour=int((labels == 1).sum()),
         normal=int((labels == 0).sum()),
         unlabelled=int((labels == UNLABELLED).sum()),
-        slides=_count_slides(manifest),
+        slides=manifest.loc[manifest["slide"] != "", "slide"].nunique() if "slide" in manifest else 0,
         splits=_count_splits(manifest),
         bytes=size,
     )
-
-
-def _count_slides(manifest: "pd.DataFrame") -> int:
-    slides = manifest.get("slide")
-    return 0 if slides is None else int(slides[slides != ""].nunique())
 
 
 def _count_splits(manifest: "pd.DataFrame") -> dict[str, int]:

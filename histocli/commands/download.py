@@ -1,8 +1,6 @@
 """`histo download`: download or read patches, and pack them into the workspace."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from hashlib import sha256
@@ -12,7 +10,7 @@ from histocli.atomic import write_json
 from histocli.config import SUBSET, PackConfig
 from histocli.data.dataset import Dataset, make_printable, read_dataset
 from histocli.data.manifest import is_subset
-from histocli.data.store import PackResult, pack
+from histocli.data.store import pack
 from histocli.errors import HistoError, UsageError
 from histocli.listeners import SILENT, CommandListener
 from histocli.locks import hold
@@ -39,18 +37,6 @@ class DownloadConfig(PackConfig):
         }
         is_seed_used = self.n is not None or hasattr(self.options, "seed")
         return {"source": self.source, **values, "n": self.n, "seed": self.seed if is_seed_used else None}
-
-
-@contextmanager
-def lock_dataset(workspace: Workspace, name: str) -> Iterator[None]:
-    """Lock a data set in this block, and remove temporary files that killed processes left.
-
-    Raises:
-        HeldError: another process has locked it.
-    """
-    with hold(workspace.data_dir / f".{check_name(name, 'data set')}.lock", f"data set {name!r}"):
-        workspace.tidy()
-        yield
 
 
 def find_dataset(workspace: Workspace, name: str, config: DownloadConfig) -> Dataset | None:
@@ -82,7 +68,8 @@ def plan_download(config: DownloadConfig, workspace: Workspace) -> list[PlannedF
         HistoError: an option is not possible with this source, or its location does not exist.
     """
     policy = replace(DEFAULT_POLICY, tries=2)  # the user waits for the answer
-    source = open_source(config, SourceContext(workspace.downloads_dir, config.force, policy=policy))
+    context = SourceContext(workspace.downloads_dir, config.force, policy=policy)
+    source = find_source_type(config.source).open(config.options, context)
     if isinstance(source, RemoteSource):
         return source.plan()
     return [PlannedFile(source.report.origin, source.total, True, "patches")]
@@ -109,23 +96,26 @@ def check_request(workspace: Workspace, name: str, config: DownloadConfig) -> No
                 )
 
 
-def open_source(config: DownloadConfig, context: SourceContext) -> Source:
-    """Open the source of a download, without writing anything.
+def download(workspace: Workspace, name: str, config: DownloadConfig, *, listener: CommandListener = SILENT) -> Dataset:
+    """Download the files of the source that are missing, and pack its patches as the data set `name`.
 
     Raises:
-        HistoError: an option is not possible with this source, or its location does not exist.
+        HistoError: an option is not possible with this source, its location does not exist, or a file cannot be read.
+        HeldError: another process is packing this data set.
     """
-    source: Source = find_source_type(config.source).open(config.options, context)
-    return source
+    context = SourceContext(workspace.downloads_dir, config.force, listener.on_transfer)
+    source = find_source_type(config.source).open(config.options, context)  # writes nothing
+    with hold(workspace.data_dir / f".{check_name(name, 'data set')}.lock", f"data set {name!r}"):
+        workspace.tidy()
+        if isinstance(source, RemoteSource):
+            if source.is_remote:
+                listener.on_note(f"fetching {source.report.origin}")
+            source.fetch()
+        return pack_source(workspace, name, config, source, listener=listener)
 
 
-def download(
-    workspace: Workspace,
-    name: str,
-    config: DownloadConfig,
-    source: Source,
-    *,
-    listener: CommandListener = SILENT,
+def pack_source(
+    workspace: Workspace, name: str, config: DownloadConfig, source: Source, *, listener: CommandListener = SILENT
 ) -> Dataset:
     """Pack the patches of `source` (all, or `config.n` drawn at random) as the data set `name`.
 
@@ -136,8 +126,20 @@ def download(
     listener.on_total(min((count for count in (n, source.total) if count is not None), default=None))
     packed = pack(source, workspace, name, n=n, seed=config.seed, listener=listener)
     report = source.report
-    counts = _count_patches(packed)
+    counts = {
+        "normal": packed.labels[0],
+        "tumour": packed.labels[1],
+        "without a label": packed.labels[None],
+        "exact duplicates dropped": packed.duplicates_dropped,
+        "ids that are not their pixels' SHA-1": packed.sha1_mismatches,
+        "unreadable": packed.unreadable,
+    }
     counts |= {name: count for name, count in report.counts.items() if name not in counts}
+    notes = list(report.notes)
+    if source.has_sha1_ids and not packed.sha1_mismatches:
+        notes.append("each id is the SHA-1 of its patch's pixels")
+    if n and packed.patches < n:
+        notes.append(f"there are only {packed.patches:,} patches, not {n:,}")
     dataset = Dataset(
         name=name,
         source=config.source,
@@ -149,32 +151,10 @@ def download(
         labels=sorted(label for label in packed.labels if label is not None),
         counts={name: count for name, count in counts.items() if count},
         checksums=report.checksums,
-        notes=list(map(make_printable, report.notes + _list_notes(source, packed, n))),
+        notes=list(map(make_printable, notes)),
     )
     write_json(workspace.dataset_path(name), vars(dataset))
     return dataset
-
-
-def _list_notes(source: Source, packed: PackResult, n: int | None) -> list[str]:
-    """Return lines on what packing has found: that the ids are right, and that there are fewer than `n` patches."""
-    notes = []
-    if source.has_sha1_ids and not packed.sha1_mismatches:
-        notes.append("each id is the SHA-1 of its patch's pixels")
-    if n and packed.patches < n:
-        notes.append(f"there are only {packed.patches:,} patches, not {n:,}")
-    return notes
-
-
-def _count_patches(packed: PackResult) -> dict[str, int]:
-    """Return how many patches have each label, were dropped, have another SHA-1 than their id, or cannot be read."""
-    return {
-        "normal": packed.labels[0],
-        "tumour": packed.labels[1],
-        "without a label": packed.labels[None],
-        "exact duplicates dropped": packed.duplicates_dropped,
-        "ids that are not their pixels' SHA-1": packed.sha1_mismatches,
-        "unreadable": packed.unreadable,
-    }
 
 
 def _to_json_value(name: str, value: object) -> object:

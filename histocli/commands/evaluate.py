@@ -57,7 +57,8 @@ def evaluate(
     """
     is_on_disk = config.data is not None and Path(config.data).exists()
     _check_options(workspace, config, is_on_disk)
-    predictor, threshold = ranks.on_all_ranks(lambda: _load_predictor(workspace, config))
+    predictor = ranks.on_all_ranks(lambda: load_from_config(workspace, config))
+    threshold = ranks.on_all_ranks(lambda: predictor.find_threshold(config.threshold))
     ranks.check_equal([predictor.digests, predictor.kind], "checkpoints or devices")
     for checkpoint in predictor.checkpoints:
         listener.on_note(checkpoint.describe())
@@ -74,12 +75,6 @@ def evaluate(
     return ranks.on_rank0(lambda: _measure_and_write(workspace, config, predictor, scored, threshold, listener))
 
 
-def _load_predictor(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor, float]:
-    """Load the checkpoints, and return their predictor and threshold."""
-    predictor = load_from_config(workspace, config)
-    return predictor, predictor.find_threshold(config.threshold)
-
-
 def _measure_and_write(
     workspace: Workspace,
     config: EvalConfig,
@@ -91,12 +86,7 @@ def _measure_and_write(
     """Compute the metrics of the scores, write both, and send the metrics of a run to its trackers."""
     is_best = [_is_best(workspace, member) for member in predictor.members]
     folder = None if scored.packed else str(Path(config.data or "").resolve())
-    path = _choose_path(
-        _make_metrics_path(workspace, config, predictor, scored, all(is_best)),
-        _join_names(predictor.runs),
-        scored,
-        folder,
-    )
+    path = _choose_path(workspace, config, predictor, scored, folder, all(is_best))
     report = _make_report(config, predictor, scored, threshold, folder, path.with_suffix(".csv").name)
     write_scores(path.with_suffix(".csv"), scored.table.drop(columns="raw"))
     write_evaluation(path, report)
@@ -151,10 +141,19 @@ def _make_report(
     )
 
 
-def _make_metrics_path(
-    workspace: Workspace, config: EvalConfig, predictor: CheckpointPredictor, scored: ScoredPatches, is_best: bool
+def _choose_path(
+    workspace: Workspace,
+    config: EvalConfig,
+    predictor: CheckpointPredictor,
+    scored: ScoredPatches,
+    folder: str | None,
+    is_best: bool,
 ) -> Path:
-    """Return the path of an evaluation; its name has the checkpoints, the data, and changed options."""
+    """Return the path of an evaluation; its name has the checkpoints, the data, and changed options.
+
+    A hash is added to the name if there is a file of this name with an evaluation of other data, such as another
+    folder.
+    """
     unusual = {
         "tta": config.tta,
         "uncalibrated": config.uncalibrated,
@@ -163,12 +162,15 @@ def _make_metrics_path(
         config.resize.value: config.resize is not Resize.CROP,
         f"mpp-{config.mpp}": config.mpp is not None,
     }
-    name = _join_names(predictor.runs)
+    name = run = _join_names(predictor.runs)
     if not is_best or name.endswith("-more"):
         name += "-" + sha256("".join(predictor.digests).encode()).hexdigest()[:8]
     split = f"own-{scored.split}" if _is_train_or_all_of_own_subset(config, scored) else scored.split
     parts = [name, scored.data, split, *(option for option, is_set in unusual.items() if is_set)]
-    return workspace.metrics_dir / f"{make_name('-'.join(parts))}.json"
+    path = workspace.metrics_dir / f"{make_name('-'.join(parts))}.json"
+    origin = {"run": run, "data": scored.data, "split": scored.split, "folder": folder}
+    other = path.with_name(f"{path.stem}-{sha256(repr(origin).encode()).hexdigest()[:8]}.json")
+    return other if is_of_other_data(path, origin) else path
 
 
 def _is_train_or_all_of_own_subset(config: EvalConfig, scored: ScoredPatches) -> bool:
@@ -183,13 +185,6 @@ def format_threshold(threshold: str) -> str:
     """Return the threshold as text for a file name; 0.5 and 0.50 give the same text."""
     value = None if threshold == STORED_THRESHOLD else parse_threshold(threshold)
     return f"at-{threshold.replace('=', '-') if value is None else repr(value)}"
-
-
-def _choose_path(path: Path, run: str, scored: ScoredPatches, folder: str | None) -> Path:
-    """Return `path`; add a hash to its name if the file is an evaluation of other data, such as another folder."""
-    origin = {"run": run, "data": scored.data, "split": scored.split, "folder": folder}
-    other = path.with_name(f"{path.stem}-{sha256(repr(origin).encode()).hexdigest()[:8]}.json")
-    return other if is_of_other_data(path, origin) else path
 
 
 def _is_best(workspace: Workspace, member: LoadedCheckpoint) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from histocli.atomic import write_json
 from histocli.commands.slide_leakage import UsedSlides, find_used_slides
-from histocli.commands.slide_truth import Annotations, Labels, Truth
+from histocli.commands.slide_truth import Annotations, Labels
 from histocli.config import PATCH_MPP, SlideEvalConfig
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import compute_auc
@@ -91,7 +91,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     return WrittenSlideEvaluation(report, path, plots, truth.notes)
 
 
-def _open_truth(config: SlideEvalConfig, files: dict[str, SlideFile]) -> Truth:
+def _open_truth(config: SlideEvalConfig, files: dict[str, SlideFile]) -> Annotations | Labels:
     """Return the annotations or the labels that the options name."""
     if config.annotations is not None:
         return Annotations(config.annotations, files)
@@ -100,7 +100,7 @@ def _open_truth(config: SlideEvalConfig, files: dict[str, SlideFile]) -> Truth:
 
 
 def _evaluate_slides(
-    finished: list[tuple[Path, FinishedSlide]], truth: Truth, threshold: float
+    finished: list[tuple[Path, FinishedSlide]], truth: Annotations | Labels, threshold: float
 ) -> tuple[list[EvaluatedSlide], list[str]]:
     """Return the measured slides, and the names of those without a label or annotation."""
     slides, without_truth = [], []

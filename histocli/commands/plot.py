@@ -14,6 +14,7 @@ from histocli.enums import PlotKind
 from histocli.errors import ExplanationError, HistoError, UsageError
 from histocli.inference.evaluations import EvaluationReader
 from histocli.inference.score_table import find_clusters, read_scores
+from histocli.listeners import SILENT, CommandListener
 from histocli.plots import MissingInputError, Plot
 from histocli.reports.conditions import group_by_conditions
 from histocli.reports.evaluation import EvaluationReport, find_newest_name, read_evaluations
@@ -25,13 +26,6 @@ from histocli.workspace import Workspace
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_HEIGHTS = {
-    PlotKind.ROC: 3.8,
-    PlotKind.PR: 3.8,
-    PlotKind.CONFUSION: 3.8,
-    PlotKind.CALIBRATION: 4.2,
-    PlotKind.SCORES: 2.9,
-}
 _WITHOUT_EVALUATION = {PlotKind.CURVES, PlotKind.BALANCE, PlotKind.SAMPLES}  # kinds that need no evaluation
 _OVERLAID = (PlotKind.CURVES, PlotKind.ROC, PlotKind.PR, PlotKind.CALIBRATION)  # kinds that can show several runs
 
@@ -40,8 +34,7 @@ def plot(
     workspace: Workspace,
     config: PlotConfig,
     *,
-    on_note: Callable[[str], None] = lambda note: None,
-    on_warning: Callable[[str], None] = lambda warning: None,
+    listener: CommandListener = SILENT,
 ) -> list[Path]:
     """Draw plots of a run into the workspace's `plots/`, and return the files.
 
@@ -49,8 +42,8 @@ def plot(
 
     The plots show the run's learning curves, its data set and subset, and its evaluations. `config.data` selects some
     data sets or subsets. Curves of several runs are drawn into one plot if they can be compared. `PlotKind.ALL` draws
-    all kinds for which there is input. `on_note` receives the checkpoints in use, and changes or guesses in images.
-    `on_warning` receives a warning of each evaluation that is not drawn because its network is not the run's any more.
+    all kinds for which there is input. The listener receives the checkpoints in use, changes or guesses in images, and
+    a warning of each evaluation that is not drawn because its network is not the run's any more.
 
     Raises:
         UsageError: an option cannot be used.
@@ -65,7 +58,7 @@ def plot(
     has_evaluations = not set(config.kind) <= _WITHOUT_EVALUATION
     runs = list(dict.fromkeys(config.run)) or list_newest_run(workspace, has_evaluations=has_evaluations)
     check_data(workspace, config.data, runs)
-    reader = EvaluationReader(workspace, lambda warning, _: on_warning(warning))
+    reader = EvaluationReader(workspace, lambda warning, _: listener.on_warning(warning))
     plan = _plan_overlay if len(runs) > 1 else _plan_plots
     plots: list[Plot] = []
     possible = _OVERLAID if len(runs) > 1 else [kind for kind in PlotKind if kind is not PlotKind.ALL]
@@ -74,9 +67,9 @@ def plot(
             if kind is PlotKind.EXPLAIN and (config.files or config.ids):
                 from histocli.commands.plot_explanations import plan_chosen_patches  # imports torch
 
-                plots += plan_chosen_patches(workspace, config, on_note)
+                plots += plan_chosen_patches(workspace, config, listener)
             elif kind is PlotKind.MAP:
-                plots += _plan_maps(workspace, reader, runs, config, resolutions, on_note)
+                plots += _plan_maps(workspace, reader, runs, config, resolutions, listener)
             else:
                 plots += plan(workspace, reader, runs, kind, config.data)
         except (MissingInputError, ExplanationError, UnknownResolutionError) as error:
@@ -84,7 +77,7 @@ def plot(
                 raise
             if isinstance(error, UnknownResolutionError) or kind is PlotKind.ROC:  # the other kinds lack the same
                 missing = "ROC curve, calibration or other plot of scores" if kind is PlotKind.ROC else "maps"
-                on_note(f"no {missing}: {error}; {error.hint}")
+                listener.on_note(f"no {missing}: {error}; {error.hint}")
     if not plots:
         raise MissingInputError(f"there is nothing to draw in {workspace.root}", "histo train makes a run")
     style = PlotStyle(config.format, config.dpi, config.width, config.title)
@@ -178,16 +171,16 @@ def _plan_maps(
     runs: Sequence[str],
     config: PlotConfig,
     given: GivenResolutions,
-    on_note: Callable[[str], None],
+    listener: CommandListener,
 ) -> list[Plot]:
     """Return the maps of the slides of a run's evaluations, or of the tables `config.files`."""
     from histocli.commands.plot_maps import plan_evaluation_maps, plan_prediction_maps
 
     if config.files:
-        return plan_prediction_maps(workspace, config, given, on_note)
+        return plan_prediction_maps(workspace, config, given, listener)
     if not runs:
         raise MissingInputError("there is no training run yet", "histo train makes one")
-    return plan_evaluation_maps(workspace, _find_evaluations(reader, runs[0], config.data), given, on_note)
+    return plan_evaluation_maps(workspace, _find_evaluations(reader, runs[0], config.data), given, listener)
 
 
 def _find_evaluations(reader: EvaluationReader, run: str, data: Sequence[str]) -> dict[Path, EvaluationReport]:
@@ -240,14 +233,15 @@ def _plan_evaluation(path: Path, report: EvaluationReport, kind: PlotKind) -> Pl
     from histocli.plots import evaluation
     from histocli.plots.style import COLUMN
 
-    drawings: dict[PlotKind, Callable[..., None]] = {
-        PlotKind.ROC: partial(_draw_roc, path=path),
-        PlotKind.PR: evaluation.draw_pr,
-        PlotKind.CONFUSION: evaluation.draw_confusion,
-        PlotKind.CALIBRATION: evaluation.draw_calibration,
-        PlotKind.SCORES: evaluation.draw_scores,
+    drawings: dict[PlotKind, tuple[float, Callable[..., None]]] = {
+        PlotKind.ROC: (3.8, partial(_draw_roc, path=path)),
+        PlotKind.PR: (3.8, evaluation.draw_pr),
+        PlotKind.CONFUSION: (3.8, evaluation.draw_confusion),
+        PlotKind.CALIBRATION: (4.2, evaluation.draw_calibration),
+        PlotKind.SCORES: (2.9, evaluation.draw_scores),
     }
-    return Plot(f"{path.stem}-{kind}", COLUMN, _HEIGHTS[kind], partial(drawings[kind], report=report))
+    height, draw = drawings[kind]
+    return Plot(f"{path.stem}-{kind}", COLUMN, height, partial(draw, report=report))
 
 
 def _draw_roc(figure: "Figure", report: EvaluationReport, path: Path) -> None:

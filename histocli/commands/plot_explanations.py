@@ -1,6 +1,6 @@
 """The explanations that `histo plot` draws: of an evaluation's patches, of patches by their ids, and of files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from histocli.inference.explain import explain
 from histocli.inference.explain_scored import load_for_explaining
 from histocli.inference.inputs import open_inputs
 from histocli.inference.scored_patches import read_packed, read_scored_patches
+from histocli.listeners import CommandListener
 from histocli.patch import Pixels
 from histocli.plots import Plot
 from histocli.reports.evaluation import EvaluationReport
@@ -69,7 +70,7 @@ def plan_explanations(workspace: Workspace, evaluations: dict[Path, EvaluationRe
     return plots
 
 
-def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Callable[[str], None]) -> list[Plot]:
+def plan_chosen_patches(workspace: Workspace, config: PlotConfig, listener: CommandListener) -> list[Plot]:
     """Return a sheet of the files `config.files` or the packed patches `config.ids`, scored and explained.
 
     Raises:
@@ -81,11 +82,11 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
 
     predictor = load_for_explaining(workspace, config.ckpt or tuple(dict.fromkeys(config.run)) or (CHECKPOINT,))
     if config.files:
-        ids, pixels = _read_files(workspace, config.files, on_note)
+        ids, pixels = _read_files(workspace, config.files, listener)
     else:
         ids, pixels = _read_ids(workspace, config.ids, config.data)
     for checkpoint in predictor.checkpoints:
-        on_note(checkpoint.describe())
+        listener.on_note(checkpoint.describe())
     probs = predictor.predict_array(pixels).probs
     pictures = draw_maps(pixels, explain([member.network for member in predictor.networks], pixels))
     run = "+".join(predictor.runs)
@@ -102,8 +103,8 @@ def _make_stem(run: str, ids: Sequence[str], pixels: Pixels, checkpoints: Sequen
     return make_name(f"{shorten_to_length(run, 60)}-{PlotKind.EXPLAIN}-{shorten_to_length(ids[0], 50)}{more}-{digest}")
 
 
-def _read_files(workspace: Workspace, names: Sequence[str], on_note: Callable[[str], None]) -> tuple[list[str], Pixels]:
-    """Return the ids and pixels of image files; `on_note` receives each kind of change or guess in them."""
+def _read_files(workspace: Workspace, names: Sequence[str], listener: CommandListener) -> tuple[list[str], Pixels]:
+    """Return the ids and pixels of image files; the listener receives each kind of change or guess in them."""
     inputs = open_inputs(names, workspace, Resize.CROP)
     patches = []
     for patch in inputs.patches:
@@ -113,9 +114,9 @@ def _read_files(workspace: Workspace, names: Sequence[str], on_note: Callable[[s
     if chunk.failures:
         raise chunk.failures[0][1]
     for note in inputs.notes:
-        on_note(note)
+        listener.on_note(note)
     for what, remark in chunk.remarks.items():
-        on_note(f"{remark.images} of {len(patches)} images: {what} (the first: {remark.example})")
+        listener.on_note(f"{remark.images} of {len(patches)} images: {what} (the first: {remark.example})")
     return [patch.id for patch in chunk.patches], chunk.pixels
 
 

@@ -1,6 +1,5 @@
 """The maps that `histo plot` draws: the scored patches of each slide, at their positions."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from histocli.config import PlotConfig
 from histocli.data.manifest import hash_file
 from histocli.enums import PlotKind
 from histocli.inference.score_table import read_scores
+from histocli.listeners import CommandListener
 from histocli.plots import MissingInputError, Plot
 from histocli.plots.evaluation import make_subtitles
 from histocli.plots.maps import draw_map, find_map_size
@@ -23,7 +23,7 @@ def plan_evaluation_maps(
     workspace: Workspace,
     evaluations: dict[Path, EvaluationReport],
     given: GivenResolutions,
-    on_note: Callable[[str], None],
+    listener: CommandListener,
 ) -> list[Plot]:
     """Return a map of each slide of each evaluation whose patches have positions.
 
@@ -37,7 +37,7 @@ def plan_evaluation_maps(
         if not table.is_file():
             continue
         placed = place_evaluation(workspace, read_scores(table))
-        _note_unplaced(placed, path.stem, on_note)
+        _note_unplaced(placed, path.stem, listener)
         plots += [
             _plan_map(
                 path.stem, patch_map, ", ".join([report.run, *make_subtitles(report)[:1]]), report.measured.threshold
@@ -51,7 +51,7 @@ def plan_evaluation_maps(
 
 
 def plan_prediction_maps(
-    workspace: Workspace, config: PlotConfig, given: GivenResolutions, on_note: Callable[[str], None]
+    workspace: Workspace, config: PlotConfig, given: GivenResolutions, listener: CommandListener
 ) -> list[Plot]:
     """Return a map of each slide of each table `config.files` of `histo predict`.
 
@@ -65,17 +65,17 @@ def plan_prediction_maps(
         placed = place_predictions(workspace, path, config.data)
         if not len(placed.table):
             raise MissingInputError(f"{path}: none of its {placed.n_unplaced:,} patches has a known position", _HINT)
-        _note_unplaced(placed, str(path), on_note)
+        _note_unplaced(placed, str(path), listener)
         stem = f"{path.stem}-{hash_file(path)[:8]}"  # many tables have the same name, such as scores.csv
         plots += [_plan_map(stem, patch_map, path.name, None) for patch_map in make_patch_maps(placed, given)]
     return plots
 
 
-def _note_unplaced(placed: PlacedPatches, name: str, on_note: Callable[[str], None]) -> None:
+def _note_unplaced(placed: PlacedPatches, name: str, listener: CommandListener) -> None:
     if placed.n_unplaced and len(placed.table):
         total = placed.n_unplaced + len(placed.table)
         verbs = "has no position, and is" if placed.n_unplaced == 1 else "have no position, and are"
-        on_note(f"{name}: {placed.n_unplaced:,} of {total:,} patches {verbs} not drawn")
+        listener.on_note(f"{name}: {placed.n_unplaced:,} of {total:,} patches {verbs} not drawn")
 
 
 def _plan_map(stem: str, shown: PatchMap, source: str, threshold: float | None) -> Plot:

@@ -85,15 +85,37 @@ def _plan_sample_sheet(workspace: Workspace, name: str) -> Plot:
 
 
 def plan_error_sheets(workspace: Workspace, evaluations: dict[Path, EvaluationReport]) -> list[Plot]:
-    """Return a sheet of errors for each evaluation whose patches can still be read, explained where that is possible.
+    """Return a sheet for each evaluation whose patches can still be read: its most confident errors.
+
+    They are explained where that is possible.
 
     Raises:
         MissingInputError: no patches can be read.
     """
-    return [
-        _plan_error_sheet(workspace, path.stem, report, scores)
-        for path, report, scores in read_tables(workspace, evaluations)
-    ]
+    from histocli.inference.scored_patches import read_scored_patches
+    from histocli.plots.evaluation import make_subtitles
+    from histocli.plots.explanations import KEY
+    from histocli.plots.sheets import Group, select_confident_errors
+
+    plots = []
+    for path, report, scores in read_tables(workspace, evaluations):
+        threshold, confusion = report.measured.threshold, report.measured.confusion
+        kinds = (("False positives", confusion.fp), ("False negatives", confusion.fn))
+        chosen = [scores.iloc[rows] for rows in select_confident_errors(scores["label"], scores["prob"], threshold)]
+        pixels = [read_scored_patches(workspace, report, errors) for errors in chosen]
+        pictures: Sequence[Pixels | None]
+        try:
+            pictures, explained = explain_groups(workspace, report, pixels), KEY
+        except ExplanationError as error:
+            pictures, explained = [None, None], f"not explained: {error}"
+        groups = []
+        for (name, count), errors, patches, beside in zip(kinds, chosen, pixels, pictures, strict=True):
+            shown = f"{len(errors):,} of {count:,}, the most confident first" if len(errors) else "none"
+            groups.append(Group(f"{name}: {shown}", patches, make_captions(errors["id"], errors["prob"]), beside))
+        heading = f"Most confident errors: {report.run}"
+        facts = ", ".join(make_subtitles(report)), explain_captions(threshold), explained
+        plots.append(plan_sheet(f"{path.stem}-{PlotKind.ERRORS}", groups, heading, *facts))
+    return plots
 
 
 def read_tables(
@@ -149,31 +171,6 @@ def make_captions(ids: Iterable[str], probs: Iterable[float]) -> list[str]:
 def explain_captions(threshold: float) -> str:
     """Return the line under a title that says what `make_captions` writes."""
     return f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
-
-
-def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scores: "pd.DataFrame") -> Plot:
-    """Return the plot of the most confident errors of an evaluation; their patches are read now."""
-    from histocli.inference.scored_patches import read_scored_patches
-    from histocli.plots.evaluation import make_subtitles
-    from histocli.plots.explanations import KEY
-    from histocli.plots.sheets import Group, select_confident_errors
-
-    threshold, confusion = report.measured.threshold, report.measured.confusion
-    kinds = (("False positives", confusion.fp), ("False negatives", confusion.fn))
-    chosen = [scores.iloc[rows] for rows in select_confident_errors(scores["label"], scores["prob"], threshold)]
-    pixels = [read_scored_patches(workspace, report, errors) for errors in chosen]
-    pictures: Sequence[Pixels | None]
-    try:
-        pictures, explained = explain_groups(workspace, report, pixels), KEY
-    except ExplanationError as error:
-        pictures, explained = [None, None], f"not explained: {error}"
-    groups = []
-    for (name, count), errors, patches, beside in zip(kinds, chosen, pixels, pictures, strict=True):
-        shown = f"{len(errors):,} of {count:,}, the most confident first" if len(errors) else "none"
-        groups.append(Group(f"{name}: {shown}", patches, make_captions(errors["id"], errors["prob"]), beside))
-    heading = f"Most confident errors: {report.run}"
-    facts = ", ".join(make_subtitles(report))
-    return plan_sheet(f"{stem}-{PlotKind.ERRORS}", groups, heading, facts, explain_captions(threshold), explained)
 
 
 def plan_sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Plot:

@@ -1,7 +1,7 @@
 """`histo predict`: write the probability of tumour of each patch."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from hashlib import sha256
@@ -28,10 +28,8 @@ from histocli.files.outputs import find_record_path, write_output
 from histocli.fs import fsync, shorten_name
 from histocli.images.processes import DecodingProcesses
 from histocli.inference.input_notes import describe_unopened
-from histocli.inference.inputs import hash_inputs
 from histocli.inference.parts import Parts
 from histocli.inference.predicted_ids import write_record
-from histocli.inference.predictor import ScoredChunk
 from histocli.inference.writers import open_part, open_writer
 from histocli.listeners import SILENT, CommandListener
 from histocli.locks import hold
@@ -82,27 +80,24 @@ def predict(
         ranks.on_rank0(lambda: stack.enter_context(hold(lock, str(config.out))))
         # Another job may have written the file before this one held the lock.
         ranks.on_rank0(lambda: check_output_unchanged(job))
-        return _write_parts(job, _compute_fingerprint(workspace, job), ranks)
+        return _write_parts(job, _compute_fingerprint(job))
 
 
 def _write_stream(job: Job, to: Path | IO[str]) -> Prediction:
     """Write each row as soon as it is computed."""
     counts = Counts()
-    with (
-        open_writer(to, job.config) as writer,
-        closing(job.score(job.inputs.patches)) as chunks,
-    ):
+    with open_writer(to, job.config) as writer, closing(job.score(job.inputs.patches)) as chunks:
         for chunk in chunks:
             counts.add(job.write(chunk, writer))
     return job.finish(counts)
 
 
-def _write_parts(job: Job, fingerprint: str, ranks: Ranks) -> Prediction:
+def _write_parts(job: Job, fingerprint: str) -> Prediction:
     """Score this process's share of the unfinished parts; when all parts are finished, join them into the file.
 
     A part consists of whole chunks. The chunks, and so the scores, are the same for any number of processes.
     """
-    total = job.inputs.total
+    total, ranks = job.inputs.total, job.ranks
     assert total is not None
     ranks.check_equal(fingerprint, "inputs, checkpoints or devices")
     parts = Parts(job.out, fingerprint, total, job.chunk_size, ranks)
@@ -118,7 +113,10 @@ def _write_parts(job: Job, fingerprint: str, ranks: Ranks) -> Prediction:
     try:
         with closing(job.score(patches)) as chunks:
             for number in parts.assigned:
-                _write_part(job, parts, number, islice(chunks, parts.chunks_per_part))
+                counts = Counts()
+                with parts.write_part(number, counts) as path, open_part(path, job.config) as writer:
+                    for chunk in islice(chunks, parts.chunks_per_part):
+                        counts.add(job.write(chunk, writer))
     except BaseException as error:
         if ranks.size == 1:
             parts.remove_if_empty()
@@ -129,24 +127,13 @@ def _write_parts(job: Job, fingerprint: str, ranks: Ranks) -> Prediction:
             raise Stopped(error.number, "run the same command again: it continues with the next patches") from error
         raise
     ranks.all_gather(None)  # wait until every process has finished its parts
-    return ranks.on_rank0(lambda: _finish(job, parts, ranks))
+    return ranks.on_rank0(lambda: _finish(job, parts))
 
 
-def _write_part(job: Job, parts: Parts, number: int, chunks: Iterator[ScoredChunk]) -> None:
-    """Score and write the chunks of one part."""
-    counts = Counts()
-    with (
-        parts.write_part(number, counts) as path,
-        open_part(path, job.config) as writer,
-    ):
-        for chunk in chunks:
-            counts.add(job.write(chunk, writer))
-
-
-def _finish(job: Job, parts: Parts, ranks: Ranks) -> Prediction:
+def _finish(job: Job, parts: Parts) -> Prediction:
     """Join all parts into the file, and return the result of `predict`."""
     counts = _join_parts(job, parts, range(parts.count))
-    if ranks.size > 1:  # in the order of the inputs; a single process reported them before
+    if job.ranks.size > 1:  # in the order of the inputs; a single process reported them before
         _report_unreadable(counts, job.listener)
     return job.finish(counts)
 
@@ -199,12 +186,12 @@ def _report_unreadable(counts: Counts, listener: CommandListener) -> None:
         listener.on_unreadable(HistoError(message, hint))
 
 
-def _compute_fingerprint(workspace: Workspace, job: Job) -> str:
+def _compute_fingerprint(job: Job) -> str:
     """Return a SHA-256 of everything that the result depends on; parts are only used again if it is the same."""
     rows = replace(describe_rows(job.config, job.predictor), id=job.inputs.id_kind, white=dict(job.inputs.white))
     values = {
         "histo": histocli.__version__,
-        "inputs": hash_inputs(job.inputs, job.config.inputs, workspace, job.lines, job.config.split),
+        "inputs": [*(str(Path(name).absolute()) for name in job.config.inputs), job.inputs.state],
         "total": job.inputs.total,
         "done": job.predicted.digest if job.predicted else None,
         "size": job.chunk_size,

@@ -12,6 +12,7 @@ from histocli.data.likeness import LikenessMeter
 from histocli.enums import ExportFormat, OnError, Output
 from histocli.errors import HistoError, UsageError
 from histocli.files.outputs import check_output, is_stream, resolve_link
+from histocli.fs import is_same_file
 from histocli.images.processes import DecodingProcesses
 from histocli.images.remarks import Remark, Remarks
 from histocli.inference import checkpoints
@@ -79,14 +80,13 @@ class Job(NamedTuple):
     threshold: float | None
     flagger: Flagger | None
     inputs: Inputs
-    lines: list[bytes] | None  # the paths that were read from stdin
     chunk_size: int
     pool: DecodingProcesses | None
     predicted: PredictedIds | None  # the patches that the file has already
     skipped: int  # the number of inputs that the file has already
     listener: CommandListener
     likeness_meter: LikenessMeter
-    is_single_process: bool  # whether this is the only process, which reports unreadable patches at once
+    ranks: Ranks
 
     @property
     def out(self) -> Path:
@@ -107,7 +107,7 @@ class Job(NamedTuple):
         for _, error in chunk.failures:
             if self.config.errors is OnError.FAIL:
                 raise error
-            if self.is_single_process:
+            if self.ranks.size == 1:  # process 0 of several reports them at the end, in the order of the inputs
                 self.listener.on_unreadable(error)
         failures = [[patch.id, patch.path, str(error), error.hint] for patch, error in chunk.failures]
         likeness = self.likeness_meter.measure(chunk.pixels)
@@ -147,8 +147,11 @@ def check_predict_options(workspace: Workspace, config: PredictConfig, ranks: Ra
     parse_mpp(config.mpp, config.resize)
     if config.failed is not None and config.errors is OnError.FAIL:
         raise UsageError("--failed lists unreadable files, and --errors fail allows none", "leave out --errors fail")
-    if config.failed is not None and config.out is not None and _is_same_file(config.failed, config.out):
-        raise UsageError(f"--failed {config.failed} is the file of --out", "name another file")
+    if config.failed is not None and config.out is not None and not is_stream(config.failed):
+        # They need not exist yet.
+        is_same_path = os.path.realpath(config.failed) == os.path.realpath(config.out)
+        if is_same_path or is_same_file(config.failed, config.out):
+            raise UsageError(f"--failed {config.failed} is the file of --out", "name another file")
     if config.skip_done and is_streamed(config):
         raise UsageError("--skip-done needs --out FILE, the file with the patches that are done")
     check_format(config.output_format, config.out)
@@ -162,15 +165,6 @@ def _check_outputs(config: PredictConfig, workspace: Workspace, inputs: Sequence
     for path, option in ((config.out, "--out"), (config.failed, "--failed")):
         if path is not None:
             check_output(path, workspace, inputs, option)
-
-
-def _is_same_file(first: Path, second: Path) -> bool:
-    """Return whether two paths are one regular file, which need not exist yet."""
-    if is_stream(first):
-        return False
-    return os.path.realpath(first) == os.path.realpath(second) or (
-        first.exists() and second.exists() and first.samefile(second)
-    )
 
 
 def open_job(
@@ -192,7 +186,8 @@ def open_job(
     if STDIN in config.inputs and not is_streamed(config):  # to resume, all inputs must be known first
         lines = [line for line in read_stdin_lines(MAX_LISTED) if line.strip(b"\r\n")]
         _check_outputs(config, workspace, [Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in lines])
-    _check_outputs(config, workspace, _list_network_files(workspace, predictor))
+    networks = [workspace.export_path(digest, ExportFormat.ONNX) for digest in predictor.digests]
+    _check_outputs(config, workspace, [*(member.path for member in predictor.members), *networks])
     predicted, skipped = _read_predicted_ids(config, predictor) if config.skip_done else None, 0
     inputs = open_inputs(
         config.inputs,
@@ -217,10 +212,7 @@ def open_job(
         inputs, skipped = inputs._replace(patches=new, total=len(new)), len(patches) - len(new)
     size = predictor.choose_chunk_size(config.batch_size)
     meter = predictor.make_likeness_meter(inputs.total)
-    return Job(
-        *(config, predictor, threshold, flagger, inputs, lines, size, pool, predicted, skipped, listener, meter),
-        is_single_process=ranks.size == 1,
-    )
+    return Job(config, predictor, threshold, flagger, inputs, size, pool, predicted, skipped, listener, meter, ranks)
 
 
 def check_output_unchanged(job: Job) -> None:
@@ -234,14 +226,6 @@ def _read_predicted_ids(config: PredictConfig, predictor: CheckpointPredictor) -
     assert config.out is not None
     columns = list(list_column_types(config))
     return read_predicted_ids(resolve_link(config.out), config.output_format, columns, describe_rows(config, predictor))
-
-
-def _list_network_files(workspace: Workspace, predictor: CheckpointPredictor) -> list[Path]:
-    """Return the checkpoints that are in use, and the exported networks of these checkpoints."""
-    return [
-        *(member.path for member in predictor.members),
-        *(workspace.export_path(digest, ExportFormat.ONNX) for digest in predictor.digests),
-    ]
 
 
 def describe_rows(config: PredictConfig, predictor: CheckpointPredictor) -> RowOptions:

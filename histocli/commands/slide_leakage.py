@@ -54,10 +54,12 @@ def find_used_slides(
         else:
             for split, names in slides.items():
                 names |= found[split]
+    # The names that each slide can have in a manifest, as `unify_slide_names` returns them.
+    possible = {path: {unify_name_of_file(file.path, key) for key in list_keys(file)} for path, file in files.items()}
     notes = dict.fromkeys(note for run in digests if (note := _find_weights_note(workspace, run)))
 
     def list_used(names: set[str]) -> list[str]:
-        return sorted(slide.record.slide for slide in finished if not names.isdisjoint(_list_names(files[slide.path])))
+        return sorted(slide.record.slide for slide in finished if not names.isdisjoint(possible[slide.path]))
 
     return UsedSlides(list(digests), unknown, list_used(slides["train"]), list_used(slides["val"]), list(notes))
 
@@ -69,11 +71,6 @@ def _collect_manifest_digests(finished: Sequence[FinishedSlide]) -> dict[str, se
         for run, digest in zip_longest(slide.record.checkpoint.split("; "), slide.manifests.split("; "), fillvalue=""):
             digests.setdefault(run, set()).update({digest} - {""})
     return {run: digests[run] for run in sorted(digests) if run}
-
-
-def _list_names(file: SlideFile) -> set[str]:
-    """Return the names that a slide can have in a manifest, as `unify_slide_names` returns them."""
-    return {unify_name_of_file(file.path, key) for key in list_keys(file)}
 
 
 def _read_slides(workspace: Workspace, run: str, digests: set[str]) -> dict[str, set[str]] | None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from histocli.config import PredictConfig
+from histocli.enums import OUTPUT_SUFFIXES
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
 from histocli.slides.detection import SlideFile
@@ -30,7 +31,7 @@ def check_slide_options(config: PredictConfig, slides: Sequence[SlideFile]) -> P
             raise UsageError(f"{flag} is for patches, and the inputs are whole slides", f"leave {flag} out{instead}")
     if config.out is None:
         raise UsageError("the scores of slides are written to a folder", "give one: --out DIR")
-    if config.out.exists() and not config.out.is_dir():
+    if config.out.suffix.lower() in OUTPUT_SUFFIXES or (config.out.exists() and not config.out.is_dir()):
         raise UsageError(f"--out {config.out} is a file; slides need a folder", "give the name of a folder: --out DIR")
     if config.step not in STEPS:
         raise UsageError(f"--step {config.step} is not possible", f"give {' or '.join(map(str, STEPS))}")

@@ -1,6 +1,5 @@
 """What is known of the tumour of slides: annotations or labels, for `histo eval --maps`."""
 
-from abc import ABC, abstractmethod
 from pathlib import Path
 
 from histocli.errors import HistoError, UsageError
@@ -14,20 +13,7 @@ from histocli.slides.slide_files import FoundAnnotation, NoAnnotationError, desc
 from histocli.text import format_count
 
 
-class Truth(ABC):
-    """Where the annotation or the label of each slide is found."""
-
-    @abstractmethod
-    def find(self, slide: FinishedSlide) -> TumourAreas | int | None:
-        """Return the annotated tumour or the label of a slide; None if it has none."""
-
-    @property
-    @abstractmethod
-    def notes(self) -> list[str]:
-        """What to tell about the files that were read so far."""
-
-
-class Annotations(Truth):
+class Annotations:
     """A folder with an annotation file for each slide."""
 
     def __init__(self, folder: Path, files: dict[str, SlideFile]) -> None:
@@ -59,7 +45,7 @@ class Annotations(Truth):
         return [*self._problems, *describe_found(self._found)]
 
 
-class Labels(Truth):
+class Labels:
     """A table of the labels of slides. An id is the name of a slide, with or without its suffix."""
 
     def __init__(self, path: Path, files: dict[str, SlideFile]) -> None:

@@ -13,7 +13,7 @@ from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, mak
 from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.errors import UsageError
 from histocli.metrics.calibration import compute_probabilities
-from histocli.models.checkpoint import Checkpoint, load_checkpoint, publish_checkpoints
+from histocli.models.checkpoint import load_checkpoint, publish_checkpoints
 from histocli.pages.model_card import write_card
 from histocli.reports.run import Epoch, read_run
 from histocli.signals import catch_signals
@@ -28,7 +28,7 @@ from histocli.training.provenance import (
     lock_run,
     reserve_name,
 )
-from histocli.training.resume import apply_given_options, extend_config, load_run_config
+from histocli.training.resume import StoredRun, apply_given_options, extend_config, load_run_config
 from histocli.training.run import Run
 from histocli.workspace import Workspace
 
@@ -72,30 +72,45 @@ def train(
     """
     check_values(config)
     agents = gather_torchrun_agents(ranks)
-    restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
-    run_config, name, resume = config.run, restarted or config.name, config.resume or restarted is not None
-    is_repeat = False
-    if resume:
-        stored = ranks.on_rank0(lambda: load_run_config(workspace, name))
-        name, run_config = stored.name, stored.config
-        is_repeat = ranks.on_rank0(lambda: read_run(workspace.run_dir(stored.name)).is_repeat)
-        if "epochs" in given and config.epochs > run_config.epochs:
-            run_config = ranks.on_rank0(lambda: extend_config(stored, config.epochs))
-        run_config = apply_given_options(run_config, config, given)
-    else:
-        check_run_name(config.name)
-        run_config = complete_config(run_config, given)
-    check_run_options(run_config, given)
+    stored, is_repeat = ranks.on_rank0(lambda: _find_run_to_resume(workspace, config, given, agents))
     return train_run(
         workspace,
-        run_config,
-        name,
-        resume=resume,
+        ranks.on_all_ranks(lambda: _make_run_config(config, given, stored)),
+        stored.name if stored else config.name,
+        resume=stored is not None,
         can_halve_batch=config.can_halve_batch,
         is_repeat=is_repeat,
         listener=listener or Listener(),
         ranks=ranks,
     )
+
+
+def _find_run_to_resume(
+    workspace: Workspace, config: TrainConfig, given: Collection[str], agents: set[str]
+) -> tuple[StoredRun | None, bool]:
+    """Return the run to resume, or None for a new run, and whether the run is a fold or one of several seeds.
+
+    A finished run gets more epochs if they are given. A run that one of the torchrun `agents` trained before it
+    restarted its processes is resumed.
+    """
+    restarted = find_interrupted_run(workspace, agents)
+    if not (config.resume or restarted):
+        return None, False
+    stored = load_run_config(workspace, restarted or config.name)
+    if "epochs" in given and config.epochs > stored.config.epochs:
+        stored = stored._replace(config=extend_config(stored, config.epochs))
+    return stored, read_run(workspace.run_dir(stored.name)).is_repeat
+
+
+def _make_run_config(config: TrainConfig, given: Collection[str], stored: StoredRun | None) -> RunConfig:
+    """Return the checked options of a new run, or of the run to resume with those that the user gave again."""
+    if stored:
+        run_config = apply_given_options(stored.config, config, given)
+    else:
+        check_run_name(config.name)
+        run_config = complete_config(config.run, given)
+    check_run_options(run_config, given)
+    return run_config
 
 
 @apply_compute_settings()
@@ -151,17 +166,13 @@ def train_run(
 
 
 def _write_card_and_find_single_class(workspace: Workspace, run: Run) -> str:
-    """Write the model card of a run, and return what `_find_single_class` finds; best.pt is read once for both."""
+    """Write the model card of a run, and return the class that its best epoch predicts for all validation patches.
+
+    The class is "" if the best epoch predicts both, or if the patches do not have both. A checkpoint of an early
+    version has no scores of the validation patches.
+    """
     best = load_checkpoint(run.dir / "best.pt")
     write_card(workspace, run.name, best)
-    return _find_single_class(best)
-
-
-def _find_single_class(best: Checkpoint) -> str:
-    """Return the class that the best epoch predicts for all validation patches, if these have both classes; else "".
-
-    A checkpoint of an early version has no scores of the validation patches.
-    """
     if not best.validation:
         return ""
     labels, log_odds = best.get_validation_scores()

@@ -1,11 +1,10 @@
 """`histo train --folds` and `--seeds`: train several runs, and measure their mean and spread."""
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 
-from histocli.commands.train import TrainReport, train_run
+from histocli.commands.train import train_run
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
 from histocli.compute.memory import release_memory
 from histocli.config import RunConfig, TrainConfig
@@ -44,14 +43,14 @@ def train_repeats(
     config: TrainConfig,
     *,
     given: Collection[str] = (),
-    listen: Callable[[], AbstractContextManager[Listener]] = lambda: nullcontext(Listener()),
+    listener: Listener | None = None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> RepeatsReport:
     """Train one run per fold of a cross-validation of the subset, or one run per seed, one after another.
 
     With `config.resume`, finished runs are left as they are, and the others are continued or started; if all are
-    finished, a larger number of epochs extends each of them. Each run has its own listener. The mean and the
-    spread of their metrics are written to `metrics/` and returned.
+    finished, a larger number of epochs extends each of them. The mean and the spread of their metrics are written to
+    `metrics/` and returned.
 
     Raises:
         HistoError: as `train`; or the subset cannot be split into this many folds, or it has changed since the first
@@ -60,43 +59,24 @@ def train_repeats(
     """
     check_values(config)
     agents = gather_torchrun_agents(ranks)
-    restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
-    resume, name = config.resume or restarted is not None, config.name
-    if resume and not name:
-        kind = "folds" if config.folds else "seeds"
-        run = restarted or ranks.on_rank0(lambda: find_newest_run(workspace, kind))
-        name = find_repeats_name(run) if run else None
-    run_config = _make_run_config(workspace, config, given, name if resume else None, ranks)
-    repeats = ranks.on_rank0(lambda: plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0))
-    names = [member.name for member in repeats.members]
-    started = ranks.on_rank0(lambda: _find_started(workspace, names, resume=resume))
-    if config.folds:
-        ranks.on_rank0(lambda: write_folds(workspace, run_config.data, repeats, resume=resume))
-    elif started:
-        ranks.on_rank0(lambda: _check_manifest(workspace, run_config.data, min(started)))
-    _train_members(workspace, repeats, started, config.can_halve_batch, listen, ranks)
-    return ranks.on_rank0(lambda: summarise(workspace, repeats))
-
-
-def _train_members(
-    workspace: Workspace,
-    repeats: Repeats,
-    started: Collection[str],
-    can_halve_batch: bool,
-    listen: Callable[[], AbstractContextManager[Listener]],
-    ranks: Ranks,
-) -> None:
-    """Train the runs of all folds or seeds, one after another; leave out those that are complete.
-
-    Raises:
-        Stopped: a signal came; the message is the command that continues.
-    """
+    repeats, started = ranks.on_rank0(lambda: _plan(workspace, config, given, agents))
     for member in repeats.members:
-        is_started = member.name in started
-        if is_started and ranks.on_rank0(partial(is_complete, workspace, member)):
-            continue
+        is_started, member_config = member.name in started, member.config
+        if is_started:
+            if ranks.on_rank0(partial(is_complete, workspace, member)):
+                continue
+            member_config = ranks.on_rank0(partial(_load_member_config, workspace, repeats, member))
         try:
-            report = _train_member(workspace, repeats, member, is_started, can_halve_batch, listen, ranks)
+            report = train_run(
+                workspace,
+                member_config,
+                member.name,
+                resume=is_started,
+                can_halve_batch=config.can_halve_batch,
+                is_repeat=True,
+                listener=listener or Listener(),
+                ranks=ranks,
+            )
         except Stopped as stopped:
             if not str(stopped):  # nothing is saved yet
                 raise
@@ -105,6 +85,26 @@ def _train_members(
         number = ranks.all_max(report.signal or 0)
         if number and member is not repeats.members[-1]:
             raise Stopped(number, repeats.resume_command)
+    return ranks.on_rank0(lambda: summarise(workspace, repeats))
+
+
+def _plan(
+    workspace: Workspace, config: TrainConfig, given: Collection[str], agents: set[str]
+) -> tuple[Repeats, set[str]]:
+    """Return the runs to train, and the names of those that were started before; write the manifests of new folds."""
+    restarted = find_interrupted_run(workspace, agents)
+    resume, name = config.resume or restarted is not None, config.name
+    if resume and not name:
+        run = restarted or find_newest_run(workspace, "folds" if config.folds else "seeds")
+        name = find_repeats_name(run) if run else None
+    run_config = _make_run_config(workspace, config, given, name if resume else None)
+    repeats = plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0)
+    started = _find_started(workspace, [member.name for member in repeats.members], resume=resume)
+    if config.folds:
+        write_folds(workspace, run_config.data, repeats, resume=resume)
+    elif started:
+        _check_manifest(workspace, run_config.data, min(started))
+    return repeats, started
 
 
 def _find_started(workspace: Workspace, names: list[str], *, resume: bool) -> set[str]:
@@ -118,60 +118,28 @@ def _find_started(workspace: Workspace, names: list[str], *, resume: bool) -> se
 
 
 def _make_run_config(
-    workspace: Workspace, config: TrainConfig, given: Collection[str], resumed: str | None, ranks: Ranks
+    workspace: Workspace, config: TrainConfig, given: Collection[str], resumed: str | None
 ) -> RunConfig:
     """Return the options that all runs share: those that the runs named `resumed` were started with, if there are.
 
     If the runs of the first seeds were removed, `--seed` says which seed is the first.
     """
-    run_config = config.run
     kind = "folds" if config.folds else "seeds"
-    if resumed and (first := ranks.on_rank0(lambda: find_first_run(workspace, resumed, kind))):
-        stored = ranks.on_rank0(lambda: load_run_options(workspace, first))
+    if resumed and (first := find_first_run(workspace, resumed, kind)):
+        stored = load_run_options(workspace, first)
         if config.folds:
             stored = replace(stored, data=config.data)  # each fold has its own manifest
         elif "seed" in given:
             stored = replace(stored, seed=min(config.seed, stored.seed))
         if "epochs" in given and config.epochs > stored.epochs:
-            folds, seeds = config.folds or 0, config.seeds or 0
-            plan = partial(plan_repeats, workspace, stored, resumed, folds, seeds)
-            ranks.on_rank0(lambda: _check_finished(workspace, plan(), config.epochs))
+            repeats = plan_repeats(workspace, stored, resumed, config.folds or 0, config.seeds or 0)
+            _check_finished(workspace, repeats, config.epochs)
             stored = replace(stored, epochs=config.epochs)
         run_config = apply_given_options(stored, config, given)
     else:
-        run_config = complete_config(run_config, given)
+        run_config = complete_config(config.run, given)
     check_run_options(run_config, given)
     return run_config
-
-
-def _train_member(
-    workspace: Workspace,
-    repeats: Repeats,
-    member: PlannedRun,
-    is_started: bool,
-    can_halve_batch: bool,
-    listen: Callable[[], AbstractContextManager[Listener]],
-    ranks: Ranks,
-) -> TrainReport:
-    """Train the run of one fold or seed, or continue it with the options that it was started with."""
-    member_config = member.config
-    if is_started:
-        stored = ranks.on_rank0(lambda: _load_member(workspace, repeats, member))
-        member_config = stored.config
-        if member_config.epochs < member.config.epochs:
-            member_config = ranks.on_rank0(lambda: extend_config(stored, member.config.epochs))
-        member_config = replace(member_config, device=member.config.device)
-    with listen() as listener:
-        return train_run(
-            workspace,
-            member_config,
-            member.name,
-            resume=is_started,
-            can_halve_batch=can_halve_batch,
-            is_repeat=True,
-            listener=listener,
-            ranks=ranks,
-        )
 
 
 def _check_manifest(workspace: Workspace, data: str, first: str) -> None:
@@ -199,3 +167,12 @@ def _load_member(workspace: Workspace, repeats: Repeats, member: PlannedRun) -> 
     with explain_damaged_member(workspace, repeats, member):
         read_run(workspace.run_dir(member.name))  # resuming needs it too, after other runs were trained
         return load_run_config(workspace, member.name)
+
+
+def _load_member_config(workspace: Workspace, repeats: Repeats, member: PlannedRun) -> RunConfig:
+    """Return the options with which a run that was started before is continued, or extended to more epochs."""
+    stored = _load_member(workspace, repeats, member)
+    config = stored.config
+    if config.epochs < member.config.epochs:
+        config = extend_config(stored, member.config.epochs)
+    return replace(config, device=member.config.device)

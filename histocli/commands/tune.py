@@ -168,7 +168,14 @@ def _train_fold(
         _CannotTrainError: the loss is not finite, or the memory is full.
     """
     try:
-        return _start_or_resume_fold(workspace, config, name, listener, stop)
+        if workspace.run_dir(name).is_dir():
+            run = Run(workspace, config, resumed=name)
+            run.resume()
+        else:
+            run = Run(workspace, config)
+            run.create(name, is_repeat=True)
+        listener.on_start(run, run.trainer.step)
+        run.fit(listener, stop)
     except NotFiniteError as error:
         raise _CannotTrainError(str(error)) from None
     except Exception as error:
@@ -176,20 +183,6 @@ def _train_fold(
             raise
         # Without the error, which refers to the network: its memory is needed for the next trial.
         raise _CannotTrainError(str(make_memory_error(config.batch_size or BATCH_SIZE, error))) from None
-
-
-def _start_or_resume_fold(
-    workspace: StudyWorkspace, config: RunConfig, name: str, listener: Listener, stop: StopRequest
-) -> float:
-    """Train a fold from its last checkpoint, or from the start; return as `_train_fold`."""
-    if workspace.run_dir(name).is_dir():
-        run = Run(workspace, config, resumed=name)
-        run.resume()
-    else:
-        run = Run(workspace, config)
-        run.create(name, is_repeat=True)
-    listener.on_start(run, run.trainer.step)
-    run.fit(listener, stop)
     assert run.best is not None
     assert run.best.val_auc is not None  # each fold has both classes
     return run.best.val_auc

@@ -61,7 +61,7 @@ class Ranks:
             HistoError: the values differ.
         """
         if any(other != value for other in self.all_gather(value)):
-            raise HistoError(f"the processes of this job have different {what}", hint)
+            self._stop(HistoError(f"the processes of this job have different {what}", hint))
 
     def all_max(self, value: int) -> int:
         """Return the maximum of `value` over the processes."""
@@ -78,6 +78,10 @@ class Ranks:
     def wrap_model(self, model: "nn.Module") -> "nn.Module":
         """Return a module with the weights of process 0 whose gradients are averaged over the processes."""
         return model
+
+    def _stop(self, error: BaseException) -> NoReturn:
+        """Raise an error at a call where every other process raises one too."""
+        raise error
 
 
 SINGLE_PROCESS = Ranks()
@@ -101,20 +105,8 @@ class ProcessGroup(Ranks):
 
     def on_rank0(self, function: Callable[[], T]) -> T:
         """Call `function` on process 0 only; return its result on every process, or stop all with its error."""
-        import torch.distributed as dist
-
-        result: T | None = None
-        error: HistoError | None = None
-        if self.is_rank0:
-            try:
-                result = function()
-            except HistoError as raised:
-                error = raised
-        message = [result, error is not None]
-        dist.broadcast_object_list(message, src=0)
-        if message[1]:
-            self._stop(error or SystemExit(EXIT_FAILURE))
-        return cast(T, message[0])
+        result = self.on_all_ranks(lambda: function() if self.is_rank0 else None)
+        return cast(T, self.all_gather(result)[0])
 
     def on_all_ranks(self, function: Callable[[], T]) -> T:
         """Call `function` on every process; if some fail, the first of them raises its error and the others exit."""
@@ -129,13 +121,6 @@ class ProcessGroup(Ranks):
             is_first = has_failed.index(True) == self.rank
             self._stop(error if error and is_first else SystemExit(EXIT_FAILURE))
         return cast(T, result)
-
-    def check_equal(self, value: object, what: str, hint: str = "do not change the files while a job starts") -> None:
-        """Check that `value` is the same on every process, or raise a HistoError on all of them."""
-        try:
-            super().check_equal(value, what, hint)
-        except HistoError as error:
-            self._stop(error)
 
     def all_max(self, value: int) -> int:
         """Return the maximum of `value` over the processes."""
@@ -239,17 +224,16 @@ def _connect(timeout: timedelta) -> ProcessGroup:
     import torch.distributed.nn  # noqa: F401
 
     try:
-        found = find_processes()
-        backend = find_backend()
+        store, rank, size = find_processes()
         with _stdout_to_stderr():  # gloo in PyTorch 2.9 prints its connections on stdout
-            dist.init_process_group(backend, store=found.store, rank=found.rank, world_size=found.size, timeout=timeout)
+            dist.init_process_group(find_backend(), store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         report_to_torchrun(error)
         raise HistoError(
             f"the processes of this job cannot connect: {(str(error) or repr(error)).splitlines()[0]}",
             "if there are several network interfaces, name one: GLOO_SOCKET_IFNAME=eth0 NCCL_SOCKET_IFNAME=eth0",
         ) from error
-    return ProcessGroup(found.rank, found.size)
+    return ProcessGroup(rank, size)
 
 
 @contextmanager

@@ -168,10 +168,12 @@ def _find_architecture_problem() -> str | None:
     """Return why this PyTorch has no code for the current NVIDIA GPU; None if it has."""
     major, minor = torch.cuda.get_device_capability()
     capability = 10 * major + minor
-    builds = [arch.partition("_")[::2] for arch in torch.cuda.get_arch_list()]
-    if any(_can_run(kind, int(number.rstrip("af")), capability) for kind, number in builds):
+    parts = [arch.partition("_") for arch in torch.cuda.get_arch_list()]  # such as sm_80, sm_90a and compute_90
+    builds = [(kind, int(number.rstrip("af"))) for kind, _, number in parts]
+    # Binary code (`sm`) runs on newer GPUs of the same generation only, portable code (`compute`) on all newer ones.
+    if any(built <= capability and (kind != "sm" or built // 10 == major) for kind, built in builds):
         return None
-    built_for = ", ".join(f"{int(n.rstrip('af')) / 10:.1f}" for kind, n in builds if kind == "sm")
+    built_for = ", ".join(f"{built / 10:.1f}" for kind, built in builds if kind == "sm")
     fix = "install the newest build from pytorch.org"
     if capability < min(_CUDA_12_ONLY):
         fix = "PyTorch 2.10 and later have no code for such an old GPU"
@@ -184,16 +186,6 @@ def _find_architecture_problem() -> str | None:
         f"{torch.cuda.get_device_name()} has compute capability {major}.{minor}, and this PyTorch is built for "
         f"{built_for}; {fix}"
     )
-
-
-def _can_run(kind: str, built_for: int, capability: int) -> bool:
-    """Return whether code that was built for one GPU runs on another: `kind` is `sm` (binary) or `compute` (portable).
-
-    `built_for` and `capability` are the numbers of their architectures, such as 80.
-    """
-    if kind == "sm":
-        return built_for // 10 == capability // 10 and built_for <= capability
-    return built_for <= capability
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from histocli.errors import UsageError
@@ -21,14 +21,6 @@ _STORE_BEGIN = (9).to_bytes(4, sys.byteorder) + b"refcount/"  # of a file of tor
 _MAX_PROCESSES, _MAX_PORT = 1_000_000, 65_535
 _NAME_SECONDS, _CONNECT_SECONDS, _CONNECT_INTERVAL = 20.0, 5.0, 0.2
 _POLL_INTERVAL = 0.02  # seconds between two checks of the store
-
-
-class Rendezvous(NamedTuple):
-    """The store through which the processes exchange their addresses, this process's rank, and their number."""
-
-    store: "Store"
-    rank: int
-    size: int
 
 
 def is_distributed() -> bool:
@@ -73,14 +65,16 @@ def _read_variable(name: str, low: int, high: int) -> int:
     return int(text)
 
 
-def find_processes() -> Rendezvous:
+def find_processes() -> "tuple[Store, int, int]":
     """Wait for all processes of this job in the store that torchrun, or `histo` itself, created for them.
+
+    Return the store, through which the processes exchange their addresses, this process's rank, and their number.
 
     Raises:
         UsageError: `HISTO_RENDEZVOUS` names a file that is no store.
         RuntimeError: the store cannot be reached, or a process does not appear in time.
     """
-    from torch.distributed import FileStore, PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed import FileStore, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if RENDEZVOUS_FILE in os.environ:
@@ -89,9 +83,14 @@ def find_processes() -> Rendezvous:
         store: Store = FileStore(str(path), size)
         prefix = agree_on_prefix(store, rank, size, _FILE_TIMEOUT)
     else:
-        store = _open_store(rank, size)
+        # torchrun's agent has the store, or process 0 creates it. TCPStore does not wait for the other processes here:
+        # `agree_on_prefix` does, and Ctrl-C can interrupt it.
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        is_own = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        _wait_for_store(host, port, is_own=is_own)
+        store = TCPStore(host, port, size, is_own, _TIMEOUT, wait_for_workers=False, multi_tenant=True)
         prefix = agree_on_prefix(store, rank, size)
-    return Rendezvous(PrefixStore(f"histo/{prefix}", store), rank, size)
+    return PrefixStore(f"histo/{prefix}", store), rank, size
 
 
 def _check_store_file(path: Path) -> None:
@@ -115,22 +114,6 @@ def _check_store_file(path: Path) -> None:
             f"the environment variable {RENDEZVOUS_FILE} is {str(path)[:200]!r}, which is no file of a job",
             f"histo sets it for the processes that it starts: unset {RENDEZVOUS_FILE}; for one process: unset RANK",
         )
-
-
-def _open_store(rank: int, size: int) -> "Store":
-    """Return the store of this job, which torchrun's agent or process 0 has; torch does not wait for other processes.
-
-    `agree_on_prefix` waits for them, which Ctrl-C can interrupt.
-    """
-    from torch.distributed import TCPStore, rendezvous  # type: ignore[attr-defined]
-
-    is_of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    _wait_for_store(host, port, is_own=rank == 0 and not is_of_agent)
-    if is_of_agent:
-        store: Store = next(rendezvous("env://", timeout=_TIMEOUT))[0]
-        return store
-    return TCPStore(host, port, size, rank == 0, _TIMEOUT, wait_for_workers=False, multi_tenant=True)
 
 
 def _wait_for_store(host: str, port: int, *, is_own: bool) -> None:

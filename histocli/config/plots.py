@@ -29,8 +29,10 @@ class PlotConfig:
     def check(self) -> None:
         """Raise `UsageError` naming the option whose value cannot be used."""
         is_explained, is_mapped = PlotKind.EXPLAIN in self.kind, PlotKind.MAP in self.kind
-        if (what := self._only_explained) and not is_explained:
-            raise UsageError(f"{what} is only for --kind explain", f"histo plot --kind explain {what}")
+        for option, values in (("--ids", self.ids), ("--ckpt", self.ckpt)):
+            if values and not is_explained:
+                what = f"{option} {values[0]}"
+                raise UsageError(f"{what} is only for --kind explain", f"histo plot --kind explain {what}")
         if self.files and is_explained is is_mapped:
             raise UsageError(
                 f"{self.files[0]} needs exactly one of --kind explain and --kind map",
@@ -67,12 +69,6 @@ class PlotConfig:
                 f"--dpi {self.dpi}: a plot of {self.width or PAGE_WIDTH:g} inches would be {pixels:,.0f} pixels wide",
                 f"at most {_MAX_PIXELS:,} are possible: lower --dpi or --width, or use --format pdf",
             )
-
-    @property
-    def _only_explained(self) -> str:
-        """The first given option that only `PlotKind.EXPLAIN` uses, with its value; else ""."""
-        options = (("--ids ", self.ids), ("--ckpt ", self.ckpt))
-        return next((f"{option}{values[0]}" for option, values in options if values), "")
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,15 @@ class TrainConfig(RunConfig):
     seeds: int | None = None  # the number of seeds, starting from `seed`; one run is trained for each
     track: tuple[Track, ...] = ()  # send the configuration and the metrics there
 
+    def check_values(self) -> None:
+        """Raise `UsageError` naming the option whose value cannot be used, or for both `folds` and `seeds`."""
+        super().check_values()
+        for flag, count in (("--folds", self.folds), ("--seeds", self.seeds)):
+            if count is not None and count < 2:
+                raise UsageError(f"{flag} {count}: at least 2 are needed", f"leave {flag} out to train a single run")
+        if self.folds and self.seeds:
+            raise UsageError("--folds and --seeds cannot be combined", "leave one of them out")
+
     @property
     def run(self) -> RunConfig:
         """The options that the run's checkpoints store."""

@@ -86,16 +86,17 @@ def _count_leak(
     """
     rows = patch_set.rows
     sha1, slide = table["sha1"].to_numpy(), table["slide"].to_numpy()
-    slides, slides_into = set(slide[rows]) - {""}, set(slide[rows_into]) - {""}
+    sha1_into, slides_into = set(sha1[rows_into]) - {""}, set(slide[rows_into]) - {""}
+    slides = set(slide[rows]) - {""}
     are_slides_known = bool(slides and slides_into)
     return Leak(
         source=name,
         into=into,
         held_out=patch_set.is_held_out,
         patches=len(rows),
-        duplicates=_count_members(sha1[rows], set(sha1[rows_into]) - {""}),
+        duplicates=sum(digest in sha1_into for digest in sha1[rows]),
         shared_slides=len(slides & slides_into) if are_slides_known else None,
-        patches_of_shared_slides=_count_members(slide[rows], slides_into) if are_slides_known else None,
+        patches_of_shared_slides=sum(name in slides_into for name in slide[rows]) if are_slides_known else None,
         overlaps=None if pairs is None else _count_overlapping(pairs, rows, rows_into, len(table)),
     )
 
@@ -254,10 +255,6 @@ def _count_overlaps(pairs: Array, manifest: "pd.DataFrame") -> Overlaps:
             for a, b in zip(across["a"][:_MAX_PAIRS_SHOWN], across["b"][:_MAX_PAIRS_SHOWN], strict=True)
         ],
     )
-
-
-def _count_members(values: Array, names: set[str]) -> int:
-    return sum(value in names for value in values)
 
 
 def _count_overlapping(pairs: Array, rows: Array, other_rows: Array, n: int) -> int:

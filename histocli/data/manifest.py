@@ -19,7 +19,6 @@ from histocli.files.tables import SEPARATORS, make_table_writer, read_columns, r
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("id", "label", "slide", "hospital", "split", "sha1", "min", "max")
 POSITION_COLUMNS = ("x", "y", "mpp_x", "mpp_y")  # the fields of `sources.Position`, for patches of slides
 SUBSET_COLUMNS = ("id", "label", "slide", "hospital", "split", "data", "index")
 UNLABELLED = -1  # the value of a missing label, which is an empty field in the file
@@ -40,6 +39,9 @@ class Row(NamedTuple):
     sha1: str
     min: int
     max: int
+
+
+COLUMNS = Row._fields
 
 
 @contextmanager
@@ -115,13 +117,11 @@ class IdsDigest:
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
         self._digest = sha256()
-        self._update("".join(f"{len(key)}:{key}" for key in ids))
+        self.add(*ids)
 
-    def add(self, key: str) -> None:
-        """Add the next id."""
-        self._update(f"{len(key)}:{key}")
-
-    def _update(self, text: str) -> None:
+    def add(self, *ids: str) -> None:
+        """Add the next ids."""
+        text = "".join(f"{len(key)}:{key}" for key in ids)
         self._digest.update(text.encode("utf-8", "surrogatepass"))
 
     def hexdigest(self) -> str:

@@ -1,6 +1,6 @@
 """Search the overlaps of packed data sets once, and save them in the folders of the data sets."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -41,7 +41,9 @@ def search_overlaps(
         stores = [open_packed(workspace, name)[0] for name in (data, *new)]
         pairs = find_overlaps(stores, on_stage)
         starts = np.cumsum([0, *map(len, stores)], dtype=PAIR["a"])
-        stale = set(workspace.dataset_dir(data).glob("overlaps-*.npy")) - set(_iterate_needed_paths(workspace, data))
+        packed = [name for name in workspace.list_datasets() if _find_pixels_sha256(workspace, name)]
+        needed = {_path(workspace, data, None if name == data else name) for name in packed}
+        stale = set(workspace.dataset_dir(data).glob("overlaps-*.npy")) - needed
         within = _select_pairs(pairs, starts, 0, 0)
         _save(_path(workspace, data), within)
         for i, name in enumerate(new, 1):
@@ -94,28 +96,16 @@ def find_overlap_groups(workspace: Workspace, subset: Subset) -> Array | None:
 
 def _select_pairs(pairs: Array, starts: Array, a: int, b: int) -> Array:
     """Return the pairs between the stores `a` and `b`, which begin at `starts`, with rows counted from 0 in each."""
-    selected = pairs[_is_in_store(pairs["a"], starts, a) & _is_in_store(pairs["b"], starts, b)].copy()
+    stores = {end: np.searchsorted(starts, pairs[end], "right") - 1 for end in ("a", "b")}
+    selected: Array = pairs[(stores["a"] == a) & (stores["b"] == b)].copy()
     selected["a"] -= starts[a]
     selected["b"] -= starts[b]
     return selected
 
 
-def _is_in_store(numbers: Array, starts: Array, store: int) -> Array:
-    inside: Array = (numbers >= starts[store]) & (numbers < starts[store + 1])
-    return inside
-
-
 def _save(path: Path, pairs: Array) -> None:
     with write_atomically(path) as temporary, temporary.open("wb") as file:
         np.save(file, pairs)
-
-
-def _iterate_needed_paths(workspace: Workspace, data: str) -> Iterator[Path]:
-    """Yield the paths of the overlaps of `data` within itself and with every other packed data set."""
-    yield _path(workspace, data)
-    for other in workspace.list_datasets():
-        if other != data and _find_pixels_sha256(workspace, other):
-            yield _path(workspace, data, other)
 
 
 def _path(workspace: Workspace, data: str, other: str | None = None) -> Path:

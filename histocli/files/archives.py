@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from threading import Lock
 from typing import IO, Any
@@ -28,7 +29,15 @@ from histocli.files.file import (
     split_suffix,
     to_utf8,
 )
-from histocli.files.streams import LimitedStream, Open, StreamMember, StreamReader, UnpackedArchive
+from histocli.files.streams import (
+    MAX_RATIO,
+    LimitedStream,
+    Open,
+    StreamMember,
+    StreamReader,
+    UnpackedArchive,
+    copy_limited,
+)
 
 _TAR_SUFFIX = re.compile(r"\.(?:tar(?:\.(gz|bz2|xz))?|(tgz|tbz2?|txz))$", re.IGNORECASE)
 _ZIP_SUFFIX = re.compile(r"\.zip$", re.IGNORECASE)
@@ -40,7 +49,12 @@ _DECOMPRESS: dict[str, Callable[[IO[bytes]], Any]] = {
     "xz": lzma.LZMAFile,
 }
 _SHORT_SUFFIXES = {"tgz": "gz", "tbz": "bz2", "tbz2": "bz2", "txz": "xz"}
-_SUFFIX_OF_START = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".tar.gz", b"BZh": ".tar.bz2", b"\xfd7zXZ": ".tar.xz"}
+_SUFFIXES_OF_START = {  # the suffixes of archives whose files have these first bytes; the usual one first
+    b"PK\x03\x04": (".zip", ".npz"),
+    b"\x1f\x8b": (".tar.gz", ".tgz"),
+    b"BZh": (".tar.bz2", ".tbz", ".tbz2"),
+    b"\xfd7zXZ": (".tar.xz", ".txz"),
+}
 _OUTSIDE = "path outside the archive"
 _LOST_LINK = "link to a file that is not in the archive"
 _MAX_LINKS = 40  # links in a row that are followed, as Linux does
@@ -48,7 +62,6 @@ _TAR_MAGIC = 257  # the position of `ustar` in a tar
 _DOT_SLASH = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _MAX_MEMORY = 64 << 20  # a larger archive in an archive is copied to a temporary file
-_MAX_RATIO = 20  # of an archive in an archive: it limits zip bombs, and allows tars of images with one colour
 _DAMAGE_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -72,14 +85,14 @@ def list_archive(name: str, open_file: Open) -> list[File]:
     Raises:
         HistoError: it is damaged, or contains a name twice.
     """
-    opened = _open_archive(name, open_file)
-    return open_inner_archives(opened, _open_nested)
+    return open_inner_archives(_open_archive(name, open_file), lambda file: partial(_unpack_archive, file))
 
 
-def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]]) -> list[File]:
+def open_inner_archives(files: list[File], make_opener: Callable[[File], Open]) -> list[File]:
     """Replace archives by their members, if there are no images; always replace a zip of one table (`x.csv.zip`).
 
     The members of `train.zip` are named as if it were a folder `train`. Archives in these archives are not opened.
+    `make_opener` returns the function that opens one of the archives.
     """
     if not any(is_archive(file.name) for file in files):
         return files
@@ -90,7 +103,7 @@ def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]
         if not is_archive(file.name) or (has_images and not is_table):
             opened.append(file)
             continue
-        members = _open_archive(file.name, lambda file=file: open_file(file))  # type: ignore[misc]
+        members = _open_archive(file.name, make_opener(file))
         folder = file.name.rpartition("/")[0] if is_table else remove_archive_suffix(file.name)
         opened += [File(f"{folder}/{member.name}" if folder else member.name, member.read) for member in members]
     if repeated := [name for name, count in Counter(file.name for file in opened).items() if count > 1]:
@@ -127,28 +140,20 @@ def _make_damage_hint(name: str, open_file: Open) -> str:
         head = open_file().read(_TAR_MAGIC + 5)
     except _DAMAGE_ERRORS:
         head = b""
-    is_tar = head[_TAR_MAGIC:] == b"ustar"
-    suffix = ".tar" if is_tar else next((s for start, s in _SUFFIX_OF_START.items() if head.startswith(start)), "")
-    is_npz = suffix == ".zip" and name.lower().endswith(".npz")  # every .npz is a ZIP file
-    if (
-        suffix
-        and not is_npz
-        and not name.lower().endswith(
-            (suffix, *(short for short in _SHORT_SUFFIXES if _SHORT_SUFFIXES[short] in suffix))
-        )
-    ):
-        return f"its content is that of a {suffix}: rename it"
+    fitting = next((suffixes for start, suffixes in _SUFFIXES_OF_START.items() if head.startswith(start)), ())
+    suffixes = (".tar",) if head[_TAR_MAGIC:] == b"ustar" else fitting
+    if suffixes and not name.lower().endswith(suffixes):
+        return f"its content is that of a {suffixes[0]}: rename it"
     return "check that the download is complete"
 
 
-def _open_nested(file: File) -> IO[bytes]:
+def _unpack_archive(file: File) -> IO[bytes]:
     """Unpack an archive that is a member of another one to memory or a temporary file, which has no name."""
-    copy = getattr(file.read, "copy_to", None)
     target = UnpackedArchive(_MAX_MEMORY)
-    if copy is None:
-        target.write(file.read())
+    if isinstance(file.read, _ZipMember):
+        file.read.copy_to(target)
     else:
-        copy(target)
+        target.write(file.read())
     target.seek(0)
     return target  # type: ignore[return-value]
 
@@ -204,13 +209,9 @@ class _ZipMember:
 
     def copy_to(self, target: IO[bytes]) -> None:
         """Unpack the member, which may be larger than other files."""
-        limit = max(files_module.MAX_FILE_BYTES, _MAX_RATIO * self.member.compress_size)
+        limit = max(files_module.MAX_FILE_BYTES, MAX_RATIO * self.member.compress_size)
         with self.lock, self.archive.open(self.member) as file:
-            while chunk := file.read(1 << 20):
-                limit -= len(chunk)
-                if limit < 0:
-                    raise OSError(f"{self.member.filename} unpacks to more than {_MAX_RATIO} times its size")
-                target.write(chunk)
+            copy_limited(file, target, limit, self.member.filename)
 
 
 def _list_tar(name: str, open_file: Open, packing: str) -> list[File]:

@@ -7,7 +7,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -76,14 +76,12 @@ class ArrayTable:
         origin: the name of the file.
         kind: array or column.
         titles: the names of the arrays, by the columns of the table.
-        rows: the row (from 0) in the arrays of each row of the table.
     """
 
     data: bytes
     origin: str
     kind: str
     titles: Mapping[str, str]
-    rows: Sequence[int]
 
     def __call__(self) -> bytes:
         """Return the table."""
@@ -196,8 +194,16 @@ class DiskReader:
         return f"{self.folder}/{self.name}"
 
     def __call__(self) -> bytes:
-        """Read the file."""
-        return _read_regular(self.path)
+        """Read a regular file; raise `OSError` for a pipe or a device, and for a file that changes meanwhile."""
+        facts = os.stat(self.path)  # noqa: PTH116 - a `Path` for each of a million files takes longer than reading it
+        if not stat.S_ISREG(facts.st_mode):  # reading a pipe could block for ever
+            raise OSError("not a regular file")
+        with open(self.path, "rb") as file:  # noqa: PTH123
+            state = find_state(file.fileno())
+            # The size is limited, because Python allocates as much memory as `read` asks for.
+            data = file.read(min(state[0], MAX_FILE_BYTES) + 1)
+            check_unchanged(file.fileno(), state)
+        return check_size(data)
 
     def read_head(self, size: int) -> bytes:
         """Read the first bytes."""
@@ -213,19 +219,6 @@ def to_utf8(name: str) -> str:
     if name.isascii():
         return name
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _read_regular(path: str) -> bytes:
-    """Read a regular file; raise `OSError` for a pipe or a device, and for a file that changes meanwhile."""
-    facts = os.stat(path)  # noqa: PTH116 - a `Path` for each of a million files takes longer than reading it
-    if not stat.S_ISREG(facts.st_mode):  # reading a pipe could block for ever
-        raise OSError("not a regular file")
-    with open(path, "rb") as file:  # noqa: PTH123
-        state = find_state(file.fileno())
-        # The size is limited, because Python allocates as much memory as `read` asks for.
-        data = file.read(min(state[0], MAX_FILE_BYTES) + 1)
-        check_unchanged(file.fileno(), state)
-    return check_size(data)
 
 
 def check_declared_size(size: int) -> None:

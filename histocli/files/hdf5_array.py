@@ -7,7 +7,7 @@ any size. Therefore links are not followed, only arrays in the file itself are r
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice, product
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ _MAX_LZF_CHUNK = 1 << 22  # LZF is unpacked in Python, some megabytes in a secon
 _BLOCK = 1 << 24  # bytes of the rows that are read at once, where the chunks allow it
 _MAX_REREADS = 64  # times that a chunk may be unpacked, if its rows are too large to be read at once
 _MAX_NAMES_SHOWN = 5
-_FLOATS = [np.dtype(order + name) for order in "<>" for name in ("f2", "f4", "f8")]
+_MAX_FLOAT = 8  # bytes of a fraction
 _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
 _KNOWN_FILTERS = (_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF)
 _ERRORS = (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, OverflowError, zlib.error)
@@ -57,18 +57,8 @@ class Hdf5Array:
         chunk = self._chunks[0] if self._chunks else 1
         return most if chunk > most else max(chunk, wanted // chunk * chunk)
 
-    def check_storage(self) -> None:
-        """Check that the array is stored completely, in chunks that are not too large.
-
-        Raises:
-            HistoError: it is incomplete, or the chunks are too large or have a compression that is not read.
-        """
-        with convert_damage_errors(self.path, self.hint):
-            if problem := _find_storage_problem(self._dataset):
-                raise _make_refusal_error(self._dataset, self.path, problem)
-
     def __getitem__(self, row: int) -> npt.NDArray[Any]:
-        """Return one row, after `check_storage`.
+        """Return one row.
 
         Raises:
             HistoError: the file is truncated or damaged.
@@ -80,9 +70,8 @@ class Hdf5Array:
         """Yield blocks of rows: the number of the first row, and the rows.
 
         Raises:
-            HistoError: as `check_storage`, or the file is truncated or damaged.
+            HistoError: the file is truncated or damaged.
         """
-        self.check_storage()
         step = self.block_rows
         for start in range(0, self.shape[0], step):
             with convert_damage_errors(self.path, self.hint, f" from row {start} on"):
@@ -101,14 +90,10 @@ class Hdf5Array:
         if not len(self._buffer):
             self._buffer = np.empty(_compute_stored_limit(self._chunk_bytes), np.uint8)
         rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        first = start - start % self._chunks[0]
-        ends = (stop, *self.shape[1:])
-        for corner in product(*map(range, (first, *[0] * len(self.shape[1:])), ends, self._chunks)):
-            low = (max(corner[0], start), *corner[1:])
-            high = [min(at + size, end) for at, size, end in zip(corner, self._chunks, ends, strict=True)]
-            within = tuple(slice(a - at, b - at) for a, b, at in zip(low, high, corner, strict=True))
-            target = (slice(low[0] - start, high[0] - start), *map(slice, low[1:], high[1:]))
-            rows[target] = self._read_chunk(corner, within)
+        for part in self._dataset.iter_chunks((slice(start, stop), *map(slice, self.shape[1:]))):
+            corner = tuple(side.start - side.start % size for side, size in zip(part, self._chunks, strict=True))
+            within = tuple(slice(side.start - at, side.stop - at) for side, at in zip(part, corner, strict=True))
+            rows[slice(part[0].start - start, part[0].stop - start), *part[1:]] = self._read_chunk(corner, within)
         return rows
 
     def _read_chunk(self, corner: tuple[int, ...], within: tuple[slice, ...]) -> npt.NDArray[Any]:
@@ -139,7 +124,8 @@ def find_array(
     With `is_name_optional`, a file without this array may have one other array, or one array of images (N,H,W,3).
 
     Raises:
-        HistoError: it is not in the file itself, or does not hold numbers.
+        HistoError: it is not in the file itself, does not hold numbers, or is incomplete; or its chunks are too large,
+            or have a compression that is not read.
     """
     with convert_damage_errors(path, hint):
         names = [key for key in file if _is_array(file, key)]
@@ -152,8 +138,8 @@ def find_array(
                 f"the array must be named {name!r}, and be in the file itself: links are not followed",
             )
         dataset = file[name if name in names else only[0]]
-        if problem := _find_content_problem(dataset):
-            raise _make_refusal_error(dataset, path, problem)
+        if problem := _find_content_problem(dataset) or _find_storage_problem(dataset):
+            raise HistoError(f"{path}: the array {dataset.name.lstrip('/')!r} {problem[0]}", problem[1])
         return Hdf5Array(dataset, path, hint)
 
 
@@ -171,10 +157,6 @@ def _is_image_array(file: "h5py.File", name: str) -> bool:
     return _find_content_problem(dataset) is None and len(dataset.shape) == 4 and dataset.shape[3] == 3
 
 
-def _make_refusal_error(dataset: "h5py.Dataset", path: Path, problem: tuple[str, str]) -> HistoError:
-    return HistoError(f"{path}: the array {dataset.name.lstrip('/')!r} {problem[0]}", problem[1])
-
-
 def _find_content_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
     """Return why an array cannot be read, and a hint; the shape is read last, because HDF5 opens files for it."""
     from h5py import h5d, h5t
@@ -190,7 +172,11 @@ def _find_content_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
         if dataset.dtype.kind != "b":  # h5py stores booleans as the names FALSE and TRUE of 0 and 1
             return "holds names (an enumeration), not numbers", "store the numbers themselves, as uint8"
         kind = kind.get_super()
-    if not _is_plain(kind):
+    if isinstance(kind, h5t.TypeFloatID):  # as NumPy stores the fraction of this width
+        is_plain = kind.get_size() <= _MAX_FLOAT and kind == h5t.py_create(kind.dtype)
+    else:
+        is_plain = isinstance(kind, h5t.TypeIntegerID) and kind.get_precision() == 8 * kind.get_size()
+    if not is_plain:
         return "has numbers of an unusual width", "store uint8"
     return None
 
@@ -217,15 +203,6 @@ def _find_storage_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
     if (stored := dataset.id.get_num_chunks()) != expected:
         return f"has {stored:,} of {expected:,} chunks: it was never completely stored", "write the file again"
     return None
-
-
-def _is_plain(kind: Any) -> bool:
-    """Return whether an HDF5 type is one of NumPy's: integers that use all their bits, and IEEE floats."""
-    from h5py import h5t
-
-    if isinstance(kind, h5t.TypeFloatID):
-        return any(kind == standard for standard in (*map(h5t.py_create, _FLOATS),))
-    return isinstance(kind, h5t.TypeIntegerID) and kind.get_precision() == 8 * kind.get_size()
 
 
 def _list_filters(dataset: "h5py.Dataset") -> "list[Filter]":

@@ -29,11 +29,7 @@ def list_files(path: Path) -> list[File]:
         if path.is_dir():
             folder = str(path)
             files = [File(to_utf8(name), DiskReader(folder, name)) for name in sorted(walk_folder(folder))]
-            openers: dict[str, ArchiveOpener] = {}
-            return open_inner_archives(
-                files,
-                lambda file: openers.setdefault(file.name, ArchiveOpener(Path(folder, file.read.name)))(),  # type: ignore[attr-defined]
-            )
+            return open_inner_archives(files, lambda file: ArchiveOpener(Path(file.read.path)))  # type: ignore[attr-defined]
         if path.is_file():
             if is_archive(path.name):
                 return list_archive(to_utf8(str(path)), ArchiveOpener(path))

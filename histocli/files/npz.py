@@ -6,14 +6,14 @@ import struct
 import zipfile
 from collections.abc import Sequence
 from tokenize import TokenError
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from histocli.class_names import find_split
 from histocli.errors import HistoError
-from histocli.files.array_tables import LABEL_TITLES, format_value, make_unique_titles, write_csv
-from histocli.files.file import MAX_FILE_BYTES, ArrayTable, File
+from histocli.files.array_tables import LABEL_TITLES, make_array_table
+from histocli.files.file import MAX_FILE_BYTES, File, SkippedMember
 from histocli.files.streams import Open, StreamMember, StreamReader
 from histocli.images import MAX_PIXELS, tiff_tags
 
@@ -70,7 +70,7 @@ def list_npz(name: str, open_file: Open) -> list[File]:
         HistoError: there is no array of patches, or two of one split; or the labels are no array (N,).
     """
     archive = zipfile.ZipFile(open_file())
-    arrays = [_read_array(archive, info) for info in archive.infolist() if not info.is_dir()]
+    arrays = [_read_header(archive, info) for info in archive.infolist() if not info.is_dir()]
     patches = [array for array in arrays if array.is_patches]
     if not patches:
         raise HistoError(
@@ -94,20 +94,25 @@ def list_npz(name: str, open_file: Open) -> list[File]:
         ]
         _check_labels(name, arrays, array, columns)
         if columns:
-            title = "labels" if any(column.title in LABEL_TITLES for column in columns) else "arrays"
-            listed.append(File(f"{array.folder}{title}.csv", _make_table(name, archive, columns, array)))
+            values = [
+                (column.title or column.key, column.key, _read_column(archive, column, rows)) for column in columns
+            ]
+            ids = [_name_patch(array, row) for row in range(rows)]
+            listed.append(make_array_table(name, array.folder, "array", ids, values))
         used |= {array.key, *(column.key for column in columns)}
-    return listed + [File(f"{array.key}.npy", _refuse_to_read) for array in arrays if array.key not in used]
+    return listed + [File(f"{array.key}.npy", SkippedMember(".npy")) for array in arrays if array.key not in used]
 
 
-def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
+def _read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
+    """Read the shape, the type and the order of an array."""
     with archive.open(info) as stream:
-        shape, dtype, is_fortran = _read_header(stream)
+        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        try:
+            shape, is_fortran, dtype = read(stream)  # type: ignore[no-untyped-call]
+        except (SyntaxError, TokenError, RecursionError, MemoryError, OverflowError) as error:
+            raise ValueError(f"the header of an array is damaged: {error}") from error
         return _Array(info.filename.removesuffix(".npy"), info, shape, dtype, is_fortran, stream.tell())
-
-
-def _refuse_to_read() -> bytes:
-    raise OSError("an array of another shape")
 
 
 def _explain_shapes(arrays: Sequence[_Array]) -> str:
@@ -138,9 +143,13 @@ def _list_patches(name: str, archive: zipfile.ZipFile, array: _Array) -> list[Fi
         raise HistoError(
             f"{name}: {array.key} holds patches of shape {array.shape}", f"a patch has 1 to {MAX_PIXELS:,} pixels"
         )
-    if array.start + rows * size != array.info.file_size or array.info.file_size > _MAX_RATIO * _find_size(archive):
+    assert archive.fp is not None
+    largest = _MAX_RATIO * archive.fp.seek(0, io.SEEK_END)
+    if array.start + rows * size != array.info.file_size or array.info.file_size > largest:
         raise EOFError(f"{array.key} is not as large as its header says")
-    _check_content(archive, array)
+    with archive.open(array.info) as stream:  # its end is where zipfile compares the checksum, which covers all patches
+        while stream.read(_BLOCK):
+            pass
     positions = [(array.start + row * size, size) for row in range(rows)]
     reader = StreamReader(lambda: archive.open(array.info), positions)
     is_uint8 = array.dtype == np.uint8
@@ -148,17 +157,6 @@ def _list_patches(name: str, archive: zipfile.ZipFile, array: _Array) -> list[Fi
     return [
         File(_name_patch(array, row), StreamMember(reader, *position, header)) for row, position in enumerate(positions)
     ]
-
-
-def _check_content(archive: zipfile.ZipFile, array: _Array) -> None:
-    """Read an array once, so that zipfile compares its checksum, which covers all of its patches together.
-
-    Raises:
-        BadZipFile: it has another checksum.
-    """
-    with archive.open(array.info) as stream:
-        while stream.read(_BLOCK):
-            pass
 
 
 def _name_patch(array: _Array, row: int) -> str:
@@ -181,37 +179,15 @@ def _check_labels(name: str, arrays: Sequence[_Array], patches: _Array, columns:
             raise HistoError(f"{name}: {array.info.filename} holds {array.dtype} {array.shape}", hint)
 
 
-def _make_table(name: str, archive: zipfile.ZipFile, columns: Sequence[_Array], patches: _Array) -> ArrayTable:
-    """Return arrays (N,) as the columns of a table, whose ids are the names of the patches."""
-    texts = [[_name_patch(patches, row) for row in range(patches.shape[0])]]
-    for column in columns:
-        with archive.open(column.info) as stream:
-            stream.read(column.start)
-            data = stream.read(patches.shape[0] * column.dtype.itemsize)
-        if len(data) < patches.shape[0] * column.dtype.itemsize:
-            raise EOFError(f"{column.key} is not as large as its header says")
-        values = np.frombuffer(data, column.dtype)
-        texts.append([format_value(value) for value in values.tolist()])
-    titles = make_unique_titles([column.title or column.key for column in columns])
-    keys = {title: column.key for title, column in zip(titles, columns, strict=True)}
-    origin = name.rpartition("/")[2]
-    return ArrayTable(write_csv(["id", *titles], texts), origin, "array", keys, range(patches.shape[0]))
-
-
-def _find_size(archive: zipfile.ZipFile) -> int:
-    assert archive.fp is not None
-    return archive.fp.seek(0, io.SEEK_END)
-
-
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], "np.dtype[Any]", bool]:
-    """Return the shape, the type and the order of an array in a .npy file."""
-    version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    try:
-        shape, is_fortran, dtype = read(stream)  # type: ignore[no-untyped-call]
-    except (SyntaxError, TokenError, RecursionError, MemoryError, OverflowError) as error:
-        raise ValueError(f"the header of an array is damaged: {error}") from error
-    return shape, dtype, is_fortran
+def _read_column(archive: zipfile.ZipFile, column: _Array, rows: int) -> list[Any]:
+    """Return the values of an array (N,) or (N,1)."""
+    with archive.open(column.info) as stream:
+        stream.read(column.start)
+        data = stream.read(rows * column.dtype.itemsize)
+    if len(data) < rows * column.dtype.itemsize:
+        raise EOFError(f"{column.key} is not as large as its header says")
+    values: list[Any] = np.frombuffer(data, column.dtype).tolist()
+    return values
 
 
 def _make_tiff_header(height: int, width: int, dtype: "np.dtype[Any]") -> bytes:

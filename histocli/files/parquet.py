@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,8 @@ import numpy as np
 
 from histocli.class_names import find_split
 from histocli.errors import HistoError
-from histocli.files.array_tables import LABEL_TITLES, format_value, make_unique_titles, write_csv
-from histocli.files.file import ArrayTable, File
+from histocli.files.array_tables import make_array_table
+from histocli.files.file import File
 from histocli.files.formats import NoImageColumnError
 from histocli.files.streams import Open
 from histocli.packages import require_packages
@@ -63,11 +62,9 @@ def list_parquet(name: str, open_file: Open) -> list[File]:
         listed = [File(key, _ParquetImage(rows, row)) for row, key in enumerate(ids)]
         others = [field.name for field in schema if _is_value_column(field.type, pa)]
         if others:
-            columns = {key: table.read([key])[key].to_pylist() for key in others}
-            title = "labels" if any(key.lower() in LABEL_TITLES for key in columns) else "columns"
-            listed.append(
-                File(f"{folder}{stem}-{title}.csv", _make_parquet_table(name, ids, columns, schema.metadata or {}))
-            )
+            metadata = schema.metadata or {}
+            columns = [(key, key, _name_classes(table.read([key])[key].to_pylist(), key, metadata)) for key in others]
+            listed.append(make_array_table(name, f"{folder}{stem}-", "column", ids, columns))
     except (pa.ArrowException, AttributeError, KeyError, TypeError) as error:
         raise HistoError(f"cannot read {name}: {error}", "check that the download is complete") from error
     return listed
@@ -85,18 +82,6 @@ def _is_value_column(kind: Any, pa: Any) -> bool:
     kind = kind.value_type if types.is_dictionary(kind) else kind
     is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
     return bool(is_number or types.is_null(kind) or types.is_string(kind) or types.is_large_string(kind))
-
-
-def _make_parquet_table(
-    name: str, ids: Sequence[str], columns: Mapping[str, list[Any]], metadata: dict[bytes, bytes]
-) -> ArrayTable:
-    """Return the columns of a Parquet file as a table."""
-    titles = make_unique_titles(list(columns))
-    texts = [[format_value(value) for value in _name_classes(columns[key], key, metadata)] for key in columns]
-    keys = dict(zip(titles, columns, strict=True))
-    return ArrayTable(
-        write_csv(["id", *titles], [ids, *texts]), name.rpartition("/")[2], "column", keys, range(len(ids))
-    )
 
 
 def _name_classes(values: list[Any], column: str, metadata: dict[bytes, bytes]) -> list[Any]:

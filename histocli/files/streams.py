@@ -19,7 +19,7 @@ from histocli.unchanged import State, check_unchanged, find_state
 
 Open = Callable[[], IO[bytes]]
 
-_MAX_RATIO = 20  # the largest ratio of a file's unpacked size to its own size
+MAX_RATIO = 20  # of unpacked to packed bytes: it limits bombs, and allows tars of images with one colour
 _KEPT_BYTES = 64 << 20  # memory for members that were passed while another one was read
 
 
@@ -84,7 +84,7 @@ def unpack_gzip(path: Path) -> IO[bytes]:
     target = tempfile.NamedTemporaryFile(prefix=f"{path.stem}-", suffix=suffix)  # noqa: SIM115 - the caller closes it
     try:
         with gzip.open(path) as packed:
-            _copy(packed, target, _MAX_RATIO * path.stat().st_size + (64 << 20), path)
+            copy_limited(packed, target, MAX_RATIO * path.stat().st_size + (64 << 20), "it")
         target.flush()
     except BaseException as error:
         target.close()
@@ -94,11 +94,12 @@ def unpack_gzip(path: Path) -> IO[bytes]:
     return target
 
 
-def _copy(source: gzip.GzipFile, target: IO[bytes], limit: int, path: Path) -> None:
+def copy_limited(source: IO[bytes] | gzip.GzipFile, target: IO[bytes], limit: int, name: str) -> None:
+    """Unpack a file; raise `OSError` if it has more than `limit` bytes, `MAX_RATIO` times its packed size."""
     while chunk := source.read(1 << 20):
         limit -= len(chunk)
         if limit < 0:
-            raise HistoError(f"{path} unpacks to more than {_MAX_RATIO} times its size", "unpack it yourself")
+            raise OSError(f"{name} unpacks to more than {MAX_RATIO} times its size")
         target.write(chunk)
 
 

@@ -56,15 +56,15 @@ def _make_structure_error() -> ImageError:
 def _read_sizes(data: bytes, begin: int, end: int) -> Iterator[Size]:
     """Yield the sizes of the images in a meta box."""
     boxes = {kind: (first, last) for kind, first, last in iterate_boxes(data, begin, end)}
-    properties = dict.fromkeys((b"iprp", b"iinf", b"iloc")) | boxes
-    for kind, first, last in iterate_boxes(data, *(properties[b"iprp"] or (0, 0))):
+    properties, names, places = (boxes.get(kind, (0, 0)) for kind in (b"iprp", b"iinf", b"iloc"))
+    for kind, first, last in iterate_boxes(data, *properties):
         for name, at, _ in iterate_boxes(data, first, last) if kind == b"ipco" else ():
             if name == b"imir" or (name == b"irot" and data[at] & 3):  # neither OpenCV nor Pillow turns it
                 raise ImageError("it is an AVIF that is rotated or mirrored by its header", "save it as PNG")
             if name == b"ispe":
                 yield Size(int.from_bytes(data[at + 4 : at + 8]), int.from_bytes(data[at + 8 : at + 12]))
-    kinds = dict(_read_item_kinds(data, *(properties[b"iinf"] or (0, 0))))
-    for item, at, length in _find_items(data, *(properties[b"iloc"] or (0, 0))):
+    kinds = dict(_read_item_kinds(data, *names))
+    for item, at, length in _find_items(data, *places):
         if kinds.get(item) == b"av01":
             yield from _read_stream_sizes(data[at : at + length])
         elif kinds.get(item) not in _NO_IMAGES:

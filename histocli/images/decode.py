@@ -54,29 +54,21 @@ class Preparation:
 _DEFAULT_PREPARATION = Preparation()
 
 
-def decode(
-    data: bytes,
-    name: str,
-    ranges: Ranges | None = None,
-    remarks: Remarks | None = None,
-    largest_side: int | None = None,
-    mpp: float | None = None,
-) -> Pixels:
+def decode(data: bytes, name: str, remarks: Remarks | None = None, how: Preparation | None = None) -> Pixels:
     """Decode an image file's bytes to RGB uint8 (H,W,3); `name` is for the error.
 
     Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; if
     there are several frames or pages, the first is decoded. Three pages that a file declares to be channels are
-    combined. `ranges` gives the value of white in the images of a set that are not uint8. `remarks` receives guesses,
-    and says whether the image is grey or has transparent pixels. If `mpp` is given, a TIFF that says another resolution
-    gets a remark too.
+    combined. `remarks` receives guesses, and says whether the image is grey or has transparent pixels. If the image
+    becomes a patch, `how` gives the value of white in its set, and a TIFF that says another resolution gets a remark.
 
     Raises:
         HistoError: it is not an image that can be read, is truncated or damaged, is larger than `MAX_PIXELS`, is a TIFF
-            with transparent pixels, or has ambiguous values; or, if `largest_side` is given, it is a whole slide.
+            with transparent pixels, or has ambiguous values; or, if `how` is given, it is a whole slide.
     """
     try:
-        image, found = _decode(data, largest_side, mpp)
-        pixels, remark = to_uint8(image, ranges)
+        image, found = _decode(data, how)
+        pixels, remark = to_uint8(image, how.ranges if how else None)
     except ImageError as error:
         raise HistoError(f"{name}: {error}", error.hint) from error
     if remarks is not None:
@@ -85,23 +77,25 @@ def decode(
     return np.ascontiguousarray(pixels)
 
 
-def _decode(data: bytes, largest_side: int | None, mpp: float | None = None) -> tuple[Values, tuple[str, ...]]:
+def _decode(data: bytes, how: Preparation | None) -> tuple[Values, tuple[str, ...]]:
     """Return an image (H,W,3) with the values of the file, and remarks on it."""
     if not data:
         raise ImageError("the file is empty")
     if is_tiff(data):
         page = read_first_page(data)
-        if largest_side is not None:
-            refuse_slide(page.size, count_levels(page) if max(page.size) > PATCH_SIDE else 1, largest_side)
+        if how is None:
+            return read_tiff(page)
+        refuse_slide(page.size, count_levels(page) if max(page.size) > PATCH_SIDE else 1)
         values, found = read_tiff(page)
-        if mpp is not None and page.mpp is not None and abs(page.mpp / mpp - 1) > _SAME_MPP:
+        mpp = how.mpp or PATCH_MPP
+        if how.resize is not Resize.SCALE and page.mpp is not None and abs(page.mpp / mpp - 1) > _SAME_MPP:
             found = (*found, f"the file says {page.mpp:.3g} um per pixel, not {mpp:g}")
         return values, found
     if is_pnm(data):
         return read_pnm(data), (GREY,) if data.startswith(b"P5") else ()
     size = check_header(data)
-    if size is not None and largest_side is not None:
-        refuse_slide(size, 1, largest_side)
+    if size is not None and how is not None:
+        refuse_slide(size, 1)
     if data.startswith(JPEG_START) and (jpeg := decode_jpeg(data)) is not None:
         return jpeg, (GREY,) if is_grey(data) else ()
     found = (FIRST_FRAME,) if is_animated(data) else ()
@@ -155,19 +149,19 @@ def is_8_bit(data: bytes) -> bool:
 def read_values(data: bytes) -> Values | None:
     """Return the unconverted values (H,W,3) of an image that may be a patch; None if it is unreadable."""
     try:
-        return _decode(data, LARGEST_SIDE)[0]
+        return _decode(data, _DEFAULT_PREPARATION)[0]
     except ImageError:
         return None
 
 
-def refuse_slide(size: Size, levels: int, largest_side: int = LARGEST_SIDE) -> None:
-    """Refuse an image that is a whole slide and not a patch: a pyramid, or one with a side longer than `largest_side`.
+def refuse_slide(size: Size, levels: int) -> None:
+    """Refuse an image that is a whole slide and not a patch: a pyramid, or one with a side longer than `LARGEST_SIDE`.
 
     Raises:
         ImageError: it is one.
     """
-    if levels > 1 or max(size) > largest_side:
-        what = f"a pyramid of {levels} levels" if levels > 1 else f"over {largest_side:,} pixels on a side"
+    if levels > 1 or max(size) > LARGEST_SIDE:
+        what = f"a pyramid of {levels} levels" if levels > 1 else f"over {LARGEST_SIDE:,} pixels on a side"
         raise ImageError(
             f"a whole slide of {size[0]:,} x {size[1]:,} pixels ({what}); a patch has {PATCH_SIDE} x {PATCH_SIDE}",
             f"cut it into patches of {PATCH_SIDE} x {PATCH_SIDE} pixels at {PATCH_MPP} um per pixel",
@@ -194,12 +188,13 @@ def fit(image: Pixels, resize: Resize = Resize.CROP) -> Pixels:
     return np.ascontiguousarray(cv2.copyMakeBorder(image, *borders, cv2.BORDER_REFLECT), dtype=np.uint8)
 
 
-def _resample(image: Pixels, mpp: float, size: Size, resize: Resize) -> Pixels:
+def _resample(image: Pixels, mpp: float, size: Size) -> Pixels:
     """Resample an image (H,W,3) of `mpp` micrometres per pixel to `size`, its size at `PATCH_MPP`.
 
-    If it becomes larger than an image may be, and only its centre is used, the rest is not computed.
+    If it becomes larger than an image may be, only its centre is computed: `--mpp` and `--resize scale`, which uses
+    more, exclude each other.
     """
-    if resize is Resize.CROP and max(size) > LARGEST_SIDE:
+    if max(size) > LARGEST_SIDE:
         return enlarge_centre(image, size)
     method = cv2.INTER_AREA if mpp < PATCH_MPP else cv2.INTER_CUBIC
     return cv2.resize(image, size, interpolation=method)  # type: ignore[return-value]
@@ -220,7 +215,7 @@ def prepare(image: Pixels, how: Preparation, name: str, remarks: Remarks | None 
         raise HistoError(f"{name}: {error}", error.hint) from error
     if how.mpp is not None and how.mpp != PATCH_MPP:
         resampled = Size(*(max(1, round(side * how.mpp / PATCH_MPP)) for side in size))
-        image = _resample(image, how.mpp, resampled, how.resize)
+        image = _resample(image, how.mpp, resampled)
     if remarks is not None and (remark := _describe_fit(resampled, how.resize)):
         remarks.add(remark, f"{name}, {size.width:,} x {size.height:,} pixels", size=size)
     return fit(image, how.resize)
@@ -241,5 +236,4 @@ def decode_patch(
     data: bytes, name: str, how: Preparation = _DEFAULT_PREPARATION, remarks: Remarks | None = None
 ) -> Pixels:
     """Decode an image file's bytes to a patch (96,96,3) uint8 RGB; raises as `decode`, also for a whole slide."""
-    mpp = None if how.resize is Resize.SCALE else how.mpp or PATCH_MPP
-    return prepare(decode(data, name, how.ranges, remarks, LARGEST_SIDE, mpp), how, name, remarks)
+    return prepare(decode(data, name, remarks, how), how, name, remarks)

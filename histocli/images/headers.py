@@ -106,31 +106,28 @@ def _check(data: bytes) -> Size | None:
 
 def _check_png(data: bytes) -> Size:
     """Walk over a PNG's chunks (ISO/IEC 15948, section 5.3)."""
-    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-    check_pixels(width, height)
+    size = _read_size(data, 16)
+    check_pixels(*size)
     at, end, packed, view = 8, len(data) - 12, 0, memoryview(data)
     while at <= end:
         length, kind = _PNG_CHUNK.unpack_from(data, at)
         if length > end - at:
             break
-        if kind in _CHECKED_PNG_CHUNKS and _has_wrong_checksum(view[at + 4 : at + 12 + length]):
-            raise ImageError("the image is damaged: the checksum of a chunk is wrong")
+        if kind in _CHECKED_PNG_CHUNKS:
+            chunk = view[at + 4 : at + 12 + length]  # without its length; the CRC-32 is at its end
+            if crc32(chunk[:-4]) != int.from_bytes(chunk[-4:]):
+                raise ImageError("the image is damaged: the checksum of a chunk is wrong")
         if kind == b"IDAT":
             packed += length
-        elif kind == b"fcTL" and (_read_size(data, at + 12) > Size(width, height) or length != 26):
+        elif kind == b"fcTL" and (_read_size(data, at + 12) > size or length != 26):
             raise ImageError("the image is damaged: an animation's frame is larger than the image")
         elif kind == b"IEND":
             bits = data[24] * {2: 3, 4: 2, 6: 4}.get(data[25], 1)
-            if packed * _MAX_DEFLATE_RATIO < height * (1 + (width * bits + 7) // 8):
+            if packed * _MAX_DEFLATE_RATIO < size.height * (1 + (size.width * bits + 7) // 8):
                 break
-            return Size(width, height)
+            return size
         at += 12 + length
     raise ImageError("the image is truncated: it ends before its last chunk")
-
-
-def _has_wrong_checksum(chunk: memoryview) -> bool:
-    """Return whether the CRC-32 at the end of a chunk, without its length, is another one than that of its bytes."""
-    return crc32(chunk[:-4]) != int.from_bytes(chunk[-4:])
 
 
 def remove_unused_chunks(data: bytes) -> bytes:
@@ -174,7 +171,7 @@ def check_jpeg(data: bytes) -> Size:
     while marker := _MARKER.match(data, at):
         code, at = marker[0][1], marker.end()
         if code == _END:
-            return _require_frame(size)
+            break
         if code in _LOSSLESS:
             raise ImageError("it is a lossless JPEG or JPEG-LS, which is not read", "save it as PNG or TIFF")
         if code in _ARITHMETIC:  # a decoder would read pixels from the bytes of any other coding
@@ -198,12 +195,8 @@ def check_jpeg(data: bytes) -> Size:
             at = after.start()
         while data[at : at + 2] == b"\xff\xff":  # padding between segments
             at += 1
-    if data.find(b"\xff\xd9", at) < 0:
+    if marker is None and data.find(b"\xff\xd9", at) < 0:
         raise ImageError("the image is truncated")
-    return _require_frame(size)
-
-
-def _require_frame(size: Size | None) -> Size:
     if size is None:
         raise ImageError("the image is damaged: it has no frame header")
     return size

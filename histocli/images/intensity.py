@@ -63,8 +63,8 @@ def to_uint8(values: Values, ranges: Ranges | None) -> tuple[Values, str]:
     """
     if values.dtype == np.uint8:
         return values, ""
-    kind, high = find_type_name(values), _find_largest(values)
-    found = infer_range(kind, high) if ranges is None else ranges.get(kind)
+    kind, high = _find_type_name(values), _find_largest(values)
+    found = _infer_range(kind, high) if ranges is None else ranges.get(kind)
     if found is None:
         raise ImageError(
             f"it holds {values.dtype.name} values; the (at most {SAMPLE_SIZE}) images that were read to find the value "
@@ -76,21 +76,21 @@ def to_uint8(values: Values, ranges: Ranges | None) -> tuple[Values, str]:
     return found.convert(values), f"read as {found}"
 
 
-def infer_range(kind: str, largest: float) -> ValueRange:
-    """Infer which value is white from the largest value in a set of images.
+def _infer_range(kind: str, largest: float) -> ValueRange | ImageError:
+    """Infer which value is white from the largest value in a set of images; return an error if it is ambiguous.
 
     It is the candidate, such as 255 or 4,095, that is at least `largest` and less than twice as large.
-
-    Raises:
-        ImageError: it is ambiguous.
     """
-    candidates = _list_white_values(kind)
+    if kind[0] == "f":
+        candidates: tuple[float, ...] = (1.0, 255.0)
+    else:
+        candidates = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 15 if kind == "i2" else 16))
     for top in candidates:
         if top / 2 < largest <= top:
             return ValueRange(kind, top)
     what = "fractions" if kind[0] == "f" else "integers"
     known = ", ".join(f"{top:,.0f}" for top in candidates)
-    raise ImageError(f"it holds {what} up to {largest:,.4g}, so it is not clear which value is white ({known})", _HINT)
+    return ImageError(f"it holds {what} up to {largest:,.4g}, so it is not clear which value is white ({known})", _HINT)
 
 
 def infer_ranges(images: Iterable[Values | None]) -> dict[str, ValueRange | ImageError]:
@@ -100,23 +100,16 @@ def infer_ranges(images: Iterable[Values | None]) -> dict[str, ValueRange | Imag
         if image is None or image.dtype == np.uint8:
             continue
         try:
-            kind, high = find_type_name(image), _find_largest(image)
+            kind, high = _find_type_name(image), _find_largest(image)
         except ImageError:
             continue  # `to_uint8` refuses this image later
         largest[kind] = max(largest.get(kind, 0), high)
-    return {kind: _infer_range_or_error(kind, high) for kind, high in largest.items()}
+    return {kind: _infer_range(kind, high) for kind, high in largest.items()}
 
 
 def list_white(ranges: Ranges) -> dict[str, float]:
     """Return the value of white of each kind of images whose range is not ambiguous."""
     return {kind: found.top for kind, found in ranges.items() if isinstance(found, ValueRange)}
-
-
-def _infer_range_or_error(kind: str, high: float) -> ValueRange | ImageError:
-    try:
-        return infer_range(kind, high)
-    except ImageError as error:
-        return error
 
 
 def pick_sample(items: Sequence[T]) -> Sequence[T]:
@@ -126,7 +119,7 @@ def pick_sample(items: Sequence[T]) -> Sequence[T]:
     return [items[round(i * (len(items) - 1) / (SAMPLE_SIZE - 1))] for i in range(SAMPLE_SIZE)]
 
 
-def find_type_name(values: Values) -> str:
+def _find_type_name(values: Values) -> str:
     """Return NumPy's name of the type, without its byte order.
 
     Raises:
@@ -135,13 +128,6 @@ def find_type_name(values: Values) -> str:
     if values.dtype.kind not in "uif":
         raise ImageError(f"its values are {values.dtype}", _HINT)
     return values.dtype.str[1:]
-
-
-def _list_white_values(kind: str) -> tuple[float, ...]:
-    """Return the values that can be white in images of a NumPy type."""
-    if kind[0] == "f":
-        return (1.0, 255.0)
-    return tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 15 if kind == "i2" else 16))
 
 
 def _find_largest(values: Values) -> float:

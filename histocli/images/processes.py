@@ -78,7 +78,7 @@ class DecodingProcesses:
         for _ in range(count):
             self._idle.put(None)
         self._started: list[_Worker] = []
-        self._close = weakref.finalize(self, _end_all, self._started)
+        self.close = weakref.finalize(self, _end_all, self._started)  # at once, also when this object is deleted
 
     @property
     def has_started(self) -> bool:
@@ -106,7 +106,7 @@ class DecodingProcesses:
         try:
             worker = worker or self._start()
             decoded = worker.decode(requests, len(loaders))
-        except OSError:  # the process was killed, or cannot be started
+        except (OSError, EOFError, pickle.UnpicklingError):  # the process was killed, or cannot be started
             pass
         finally:
             if worker is not None and decoded is None:  # the process may be in the middle of an answer
@@ -114,10 +114,6 @@ class DecodingProcesses:
                 worker = None
             self._idle.put(worker)
         return decoded or decode_all(loaders)
-
-    def close(self) -> None:
-        """End the processes at once."""
-        self._close()
 
     def _start(self) -> "_Worker":
         """Start one more process."""
@@ -146,12 +142,20 @@ class _Worker:
             os.close(descriptor)
 
     def decode(self, requests: list[bytes], count: int) -> Decoded | None:
-        """Decode `count` files; return None if the process failed; the caller then decodes them itself."""
+        """Decode `count` files; return None if a bug stopped the process; the caller then decodes them itself.
+
+        Raises:
+            OSError, EOFError, pickle.UnpicklingError: the process has ended, perhaps in the middle of its answer.
+        """
         pixels, done = np.empty((count, *PATCH_SHAPE), np.uint8), 0
         errors: dict[int, HistoError] = {}
         remarks = Remarks()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         for number, request in enumerate(requests):
-            answer = self._request(request)
+            self.process.stdin.write(request)
+            self.process.stdin.flush()
+            answer: _Answer | None = pickle.load(self.process.stdout)  # noqa: S301 - our process
             if answer is None:
                 return None
             messages, new_remarks = answer
@@ -162,18 +166,6 @@ class _Worker:
             pixels[done : done + decoded] = self.pixels[:decoded]
             done += decoded
         return Decoded(pixels[:done], errors, remarks)
-
-    def _request(self, request: bytes) -> _Answer | None:
-        """Send a request, wait until the pixels are there, and return the answer; None if there is none."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(request)
-        self.process.stdin.flush()
-        try:
-            answer: _Answer | None = pickle.load(self.process.stdout)  # noqa: S301 - our process
-        except (EOFError, pickle.UnpicklingError):  # it ended, perhaps in the middle of its answer
-            return None
-        return answer
 
 
 def _end_all(workers: list[_Worker]) -> None:

@@ -82,14 +82,8 @@ def load_chunks(
     """
     chunks = iterate_chunks(patches, size)
     if pool is None:
-        return map_ordered(load_chunk, chunks, count_workers())
-    return _load_in_processes(chunks, size, pool)
-
-
-def _load_in_processes(
-    chunks: Iterator[list[Patch]], size: int, pool: DecodingProcesses
-) -> Generator[Chunk, None, None]:
-    """Load the first chunks on threads, and the others in processes; if there are no others, no process is started."""
+        yield from map_ordered(load_chunk, chunks, count_workers())
+        return
     try:
         if not pool.has_started:
             yield from map_ordered(load_chunk, islice(chunks, _THREADED_PATCHES // size), count_workers())

@@ -51,11 +51,8 @@ def read_tiff(page: Page) -> tuple[Values, tuple[str, ...]]:
     following = read_following_pages(page)
     if not is_grey:
         return _read_page(page), ("only the first of several pages was read",)
-    if (
-        len(following) == 2
-        and all(other.size == page.size for other in following)
-        and _has_channel_pages(page.description)
-    ):
+    has_one_size = all(other.size == page.size for other in following)
+    if len(following) == 2 and has_one_size and _has_channel_pages(page.description):
         _check_channel_names(page.description)
         channels = [_read_page(channel)[..., :1] for channel in (page, *following)]
         return np.concatenate(channels, 2), ("three pages were combined to RGB",)
@@ -87,7 +84,7 @@ def _read_page(page: Page) -> Values:
     check_pixels(*page.size)
     layout = Layout(page)
     if layout.compression not in UNPACK and layout.compression != JPEG:
-        return _read_by_tifffile(page, layout)
+        return _read_by_tifffile(layout)
     if layout.compression == JPEG:
         _check_jpeg_segments(layout)
         return _read_by_opencv(page)
@@ -102,7 +99,7 @@ def _read_page(page: Page) -> Values:
         if layout.photometric == WHITE_IS_ZERO and layout.bits > 8:  # OpenCV inverts images of 8 bits only
             raise ImageError(f"white is zero in it, and its samples have {layout.bits} bits", _INVERT_HINT)
         return _read_by_opencv(page)
-    return _turn_upright(_convert_to_rgb(layout, layout.assemble(segments)), page.read_value(tiff_tags.ORIENTATION, 1))
+    return _convert_to_rgb(layout, layout.assemble(segments))
 
 
 def _check_jpeg_segments(layout: Layout) -> None:
@@ -129,7 +126,7 @@ def _read_by_opencv(page: Page) -> Values:
     return np.ascontiguousarray(image[..., ::-1])  # `cvtColor` refuses float64
 
 
-def _read_by_tifffile(page: Page, layout: Layout) -> Values:
+def _read_by_tifffile(layout: Layout) -> Values:
     """Read a page whose compression only tifffile with imagecodecs unpacks."""
     check_segments(layout)
     name = CODEC_NAMES[layout.compression]
@@ -144,10 +141,8 @@ def _read_by_tifffile(page: Page, layout: Layout) -> Values:
     from io import BytesIO
 
     try:
-        with TiffFile(BytesIO(page.data)) as file:
-            first = file.pages[0]
-            image = np.asarray(first.asarray())
-            is_colour_in_codec = layout.photometric == YCBCR
+        with TiffFile(BytesIO(layout.page.data)) as file:
+            image = np.asarray(file.pages[0].asarray())
     except Exception as error:  # each codec raises its own exceptions
         raise ImageError(f"the image is damaged, or its compression ({name}) is of another kind: {error}") from error
     if layout.is_planar and image.ndim == 3:
@@ -159,25 +154,21 @@ def _read_by_tifffile(page: Page, layout: Layout) -> Values:
             f"the image is damaged: tifffile reads it as {image.shape}, not {layout.width} x {layout.height}"
         )
     image = image.reshape(layout.height, layout.width, -1)
-    if is_colour_in_codec and image.shape[2] == 3:
+    if layout.photometric == YCBCR and image.shape[2] == 3:  # the codec has converted it
         layout.photometric = RGB
     if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE):
         raise ImageError(f"the image has the colour space {layout.photometric}", "save it in RGB")
-    return _turn_upright(_convert_to_rgb(layout, image), page.read_value(tiff_tags.ORIENTATION, 1))
+    return _convert_to_rgb(layout, image)
 
 
 def _convert_to_rgb(layout: Layout, image: Values) -> Values:
-    """Return the samples (H,W,S) of a page as RGB (H,W,3); an alpha channel must be opaque."""
-    colours = 3 if layout.photometric == RGB else 1
-    if (
-        layout.photometric == BLACK_IS_ZERO
-        and image.shape[2] == 3
-        and not layout.page.read_values(tiff_tags.EXTRA_SAMPLES)
-    ):
+    """Return the samples (H,W,S) of a page as RGB (H,W,3), upright; an alpha channel must be opaque."""
+    extra_samples, colours = layout.page.read_values(tiff_tags.EXTRA_SAMPLES), 3 if layout.photometric == RGB else 1
+    if layout.photometric == BLACK_IS_ZERO and image.shape[2] == 3 and not extra_samples:
         colours = 3  # three grey samples are red, green and blue in files of some microscopes
     if image.shape[2] < colours:
         raise ImageError(f"the image is in RGB, but has {image.shape[2]} samples")
-    for i, meaning in enumerate(layout.page.read_values(tiff_tags.EXTRA_SAMPLES), colours):
+    for i, meaning in enumerate(extra_samples, colours):
         if meaning in _ALPHA and i < image.shape[2] and image[..., i].min() < _find_white(image.dtype):
             raise ImageError("it is a TIFF with transparent pixels", "save it without its alpha channel")
     if colours == 1 and image.shape[2] > 2 and layout.photometric != PALETTE:
@@ -187,10 +178,11 @@ def _convert_to_rgb(layout: Layout, image: Values) -> Values:
         )
     image = image[..., :colours]
     if layout.photometric == PALETTE:
-        return _look_up(layout.page, image[..., 0])
-    if layout.photometric == WHITE_IS_ZERO:
+        image = _look_up(layout.page, image[..., 0])
+    elif layout.photometric == WHITE_IS_ZERO:
         image = _invert(image)
-    return image if colours == 3 else np.repeat(image, 3, 2)
+    image = np.repeat(image, 3, 2) if image.shape[2] == 1 else image
+    return _turn_upright(image, layout.page.read_value(tiff_tags.ORIENTATION, 1))
 
 
 def _invert(image: Values) -> Values:

@@ -28,10 +28,8 @@ class Layout:
         self.is_planar = page.read_value(tiff_tags.PLANAR_CONFIGURATION, 1) == 2
         bits = page.read_values(tiff_tags.BITS_PER_SAMPLE) or (1,)
         self.bits, self.photometric = bits[0], page.read_value(tiff_tags.PHOTOMETRIC, RGB)
-        self.sample_format, self.predictor = (
-            page.read_value(tiff_tags.SAMPLE_FORMAT, 1),
-            page.read_value(tiff_tags.PREDICTOR, 1),
-        )
+        self.sample_format = page.read_value(tiff_tags.SAMPLE_FORMAT, 1)
+        self.predictor = page.read_value(tiff_tags.PREDICTOR, 1)
         if not 0 < self.samples <= _MAX_SAMPLES or set(bits) != {self.bits} or not 0 < self.bits <= 64:
             raise ImageError(f"the image has {self.samples} samples of {', '.join(map(str, bits[:4]))} bits")
         self.is_tiled = tiff_tags.TILE_WIDTH in page.tags
@@ -54,12 +52,8 @@ class Layout:
         """Whether `assemble` can decode these pixels, without OpenCV."""
         is_known = self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE)
         is_plain = self.predictor == 1 or (self.predictor == 2 and self.sample_format in (1, 2))
-        return (
-            is_known
-            and is_plain
-            and self.bits in (8, 16, 32, 64)
-            and self.page.read_value(tiff_tags.FILL_ORDER, 1) == 1
-        )
+        is_in_order = self.page.read_value(tiff_tags.FILL_ORDER, 1) == 1
+        return is_known and is_plain and is_in_order and self.bits in (8, 16, 32, 64)
 
     @property
     def dtype(self) -> "np.dtype[Any]":
@@ -85,36 +79,31 @@ class Layout:
             ImageError: a segment lies outside the file, is damaged, or gives fewer or more bytes than it should.
         """
         unpack, segments = UNPACK[self.compression], []
+        largest = self.compute_segment_size(self.segment_height)  # some programs write the last strip in full height
         for i, (at, length) in enumerate(self.find_segments()):
             rows = self.segment_height
             if not self.is_tiled:
                 rows = min(rows, self.height - i % self.segments_down * rows)
             wanted = self.compute_segment_size(rows)
             packed = self.page.data[at : at + (length or wanted)]
-            largest = self.compute_segment_size(
-                self.segment_height
-            )  # some programs write the last strip in full height
             segments.append(unpack(packed, wanted, largest))
         return segments
 
     def find_segments(self) -> list[tuple[int, int]]:
         """Return the position and the length of each segment; 0 if an uncompressed segment has no length."""
-        tags = (
-            (tiff_tags.TILE_OFFSETS, tiff_tags.TILE_BYTES)
-            if self.is_tiled
-            else (tiff_tags.STRIP_OFFSETS, tiff_tags.STRIP_BYTES)
-        )
-        offsets, counts = (self.page.read_values(tag) for tag in tags)
+        tags = tiff_tags
+        places = (tags.TILE_OFFSETS, tags.TILE_BYTES) if self.is_tiled else (tags.STRIP_OFFSETS, tags.STRIP_BYTES)
+        offsets, counts = map(self.page.read_values, places)
         wanted = self.segments_across * self.segments_down * self.planes
         if not counts and self.compression == NONE:
             counts = (0,) * len(offsets)
         if len(offsets) < wanted or len(counts) < wanted:
             raise ImageError(f"the image is damaged: it has {min(len(offsets), len(counts))} of {wanted} segments")
-        size = len(self.page.data)
-        for at, length in zip(offsets[:wanted], counts, strict=False):
-            if at + length > size or (not length and self.compression != NONE):
+        segments = list(zip(offsets[:wanted], counts, strict=False))
+        for at, length in segments:
+            if at + length > len(self.page.data) or (not length and self.compression != NONE):
                 raise ImageError("the image is truncated: a segment lies outside the file")
-        return list(zip(offsets[:wanted], counts, strict=False))
+        return segments
 
     def assemble(self, segments: list[bytes]) -> Values:
         """Join unpacked segments to an array (H,W,S)."""
@@ -126,17 +115,10 @@ class Layout:
         image = np.empty((self.height, self.width, self.samples), native)
         for i, segment in enumerate(segments):
             plane, place = divmod(i, self.segments_across * self.segments_down)
-            y, x = (
-                n * size
-                for n, size in zip(
-                    divmod(place, self.segments_across), (self.segment_height, self.segment_width), strict=True
-                )
-            )
-            pixels = (
-                np.frombuffer(segment, dtype)
-                .reshape(-1, self.segment_width, self.samples_in_segment)
-                .astype(native, copy=False)
-            )
+            row, column = divmod(place, self.segments_across)
+            y, x = row * self.segment_height, column * self.segment_width
+            pixels = np.frombuffer(segment, dtype).astype(native, copy=False)
+            pixels = pixels.reshape(-1, self.segment_width, self.samples_in_segment)
             if self.predictor == 2:
                 pixels = np.cumsum(pixels, 1, native)
             pixels = pixels[: self.height - y, : self.width - x]

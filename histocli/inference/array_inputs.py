@@ -118,7 +118,6 @@ def _open_h5(unpacked: Path, path: Path) -> Hdf5Array:
         file = h5py.File(unpacked, "r")
     try:
         array: Hdf5Array = _check_array(find_array(file, path, "x", is_name_optional=True), path)
-        array.check_storage()
     except HistoError:
         file.close()
         raise

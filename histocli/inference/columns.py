@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from histocli.inference.qc import Flagger, QualityControl
     from histocli.inference.writers import Table
 
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also full-width
+
 
 @dataclass
 class ScoredRows:
@@ -92,5 +94,16 @@ def list_column_types(config: PredictConfig) -> dict[str, type]:
 
 
 def make_table(config: PredictConfig, rows: ScoredRows) -> "Table":
-    """Return the values of each column that the options ask for, in the same order."""
-    return {column.name: column.values(rows) for column in COLUMNS if column.is_written(config)}
+    """Return the values of each column that the options ask for, in the same order.
+
+    With `escape_formulas`, text that a spreadsheet would compute gets an apostrophe.
+    """
+    table = {column.name: column.values(rows) for column in COLUMNS if column.is_written(config)}
+    if not config.escape_formulas:
+        return table
+    return {name: [escape_formula(v) if isinstance(v, str) else v for v in values] for name, values in table.items()}
+
+
+def escape_formula(text: str) -> str:
+    """Add an apostrophe to a text that a spreadsheet would compute."""
+    return "'" + text if text.startswith(_FORMULA_STARTS) else text

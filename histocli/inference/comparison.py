@@ -65,7 +65,7 @@ def _pair(first: "pd.DataFrame", second: "pd.DataFrame", runs: list[str]) -> "pd
         if table.duplicated(_KEY).any():
             raise HistoError(f"an id occurs twice among the scores of {run}", "evaluate one split of the data set")
     right = second[[*_KEY, "label", "prob", "sha1"]]
-    paired = first.merge(right, on=_KEY, suffixes=("", "_other"), validate="one_to_one")
+    paired = first.merge(right, on=_KEY, suffixes=("", "_other"))
     if paired.empty:
         raise HistoError(
             f"{' and '.join(runs)} have no scored patch in common", "evaluate both on the same --data first"

@@ -1,6 +1,7 @@
 """Read the evaluations of runs, without those of a network that a run does not have any more."""
 
 from collections.abc import Callable, Collection
+from functools import cache
 from pathlib import Path
 
 from histocli.config import EvalConfig
@@ -8,8 +9,6 @@ from histocli.data.manifest import hash_file
 from histocli.enums import SplitName
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
 from histocli.workspace import Workspace
-
-_FILES = ("best.pt", "last.pt", "history.jsonl")
 
 
 class EvaluationReader:
@@ -22,7 +21,7 @@ class EvaluationReader:
 
     def __init__(self, workspace: Workspace, on_outdated: Callable[[str, EvaluationReport], None]) -> None:
         self._workspace, self._on_outdated = workspace, on_outdated
-        self._digests: dict[Path, str] = {}
+        self._hash = cache(hash_file)
         self._outdated: set[Path] = set()
 
     def read(self, run: str, data: Collection[str] = ()) -> dict[Path, EvaluationReport]:
@@ -47,15 +46,11 @@ class EvaluationReader:
         digests = [checkpoint.checkpoint_sha256 for checkpoint in report.checkpoints]
         if len(digests) != 1 or not digests[0] or run not in self._workspace.list_runs():
             return True
-        best, last, history = (self._workspace.runs_dir / run / name for name in _FILES)
+        folder = self._workspace.runs_dir / run
+        best, last, history = folder / "best.pt", folder / "last.pt", folder / "history.jsonl"
         if any(path.is_file() and self._hash(path) == digests[0] for path in (best, last)):
             return True
         return not best.is_file() and history.is_file() and history.stat().st_size > 0
-
-    def _hash(self, path: Path) -> str:
-        if path not in self._digests:
-            self._digests[path] = hash_file(path)
-        return self._digests[path]
 
 
 def _describe_outdated(path: Path, report: EvaluationReport) -> str:

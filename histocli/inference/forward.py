@@ -33,7 +33,8 @@ def compute_log_odds(network: Network, images: Tensor, compute: Compute, *, tta:
             views = make_d4_views(pixels) if tta else [pixels]
         with compute.autocast():
             logits = [run_network(network, batch) for batch in _join_views(views)]
-        return torch.cat([_subtract_logits(batch) for batch in logits]).view(len(views), len(images))
+        odds = [batch[:, 1].float() - batch[:, 0].float() for batch in logits]  # subtracted in fp32
+        return torch.cat(odds).view(len(views), len(images))
 
     return map_pieces(compute_piece, images)
 
@@ -50,8 +51,3 @@ def _join_views(views: list[Tensor]) -> list[Tensor]:
         return views
     together = max(1, min(len(views), _MAX_IMAGES_PER_PASS // size))
     return [torch.cat(views[first : first + together]) for first in range(0, len(views), together)]
-
-
-def _subtract_logits(logits: Tensor) -> Tensor:
-    """Subtract the two logits of each image in fp32: (N,2) -> (N,)."""
-    return logits[:, 1].float() - logits[:, 0].float()

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from histocli.files.archives import is_archive, remove_archive_suffix
-from histocli.files.file import DiskReader, File, describe_others
+from histocli.files.file import DiskReader, File
 from histocli.similar import find_similar_path
-from histocli.text import join_first
+from histocli.text import format_count, join_first
 from histocli.workspace import Workspace, is_path
 
 _ARRAY_SUFFIXES = (".npz", ".parquet")  # they may have scores or other numbers, not images
@@ -36,16 +36,6 @@ def suggest_input(name: str, known: Iterable[str], workspace: Workspace) -> str:
     return f"did you mean {similar}?" + (f" ({workspace.describe_datasets()})" if workspace.list_datasets() else "")
 
 
-def describe_empty(files: dict[str, list[File]]) -> tuple[str, ...]:
-    """Return a note for each folder without images; `files` are the images by input."""
-    return tuple(f"there are no images in {name}" for name, images in files.items() if not images)
-
-
-def describe_skipped(others: Sequence[File]) -> tuple[str, ...]:
-    """Return a note with the number of files that are not images, if there are any."""
-    return (note,) if (note := describe_others(others)) else ()
-
-
 def describe_unopened(names: Sequence[str], skipped: Sequence[File]) -> tuple[str, ...]:
     """Return a note if archives in folders are not opened, because there are images in the same folder.
 
@@ -64,13 +54,9 @@ def describe_unopened(names: Sequence[str], skipped: Sequence[File]) -> tuple[st
     ]
     if not unopened:
         return ()
-    listed = join_first(unopened, _MAX_LISTED)
-    if len(unopened) == 1:
-        return (
-            f"1 archive is not opened, because there are images in the same folder: {listed}; unpack it, or give it as "
-            "an input too",
-        )
+    is_one = len(unopened) == 1
+    verb, unpack, give = ("is", "it", "it as an input") if is_one else ("are", "them", "them as inputs")
     return (
-        f"{len(unopened):,} archives are not opened, because there are images in the same folder: {listed}; unpack "
-        "them, or give them as inputs too",
+        f"{format_count(len(unopened), 'archive')} {verb} not opened, because there are images in the same folder: "
+        f"{join_first(unopened, _MAX_LISTED)}; unpack {unpack}, or give {give} too",
     )

@@ -40,29 +40,29 @@ class ScoredPatches(NamedTuple):
     Attributes:
         data: the name of the data set or folder.
         split: the split of its patches that was scored, or all.
-        splits: the splits of the scored patches; empty for a folder.
         table: the columns id, label, prob, raw (the uncalibrated probability), slide, data, index, sha1, and hospital
             and overlap_group if they are known.
-        manifest_sha256: the SHA-256 of the manifest; None for a folder.
         skipped: how many patches were not scored, by reason.
         changed: how many images were changed or guessed, by what was done.
-        packed: the packed data set that holds the pixels; None for a folder.
-        data_source: the source of the packed data set; "" for a folder.
         run_patches: the number of patches that the runs of the checkpoints used, and of others from the same slides.
         likeness: their likeness to the training patches; None for a run's own validation patches.
+        splits: the splits of the scored patches; empty for a folder, as all that follow.
+        manifest_sha256: the SHA-256 of the manifest.
+        packed: the packed data set that holds the pixels.
+        data_source: the source of the packed data set.
     """
 
     data: str
     split: str
-    splits: tuple[str, ...]
     table: "pd.DataFrame"
-    manifest_sha256: str | None
     skipped: dict[str, int]
     changed: dict[str, int]
-    packed: str | None
-    data_source: str
     run_patches: RunPatchCounts
     likeness: Likeness | None
+    splits: tuple[str, ...] = ()
+    manifest_sha256: str | None = None
+    packed: str | None = None
+    data_source: str = ""
 
 
 def score_packed(
@@ -101,7 +101,7 @@ def score_packed(
     if (groups := find_overlap_groups(workspace, subset)) is not None:
         table[OVERLAP] = groups
     digests = read_pixel_digests(workspace, subset.data, subset.frame, manifests)
-    table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
+    table["sha1"] = "" if digests is None else digests
     return ScoredPatches(
         data=config.data or subset.data,
         split=split.value,

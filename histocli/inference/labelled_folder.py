@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields
 from hashlib import sha1
@@ -20,7 +19,6 @@ from histocli.inference.labelled import ScoredPatches
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.run_patches import ManifestCache, count_run_patches
 from histocli.listeners import CommandListener
-from histocli.patch import Patch
 from histocli.reports.likeness import Likeness
 from histocli.sources.camelyon import remove_prefix
 from histocli.sources.folder import WITHOUT_SLIDE, FolderOptions, FolderSource
@@ -32,10 +30,9 @@ if TYPE_CHECKING:
 
 
 class _FolderChunk(NamedTuple):
-    """Scored patches of a folder: their table, the SHA-1 of their pixels, unreadable files, remarks, and appearance."""
+    """Scored patches of a folder: their table, the number of unreadable files, remarks, and appearance."""
 
     table: "pd.DataFrame"
-    digests: list[bytes]
     unreadable: int
     remarks: Remarks
     likeness: Likeness
@@ -54,12 +51,17 @@ def score_folder(
         HistoError: as `FolderSource`; or no labelled patch is in this split, or none can be read.
     """
     location = Path(config.data or "")
-    source = FolderSource(_make_folder_options(config))
+    given = {name: getattr(config, name) for name in list_folder_options()}
+    source = FolderSource(FolderOptions(locations=(config.data or "",), **given))
     split = _find_split(source, config, location)
     if ranks.is_rank0:
         for note in source.report.notes:
             listener.on_note(note)
-    labelled = _iterate_labelled(source, split)
+    labelled = (
+        patch
+        for patch in source.read_patches()
+        if patch.label is not None and (split is SplitName.ALL or patch.split == split.value)
+    )
     size = predictor.choose_chunk_size(config.batch_size)
     share = (patch for i, patch in enumerate(labelled) if i // size % ranks.size == ranks.rank)
     total = source.count_labelled(split)
@@ -70,16 +72,14 @@ def score_folder(
     # Process 0 scored chunk 0, process 1 chunk 1, and so on: taking one chunk of each in turn gives the order of the
     # files.
     gathered = [chunk for turn in zip_longest(*ranks.all_gather(scored)) for chunk in turn if chunk]
-    table = _join_tables(gathered, location)
-    digests = [digest for chunk in gathered for digest in chunk.digests]
-    table["sha1"] = [digest.hex() for digest in digests]
+    unreadable = sum(chunk.unreadable for chunk in gathered)
+    table = _join_tables([chunk.table for chunk in gathered], unreadable, location)
     remarks = Remarks()
     for chunk in gathered:
         remarks.merge(chunk.remarks)
     if ranks.is_rank0:
         for note in remarks.list_sizes():
             listener.on_note(note)
-    unreadable = sum(chunk.unreadable for chunk in gathered)
     counts = {**source.count_missing(split), "unreadable": unreadable}
     if (without_slide := counts.pop(WITHOUT_SLIDE, 0)) and ranks.is_rank0:  # they are not skipped
         rest = "it is evaluated if it has a label" if without_slide == 1 else "those with a label are evaluated"
@@ -87,25 +87,18 @@ def score_folder(
     return ScoredPatches(
         data=_make_data_name(location),
         split=split.value,
-        splits=(),
         table=table,
-        manifest_sha256=None,
         skipped={reason: count for reason, count in counts.items() if count},
         changed=remarks.count_images(),
-        packed=None,
-        data_source="",
         run_patches=count_run_patches(
-            workspace, predictor.checkpoints, digests, table["slide"].map(remove_prefix).tolist(), ManifestCache()
+            workspace,
+            predictor.checkpoints,
+            table["sha1"].tolist(),
+            table["slide"].map(remove_prefix).tolist(),
+            ManifestCache(),
         ),
         likeness=sum((chunk.likeness for chunk in gathered), Likeness()),
     )
-
-
-def _iterate_labelled(source: FolderSource, split: SplitName) -> Iterator[Patch]:
-    """Yield the patches of a split that have a label."""
-    for patch in source.read_patches():
-        if patch.label is not None and (split is SplitName.ALL or patch.split == split.value):
-            yield patch
 
 
 def _find_split(source: FolderSource, config: EvalConfig, location: Path) -> SplitName:
@@ -119,12 +112,11 @@ def _find_split(source: FolderSource, config: EvalConfig, location: Path) -> Spl
     return split
 
 
-def _join_tables(chunks: "list[_FolderChunk]", location: Path) -> "pd.DataFrame":
+def _join_tables(tables: "list[pd.DataFrame]", unreadable: int, location: Path) -> "pd.DataFrame":
     """Return the tables of all chunks as one; raise `HistoError` if none of them has a row."""
     import pandas as pd
 
-    tables = [chunk.table for chunk in chunks if len(chunk.table)]
-    unreadable = sum(chunk.unreadable for chunk in chunks)
+    tables = [table for table in tables if len(table)]
     if not tables and unreadable:
         raise HistoError(f"none of the {unreadable:,} labelled images in {location} can be read")
     if not tables:
@@ -133,19 +125,14 @@ def _join_tables(chunks: "list[_FolderChunk]", location: Path) -> "pd.DataFrame"
             "give --labels CSV with the columns id,label, or put the images into folders named 0 and 1; --classes "
             "gives the meaning of other names",
         )
-    table = pd.concat(tables, ignore_index=True).assign(data="", index="")
+    table = pd.concat(tables, ignore_index=True)
+    table = table.assign(data="", index="", sha1=table.pop("sha1"))
     return table if table["hospital"].any() else table.drop(columns="hospital")
 
 
 def list_folder_options() -> list[str]:
     """Return the fields of `EvalConfig` that say how to read a folder, as those of `FolderOptions` do."""
     return [field.name for field in fields(FolderOptions) if field.name != "locations"]
-
-
-def _make_folder_options(config: EvalConfig) -> FolderOptions:
-    """Return the options of `histo eval` that say how to read a folder, as those of `FolderSource`."""
-    given = {name: getattr(config, name) for name in list_folder_options()}
-    return FolderOptions(locations=(config.data or "",), **given)
 
 
 def _make_folder_chunk(chunk: ScoredChunk, likeness: Likeness, listener: CommandListener) -> _FolderChunk:
@@ -162,10 +149,10 @@ def _make_folder_chunk(chunk: ScoredChunk, likeness: Likeness, listener: Command
             "raw": chunk.scores.raw,
             "slide": [patch.slide for patch in chunk.patches],
             "hospital": [patch.hospital for patch in chunk.patches],
+            "sha1": [sha1(pixels.data, usedforsecurity=False).hexdigest() for pixels in chunk.pixels],
         }
     )
-    digests = [sha1(pixels.data, usedforsecurity=False).digest() for pixels in chunk.pixels]
-    return _FolderChunk(table, digests, len(chunk.failures), chunk.remarks, likeness)
+    return _FolderChunk(table, len(chunk.failures), chunk.remarks, likeness)
 
 
 def _make_data_name(location: Path) -> str:

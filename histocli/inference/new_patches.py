@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from histocli.errors import HistoError
@@ -23,11 +24,16 @@ def select_new_patches(
         HistoError: a patch has another id in the file: one without leading zeros, of another kind, or with a path that
             begins in another folder; or another image has its id.
     """
-    is_same = predicted.is_from(places)
+    before = {replace(place, path=os.path.realpath(place.path)) for place in predicted.places}  # it may be a link now
+    are_whole = bool(places) and all(place.kind is not PlaceKind.FILES for place in places)
+    is_same = are_whole and set(places) == before
     if not is_same:
         common = [patch for patch in patches if patch.id in predicted.ids]
         _refuse_rows_of_other_arrays(common, predicted, out, places)
-        _refuse_ids_of_other_images(common, predicted, out)
+        # If all places are given again, an image that was scored is an input of this call too, and two inputs with one
+        # id are an error. So files with the id of an image can only be files that no pattern matches.
+        if not before.issubset(places):
+            _refuse_ids_of_other_images(common, predicted, out)
     new = [patch for patch in patches if patch.id not in predicted.ids]
     unmatched = predicted.ids - {patch.id for patch in patches}
     if not any(_has_leading_zeros(key) for key in predicted.ids):  # a spreadsheet removes those of all ids
@@ -44,13 +50,12 @@ def _refuse_rows_of_other_arrays(
     for array in predicted.places:
         if array.kind is not PlaceKind.ARRAY or any(_is_same_array(array, place) for place in places):
             continue
-        rows = [patch for patch in common if array.has_row(patch.id)]
-        if rows:
+        if rows := [patch for patch in common if array.has_row(patch.id)]:
             raise HistoError(
                 f"--skip-done: {out} has the scores of the array {to_utf8(array.path)}, and "
                 f"{format_count(len(rows), 'patch')} of another input would get the same ids, such as {rows[0].id!r}",
                 "give another --out, or score all inputs in one call with a new --out, so that ids contain their "
-                "names; if the array was moved, move it back",
+                "names; if the array was moved, or another file is a newer version of it, put that file at its path",
             )
 
 

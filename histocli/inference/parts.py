@@ -29,7 +29,6 @@ _MAX_PARTS = 1024  # the largest number of parts of one file
 _CHUNKS_PER_PART = 32  # 2,048 patches on a CPU, 32,768 on a GPU; fewer if the file is small
 _MIN_PARTS = 64  # a file with enough chunks has at least this many, so that several processes have work
 _ANY_FINGERPRINT = "[0-9a-f]" * 16  # a glob pattern: `*` would also match the parts of another file, `NAME.csv`
-_BLOCK = 1 << 20  # bytes that are read at a time
 
 
 class Parts:
@@ -81,21 +80,14 @@ class Parts:
     def _is_finished(self, number: int) -> bool:
         """Return whether a part is there, not damaged by a power failure, and made from the files as they are now."""
         try:
-            metadata = read_json(self._metadata_path(number))
+            metadata, content = read_json(self._metadata_path(number)), self.part_path(number).read_bytes()
             return bool(
-                metadata["bytes"] == self.part_path(number).stat().st_size
-                and metadata["crc32"] == self._crc32(number)
+                metadata["bytes"] == len(content)
+                and metadata["crc32"] == zlib.crc32(content)
                 and all(_find_state(path) == state for path, state in metadata["files"].items())
             )
         except (HistoError, OSError, KeyError, TypeError, AttributeError):
             return False
-
-    def _crc32(self, number: int) -> int:
-        checksum = 0
-        with self.part_path(number).open("rb") as file:
-            while block := file.read(_BLOCK):
-                checksum = zlib.crc32(block, checksum)
-        return checksum
 
     def select_share(self, patches: Iterable[T]) -> Iterator[T]:
         """Yield the patches that belong to the parts of this process; note the size and time of each image file."""
@@ -123,9 +115,10 @@ class Parts:
         """
         try:
             yield self.part_path(number)
+            content = self.part_path(number).read_bytes()
             metadata = {
-                "bytes": self.part_path(number).stat().st_size,
-                "crc32": self._crc32(number),
+                "bytes": len(content),
+                "crc32": zlib.crc32(content),
                 "counts": to_json(counts),
                 "files": self._states.pop(number, {}),
             }

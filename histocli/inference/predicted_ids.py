@@ -4,8 +4,8 @@ import csv
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -17,9 +17,9 @@ from histocli.enums import IdKind, Output, Resize
 from histocli.errors import HistoError
 from histocli.files.outputs import find_record_path
 from histocli.images.intensity import ValueRange
-from histocli.inference.columns import COLUMNS
-from histocli.inference.places import Place, PlaceKind, read_places
-from histocli.inference.writers import escape_formula, make_parquet_schema
+from histocli.inference.columns import COLUMNS, escape_formula
+from histocli.inference.places import Place, read_places
+from histocli.inference.writers import make_parquet_schema
 from histocli.schema import to_json
 
 if TYPE_CHECKING:
@@ -46,12 +46,6 @@ class PredictedIds(NamedTuple):
     def digest(self) -> str:
         """A SHA-256 of the ids."""
         return sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
-
-    def is_from(self, places: Sequence[Place]) -> bool:
-        """Return whether `places` are those of the file, and all are whole: each image has the same id as before."""
-        is_whole = all(place.kind is not PlaceKind.FILES for place in places)
-        before = {replace(place, path=os.path.realpath(place.path)) for place in self.places}  # it may be a link now
-        return bool(places) and is_whole and set(places) == before
 
 
 @dataclass(frozen=True)

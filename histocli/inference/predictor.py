@@ -154,9 +154,13 @@ class BatchPredictor:
             HistoError: as `predict_array`.
         """
         done, seen = 0, set[str]()
-        if pool is not None and not self.has_gpu:
-            pool.close()
-        scored = self._score_on_gpu(patches, size, pool) if self.has_gpu else self._score_on_cores(patches, size)
+        if self.has_gpu:
+            scored = self._score_on_gpu(patches, size, pool)
+        else:
+            if pool is not None:
+                pool.close()
+            cores = start_cores()
+            scored = map_on_pool(cores.pool, self._read_and_score, iterate_chunks(patches, size), 2 * cores.count)
         with closing(scored) as chunks:
             for chunk in chunks:
                 for what, remark in chunk.remarks.items():
@@ -175,11 +179,6 @@ class BatchPredictor:
     def has_gpu(self) -> bool:
         """Whether the networks run on a GPU."""
         return self.compute.device.type != "cpu"
-
-    def _score_on_cores(self, patches: Iterable[Patch], size: int) -> Generator[ScoredChunk, None, None]:
-        """Read and score the chunks, each on one core, and yield them in order."""
-        cores = start_cores()
-        return map_on_pool(cores.pool, self._read_and_score, iterate_chunks(patches, size), 2 * cores.count)
 
     def _read_and_score(self, patches: list[Patch]) -> ScoredChunk:
         chunk = load_chunk(patches)

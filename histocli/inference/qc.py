@@ -61,7 +61,7 @@ class Flagger:
         """Return the quality control of the patches of a chunk that was scored with its spread."""
         measured = measure_appearance(chunk.pixels)
         distances = [reference.measure_distance(measured) for reference in self.references]
-        digests = [sha1(patch.data, usedforsecurity=False).digest() for patch in chunk.pixels]
+        digests = [sha1(patch.data, usedforsecurity=False).hexdigest() for patch in chunk.pixels]
         duplicates = [self.train_ids.get(digest, "") for digest in digests]
         furthest = Distance(
             np.max([distance.colour for distance in distances], 0),

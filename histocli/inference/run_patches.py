@@ -1,6 +1,7 @@
 """Find the patches and slides that a checkpoint was trained on, and validated on."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +24,7 @@ class ManifestCache:
 
     def __init__(self) -> None:
         self._frames: dict[Path, pd.DataFrame] = {}
-        self._digests: dict[Path, str] = {}
+        self.sha256 = cache(hash_file)
 
     def read(self, path: Path, required: tuple[str, ...] = ("id", "label")) -> "pd.DataFrame":
         """Return `read_manifest` of the file; the table is shared, so do not change it.
@@ -36,18 +37,12 @@ class ManifestCache:
             self._frames[path] = frame = read_manifest(path, required)
         return frame
 
-    def sha256(self, path: Path) -> str:
-        """Return the SHA-256 of the file."""
-        if path not in self._digests:
-            self._digests[path] = hash_file(path)
-        return self._digests[path]
-
 
 class RunPatches(NamedTuple):
     """The patches that a run trained on and validated on (SHA-1 of the pixels -> id), and the names of their slides."""
 
-    train: dict[bytes, str]
-    val: dict[bytes, str]
+    train: dict[str, str]
+    val: dict[str, str]
     train_slides: frozenset[str]
     val_slides: frozenset[str]
 
@@ -86,7 +81,7 @@ def load_run_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: Ma
     digests = read_pixel_digests(workspace, data, frame, manifests)
     if digests is None:
         return None
-    patches: dict[str, dict[bytes, str]] = {"train": {}, "val": {}}
+    patches: dict[str, dict[str, str]] = {"train": {}, "val": {}}
     for digest, split, key in zip(digests, frame["split"].to_numpy(), frame["id"].to_numpy(), strict=True):
         if split in patches:
             patches[split][digest] = key
@@ -129,7 +124,7 @@ def find_training_manifest(
 
 def read_pixel_digests(
     workspace: Workspace, data: str, subset: "pd.DataFrame", manifests: ManifestCache
-) -> list[bytes] | None:
+) -> list[str] | None:
     """Return the SHA-1 of the pixels of a subset's rows; None if its data set has changed or is missing."""
     path = workspace.manifest_path(data)
     packed = manifests.read(path) if path.is_file() else None
@@ -139,7 +134,8 @@ def read_pixel_digests(
     patches = packed.iloc[rows]
     if not has_same_patches(subset, patches):
         return None
-    return [bytes.fromhex(digest) for digest in patches["sha1"]]
+    digests: list[str] = patches["sha1"].tolist()
+    return digests
 
 
 def list_slides(workspace: Workspace, data: str, frame: "pd.DataFrame") -> list[str]:
@@ -152,7 +148,7 @@ def list_slides(workspace: Workspace, data: str, frame: "pd.DataFrame") -> list[
 def count_run_patches(
     workspace: Workspace,
     checkpoints: list[Checkpoint],
-    digests: Sequence[bytes] | None,
+    digests: Sequence[str] | None,
     slides: Sequence[str],
     manifests: ManifestCache,
 ) -> RunPatchCounts:
@@ -169,22 +165,19 @@ def count_run_patches(
     known = [patches for patches in found if patches is not None]
     if digests is None or not known:
         return RunPatchCounts(None, None, None, None, len(checkpoints))
-    train = {digest for patches in known for digest in patches.train}
-    val = {digest for patches in known for digest in patches.val}
+    train = set[str]().union(*(patches.train for patches in known))
+    val = set[str]().union(*(patches.val for patches in known))
     train_slides = frozenset().union(*(patches.train_slides for patches in known))
     val_slides = frozenset().union(*(patches.val_slides for patches in known)) - train_slides
-    is_in_training = [digest in train for digest in digests]
-    is_in_validation = [digest in val for digest in digests]
-    pairs = list(zip(slides, is_in_training, is_in_validation, strict=True))
     are_slides_known = any(slides) and bool(train_slides | val_slides)
-    of_training = sum(slide in train_slides and not in_training for slide, in_training, _ in pairs)
-    of_validation = sum(
-        slide in val_slides and not in_training and not in_validation for slide, in_training, in_validation in pairs
-    )
+    in_training = np.array([digest in train for digest in digests], bool)
+    in_validation = np.array([digest in val for digest in digests], bool)
+    of_training = np.array([slide in train_slides for slide in slides], bool) & ~in_training
+    of_validation = np.array([slide in val_slides for slide in slides], bool) & ~in_training & ~in_validation
     return RunPatchCounts(
-        n_in_training=sum(is_in_training),
-        n_in_validation=sum(is_in_validation),
-        n_of_training_slides=of_training if are_slides_known else None,
-        n_of_validation_slides=of_validation if are_slides_known else None,
+        n_in_training=int(in_training.sum()),
+        n_in_validation=int(in_validation.sum()),
+        n_of_training_slides=int(of_training.sum()) if are_slides_known else None,
+        n_of_validation_slides=int(of_validation.sum()) if are_slides_known else None,
         n_unknown=len(checkpoints) - len(known),
     )

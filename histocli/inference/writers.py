@@ -3,10 +3,10 @@
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import StringIO, TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from histocli.config import PredictConfig
 from histocli.enums import Output
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DIGITS = 6  # after the decimal point, in every format
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also full-width
 Table = dict[str, list[Any]]
 ColumnTypes = dict[str, type]
 
@@ -35,24 +34,13 @@ class Writer(Protocol):
     def append(self, path: Path) -> None:
         """Write the rows of another file that a writer of this class wrote."""
 
-    def close(self) -> None:
-        """Write the rows that are not written yet."""
-
-
-class BinaryWriter(Writer, Protocol):
-    """Writes rows of scores to a binary file."""
-
-    def abandon(self) -> None:
-        """Leave the file incomplete, after an error."""
-
 
 @contextmanager
 def open_writer(to: Path | IO[str], config: PredictConfig) -> Iterator[Writer]:
     """Open a writer of the format and the columns in `config`, to a text stream, or to a pipe or device at a path."""
     if not isinstance(to, Path):
-        writer = _make_text_writer(to, config)
-        yield writer
-        writer.close()
+        yield TEXT_WRITERS[config.output_format](to, list_column_types(config))
+        to.flush()
         return
     with open_stream(to) as file, _open_file_writer(file, config) as writer:
         yield writer
@@ -69,41 +57,18 @@ def open_part(path: Path, config: PredictConfig) -> Iterator[Writer]:
 def _open_file_writer(file: IO[bytes], config: PredictConfig) -> Iterator[Writer]:
     """Open a writer to a binary file, and leave the file open at the end."""
     if config.output_format in BINARY_FORMATS:
-        binary = BINARY_FORMATS[config.output_format].writer(file, list_column_types(config))
-        try:
-            yield binary
-        except BaseException:
-            binary.abandon()
-            raise
-        binary.close()
+        with BINARY_FORMATS[config.output_format].writer(file, list_column_types(config)) as writer:
+            yield writer
         return
     text = TextIOWrapper(file, encoding="utf-8", newline="")
-    writer = _make_text_writer(text, config)
-    yield writer
-    writer.close()
-    text.detach()  # the caller, who opened `file`, closes it
-
-
-def _make_text_writer(stream: IO[str], config: PredictConfig) -> Writer:
-    writer = TEXT_WRITERS[config.output_format](stream, list_column_types(config))
-    if isinstance(writer, CsvWriter):
-        writer.escape_formulas = config.escape_formulas
-    return writer
-
-
-def escape_formula(text: str) -> str:
-    """Add an apostrophe to a text that a spreadsheet would compute."""
-    return "'" + text if text.startswith(_FORMULA_STARTS) else text
+    yield TEXT_WRITERS[config.output_format](text, list_column_types(config))
+    text.detach()  # this flushes; the caller, who opened `file`, closes it
 
 
 class CsvWriter:
-    """Writes CSV with the columns `id,label` of a Kaggle submission, where `label` is the probability, and others.
-
-    Ids are written exactly. With `escape_formulas`, text that a spreadsheet would compute gets an apostrophe.
-    """
+    """Writes CSV with the columns `id,label` of a Kaggle submission, where `label` is the probability, and others."""
 
     delimiter = ","
-    escape_formulas = False
 
     def __init__(self, stream: IO[str], column_types: ColumnTypes) -> None:
         self.stream = stream
@@ -111,17 +76,11 @@ class CsvWriter:
 
     def write_rows(self, table: Table) -> None:
         """Write the rows of some patches, and flush them: another program may read them at the same time."""
-        texts = [[self._format_value(value) for value in column] for column in table.values()]
+        texts = [[f"{v:.{DIGITS}f}" if isinstance(v, float) else v for v in column] for column in table.values()]
         lines = StringIO()  # all rows in one write, because stdout checks for errors at each write
         make_table_writer(lines, self.delimiter).writerows(zip(*texts, strict=True))
         self.stream.write(lines.getvalue())
         self.stream.flush()
-
-    def _format_value(self, value: Any) -> Any:
-        """Format a value for a cell."""
-        if isinstance(value, float):
-            return f"{value:.{DIGITS}f}"
-        return escape_formula(value) if self.escape_formulas and isinstance(value, str) else value
 
     def append(self, path: Path) -> None:
         """Write the rows of another CSV file, without its header."""
@@ -129,15 +88,11 @@ class CsvWriter:
             file.readline()
             shutil.copyfileobj(file, self.stream)
 
-    def close(self) -> None:
-        """Flush."""
-        self.stream.flush()
-
 
 class JsonWriter:
     """Writes one JSON object per line."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], column_types: ColumnTypes) -> None:
         self.stream = stream
 
     def write_rows(self, table: Table) -> None:
@@ -149,10 +104,6 @@ class JsonWriter:
         """Write the rows of another file of JSON lines."""
         with path.open(encoding="utf-8", newline="") as file:
             shutil.copyfileobj(file, self.stream)
-
-    def close(self) -> None:
-        """Flush."""
-        self.stream.flush()
 
 
 class ParquetWriter:
@@ -178,13 +129,14 @@ class ParquetWriter:
                 # Another program may have written the file, with other types.
                 self.writer.write_table(file.read_row_group(number).cast(self.schema))
 
-    def close(self) -> None:
-        """Write the footer."""
-        self.writer.close()
+    def __enter__(self) -> Self:
+        return self
 
-    def abandon(self) -> None:
-        """Leave the file incomplete, after an error: pyarrow would else write the footer when the object is deleted."""
-        self.writer.is_open = False
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            self.writer.close()  # this writes the footer
+        else:
+            self.writer.is_open = False  # pyarrow would else write the footer when the object is deleted
 
 
 def make_parquet_schema(column_types: ColumnTypes) -> "pa.Schema":
@@ -209,14 +161,14 @@ def write_failed(path: Path, rows: Iterable[Sequence[str]]) -> None:
 class BinaryFormat(NamedTuple):
     """A format that is not text: its writer, the package that the writer needs, and the extra that has the package."""
 
-    writer: Callable[[IO[bytes], ColumnTypes], BinaryWriter]
+    writer: Callable[[IO[bytes], ColumnTypes], AbstractContextManager[Writer]]
     package: str
     extra: str
 
 
 TEXT_WRITERS: dict[Output, Callable[[IO[str], ColumnTypes], Writer]] = {
     Output.CSV: CsvWriter,
-    Output.JSONL: lambda stream, column_types: JsonWriter(stream),
+    Output.JSONL: JsonWriter,
 }
 BINARY_FORMATS = {Output.PARQUET: BinaryFormat(ParquetWriter, "pyarrow", extra="parquet")}
 

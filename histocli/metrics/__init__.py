@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from histocli.errors import HistoError
 from histocli.metrics.curves import (
-    CURVE_POINTS,
     CalibrationBin,
     Confusion,
     Curves,
@@ -33,6 +32,7 @@ from histocli.metrics.intervals import (
     Interval,
     Resampling,
     compute_intervals,
+    count_informative,
     make_patch_clusters,
     resample,
 )
@@ -41,12 +41,10 @@ from histocli.metrics.weighted import SortedScores
 from histocli.schema import Count, Fraction
 
 __all__ = [
-    "CURVE_POINTS",
     "Clusters",
     "Interval",
     "Measurement",
     "PairedDifference",
-    "Resampling",
     "Uncertainty",
     "compare_aucs",
     "compute_auc",
@@ -54,8 +52,6 @@ __all__ = [
     "evaluate",
     "make_patch_clusters",
 ]
-
-_SEED = 0  # of the resamples of a comparison
 
 
 @dataclass(frozen=True)
@@ -240,11 +236,12 @@ def compare_aucs(
     y, p = check_scores(labels, first_probs)
     q = check_scores(labels, second_probs)[1]
     scored = [SortedScores(y, p, 0.5), SortedScores(y, q, 0.5)]
-    first, second = resample(y, scored, clusters, replicates=REPLICATES, seed=_SEED, threads=threads)
-    row = NAMES.index("auc")
+    first, second = resample(y, scored, clusters, threads=threads)
+    row, auc = NAMES.index("auc"), BY_NAME["auc"]
     differences = first.values[row] - second.values[row]
-    interval = first.compute_interval(BY_NAME["auc"], differences)
-    has_p_value = not isinstance(interval, str) or not differences.any()
+    found = first.compute_interval(auc, differences)
+    interval, reason = (None, found) if isinstance(found, str) else (found, "")
+    informative = count_informative(auc, clusters.n, first.by_class)
     return PairedDifference(
         difference=float(np.subtract(compute_auc(y, p), compute_auc(y, q))),  # type: ignore[arg-type]
         bootstrap=PairedBootstrap(
@@ -252,10 +249,10 @@ def compare_aucs(
             clusters=clusters.n,
             clusters_by_class=first.by_class,
             replicates=REPLICATES,
-            seed=_SEED,
-            interval=None if isinstance(interval, str) else interval,
-            p=_p_value(differences, first.count_informative(BY_NAME["auc"])) if has_p_value else None,
-            undefined=interval if isinstance(interval, str) else "",
+            seed=first.seed,
+            interval=interval,
+            p=_p_value(differences, informative) if interval or not differences.any() else None,
+            undefined=reason,
         ),
         delong=compute_delong_difference(y, p, q, clusters),
     )

@@ -51,12 +51,12 @@ def compute_delong(labels: Ints, probs: Floats, clusters: Clusters) -> AucError 
         return None
     shares = _compute_shares(labels, probs)
     value = float(shares[labels == 1].mean())
-    error = _compute_standard_error(labels, shares, clusters)
-    if error is None:
+    found = _compute_standard_error(labels, shares, clusters)
+    if found is None:
         return None
-    half_width = _compute_half_width(error, labels, clusters)
-    low, high = max(0.0, value - half_width), min(1.0, value + half_width)
-    return AucError(clusters.by, error, (low, high))
+    error, degrees = found
+    half_width = _compute_half_width(error, degrees)
+    return AucError(clusters.by, error, (max(0.0, value - half_width), min(1.0, value + half_width)))
 
 
 def compute_delong_difference(
@@ -70,35 +70,25 @@ def compute_delong_difference(
         second: (N,) the probabilities of the second classifier.
         clusters: groups of patches that are independent of one another.
     """
+    from scipy.special import stdtr
+
     difference = _compute_shares(labels, first) - _compute_shares(labels, second)
     value = float(difference[labels == 1].mean())
-    error = _compute_standard_error(labels, difference, clusters)
-    if error is None:
+    found = _compute_standard_error(labels, difference, clusters)
+    if found is None:
         return None
+    error, degrees = found
     z = value / error
-    half_width = _compute_half_width(error, labels, clusters)
-    p = 2 * _compute_probability_below(-abs(z), labels, clusters)
+    half_width = _compute_half_width(error, degrees)
+    p = 2 * float(stdtr(degrees, -abs(z)))
     return AucDifferenceError(clusters.by, error, (value - half_width, value + half_width), z, p)
 
 
-def _count_degrees_of_freedom(labels: Ints, clusters: Clusters) -> float:
-    """Return the degrees of freedom of the t distribution: of the clusters; infinity, as normal, for single patches."""
-    counts = clusters.count_by_class(labels)
-    return math.inf if clusters.n == len(labels) else min(counts.normal, counts.tumour) - 1
-
-
-def _compute_half_width(error: float, labels: Ints, clusters: Clusters) -> float:
+def _compute_half_width(error: float, degrees: float) -> float:
     """Return half the width of an interval: the standard error times the quantile of the t distribution."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(_count_degrees_of_freedom(labels, clusters), (1 + LEVEL) / 2)) * error
-
-
-def _compute_probability_below(value: float, labels: Ints, clusters: Clusters) -> float:
-    """Return the probability that a value of the same t distribution is smaller than `value`."""
-    from scipy.special import stdtr
-
-    return float(stdtr(_count_degrees_of_freedom(labels, clusters), value))
+    return float(stdtrit(degrees, (1 + LEVEL) / 2)) * error
 
 
 def _compute_shares(labels: Ints, probs: Floats) -> Floats:
@@ -115,8 +105,12 @@ def _compute_shares(labels: Ints, probs: Floats) -> Floats:
     return shares
 
 
-def _compute_standard_error(labels: Ints, shares: Floats, clusters: Clusters) -> float | None:
-    """Return Obuchowski's standard error: deviations are summed within each cluster before they are squared."""
+def _compute_standard_error(labels: Ints, shares: Floats, clusters: Clusters) -> tuple[float, float] | None:
+    """Return Obuchowski's standard error and the degrees of freedom of the t distribution; None if it has no variance.
+
+    Deviations are summed within each cluster before they are squared. The degrees of freedom are those of the clusters;
+    they are infinite for single patches, so that the distribution is normal.
+    """
     tumour = labels == 1
     deviations = shares - shares[tumour].mean()
     n = clusters.n
@@ -128,4 +122,6 @@ def _compute_standard_error(labels: Ints, shares: Floats, clusters: Clusters) ->
         return None
     squares = sum(k / (k - 1) * float(s @ s) / m**2 for k, s, m in zip(with_class, sums, sizes, strict=True))
     both = 2 * n / (n - 1) * float(sums[0] @ sums[1]) / (sizes[0] * sizes[1])
-    return math.sqrt(squares + both) if squares + both > 0 else None
+    if squares + both <= 0:
+        return None
+    return math.sqrt(squares + both), math.inf if n == len(labels) else min(with_class) - 1

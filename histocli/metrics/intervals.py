@@ -66,9 +66,16 @@ class Resampling:
     undefined: dict[str, str]
 
 
+def count_informative(metric: Metric, clusters: int, by_class: ClassCounts) -> int:
+    """Return how many of the clusters carry information about a metric."""
+    both = min(by_class.normal, by_class.tumour)
+    counts = {"either": clusters, "both": both, "normal": by_class.normal, "tumour": by_class.tumour}
+    return counts[metric.classes]
+
+
 def explain_few_clusters(metric: Metric, by: str, clusters: int, by_class: ClassCounts) -> str:
     """Return why a metric has no interval by bootstrap, if too few clusters carry information about it; else ""."""
-    count = metric.count_informative(clusters, by_class.normal, by_class.tumour)
+    count = count_informative(metric, clusters, by_class)
     if count >= FEW_CLUSTERS:
         return ""
     rarer = "tumour" if by_class.tumour <= by_class.normal else "normal"  # it limits a metric that needs both classes
@@ -93,10 +100,6 @@ class Bootstrap(NamedTuple):
     by_class: ClassCounts
     seed: int
 
-    def count_informative(self, metric: Metric) -> int:
-        """Return how many clusters carry information about a metric."""
-        return metric.count_informative(self.clusters, self.by_class.normal, self.by_class.tumour)
-
     def compute_interval(self, metric: Metric, values: Floats, estimate: float | None = None) -> Interval | str:
         """Return the 95% interval of a metric from its resampled values (R,), or the reason why it has none.
 
@@ -111,7 +114,8 @@ class Bootstrap(NamedTuple):
         """
         if self.clusters < 2:
             return "there is only one patch" if self.by == "patch" else f"all patches are of one {self.by}"
-        if self.count_informative(metric) == 1:
+        informative = count_informative(metric, self.clusters, self.by_class)
+        if informative == 1:
             is_single = self.by == "patch"
             return "a class has only one patch" if is_single else f"all patches of a class are of one {self.by}"
         if reason := explain_few_clusters(metric, self.by, self.clusters, self.by_class):
@@ -121,7 +125,7 @@ class Bootstrap(NamedTuple):
             return f"it is defined in only {len(defined):,} of {len(values):,} resamples"
         if np.ptp(defined) == 0:
             return "it is the same in every resample, so its error is not known"
-        low, high = np.quantile(defined, find_tails(self.count_informative(metric))).tolist()
+        low, high = np.quantile(defined, find_tails(informative)).tolist()
         if metric.is_biased_upwards and estimate is not None:
             low, high = (max(0.0, 2 * estimate**2 - end**2) ** 0.5 for end in (high, low))
             low, high = min(low, estimate), max(high, estimate)

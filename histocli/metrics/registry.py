@@ -40,22 +40,6 @@ class Metric:
     is_per_group: bool = False
     is_biased_upwards: bool = False
 
-    def count_informative(self, clusters: int, with_normal: int, with_tumour: int) -> int:
-        """Return how many clusters carry information about this metric.
-
-        Args:
-            clusters: the number of clusters.
-            with_normal: the number of clusters that have normal patches.
-            with_tumour: the number of clusters that have tumour patches.
-        """
-        counts = {
-            "either": clusters,
-            "both": min(with_normal, with_tumour),
-            "normal": with_normal,
-            "tumour": with_tumour,
-        }
-        return counts[self.classes]
-
 
 def _auc(s: WeightedScores) -> Floats:
     """Return the share of pairs of a tumour and a normal patch that are in the right order; ties count half.

@@ -88,8 +88,7 @@ class WeightedScores:
     @cached_property
     def tumour_above(self) -> Floats:
         """Return the weight of the tumour patches at or above each distinct probability (R,K)."""
-        above: Floats = self.tied_tumour.cumsum(1)
-        return above
+        return self.tied_tumour.cumsum(1)
 
     def average(self, values: Floats) -> Floats:
         """Return the weighted mean (R,) of a value of each sorted patch (N,)."""
@@ -99,8 +98,7 @@ class WeightedScores:
 
     def sum_bins(self, values: Floats) -> Floats:
         """Return the weighted sum of values (N,) in each calibration bin (R,B)."""
-        sums: Floats = np.add.reduceat(self.weights * values, self.scores.bin_starts, 1)
-        return sums
+        return np.add.reduceat(self.weights * values, self.scores.bin_starts, 1)
 
     def _sum_ties(self, weights: Floats) -> Floats:
         """Sum the weights (R,N) of patches that have equal scores."""

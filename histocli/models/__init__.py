@@ -14,7 +14,7 @@ from histocli.enums import Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import packaged, timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, HeadedNetwork
-from histocli.models.encoders import create_encoder_backbone, find_encoder_note
+from histocli.models.encoders import create_encoder_backbone
 from histocli.models.hub import require_timm
 from histocli.models.patch_network import PatchNetwork
 from histocli.models.torchvision_models import create_torchvision_backbone, list_torchvision_names
@@ -132,7 +132,10 @@ def describe_weights(arch: str, weights: str) -> str:
     """Return what a user must know of the weights that training starts from, as a sentence, or ""."""
     if weights == Weights.RANDOM:
         return ""
-    return packaged.NOTE if weights == Weights.HISTONET_PCAM else find_encoder_note(arch)
+    if weights == Weights.HISTONET_PCAM:
+        return packaged.NOTE
+    note = ENCODERS[arch].note if arch in ENCODERS else ""
+    return f"{arch}: {note}" if note else ""
 
 
 def check_architecture(arch: str) -> None:

@@ -88,9 +88,3 @@ def _load_weights(network: nn.Module, weights: dict[str, Tensor], name: str, enc
             f"the weights on {encoder.page} are not those of {name}: {problem[:200]}",
             f"see whether the page has changed; --arch timm/hf-hub:{encoder.repository} follows its config.json",
         ) from error
-
-
-def find_encoder_note(arch: str) -> str:
-    """Return the warning for users of an encoder, or "" if there is none."""
-    encoder = ENCODERS.get(arch)
-    return f"{arch}: {encoder.note}" if encoder and encoder.note else ""

@@ -45,17 +45,16 @@ def export(module: Probability, format: ExportFormat, path: Path, metadata: dict
     Raises:
         HistoError: PyTorch cannot trace the network.
     """
-    write, read = {ExportFormat.ONNX: (_to_onnx, _load_onnx), ExportFormat.PT2: (_to_pt2, _load_pt2)}[format]
+    write = {ExportFormat.ONNX: _export_to_onnx, ExportFormat.PT2: _export_to_pt2}[format]
     try:  # torch.export's errors have no public name; their public base class, RuntimeError, would hide our bugs
-        write(module, path, metadata)
+        return write(module, path, metadata)
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HistoError(f"{module.model.arch} cannot be exported as {format}: {reason}") from error
-    return read(path)
 
 
-def _to_onnx(module: Probability, path: Path, metadata: dict[str, str]) -> None:
-    """Write the network and its metadata as an ONNX file."""
+def _export_to_onnx(module: Probability, path: Path, metadata: dict[str, str]) -> Exported:
+    """Write the network and its metadata as an ONNX file, and return the network in it."""
     program = torch.onnx.export(
         module,
         _make_example(),
@@ -68,9 +67,6 @@ def _to_onnx(module: Probability, path: Path, metadata: dict[str, str]) -> None:
     assert program is not None
     program.model.metadata_props.update(metadata)
     program.save(path, external_data=False)
-
-
-def _load_onnx(path: Path) -> Exported:
     session = open_onnx_session(path, torch.get_num_threads())
     return lambda images: [np.asarray(output) for output in session.run(OUTPUTS, {INPUT: images})]
 
@@ -85,24 +81,21 @@ def open_onnx_session(path: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _to_pt2(module: Probability, path: Path, metadata: dict[str, str]) -> None:
-    """Write the network and its metadata as a `torch.export` file."""
+def _export_to_pt2(module: Probability, path: Path, metadata: dict[str, str]) -> Exported:
+    """Write the network and its metadata as a `torch.export` file, and return the network in it."""
     program = torch.export.export(module, _make_example(), dynamic_shapes=({0: torch.export.Dim("N")},))
     content = BytesIO()  # PyTorch does not report a full disk clearly, and may end the process
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No complete tensor found")  # about constants that are views: there are none
         torch.export.save(program, content, extra_files={METADATA_FILE: json.dumps(metadata)})
     path.write_bytes(content.getbuffer())
-
-
-def _load_pt2(path: Path) -> Exported:
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given buffer is not writable")  # PyTorch reads from it and never writes
-        module = torch.export.load(file).module()
+        network = torch.export.load(file).module()
 
     @torch.inference_mode()
     def run(images: "np.ndarray") -> list["np.ndarray"]:
-        outputs: tuple[Tensor, ...] = module(torch.from_numpy(images))
+        outputs: tuple[Tensor, ...] = network(torch.from_numpy(images))
         return [output.numpy() for output in outputs]
 
     return run

@@ -36,7 +36,9 @@ class P4MDenseNet(PatchNetwork):
         super().__init__()
         layers: list[nn.Module] = [LiftingConv(3, growth, 3)]
         for channels in range(growth, growth * blocks, growth):
-            layers += [DenseLayer(channels, growth), *_make_transition(channels + growth)]
+            wider = channels + growth
+            layers += [DenseLayer(channels, growth), GroupBatchNorm(wider), nn.ReLU(inplace=True), nn.AvgPool2d(2)]
+            layers.append(GroupConv(wider, wider, 1))
         channels = growth * (blocks + 1)
         layers += [DenseLayer(channels - growth, growth), GroupBatchNorm(channels), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
@@ -58,7 +60,3 @@ class DenseLayer(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Return the input without its border, concatenated with the new fields."""
         return torch.cat([F.pad(maps, (-1,) * 4), self.body(maps)], 1)
-
-
-def _make_transition(channels: int) -> list[nn.Module]:
-    return [GroupBatchNorm(channels), nn.ReLU(inplace=True), nn.AvgPool2d(2), GroupConv(channels, channels, 1)]

@@ -6,7 +6,7 @@ also use this form for a network from a hub or a folder: it can be built again w
 
 import json
 import re
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,7 @@ def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
     try:
         query_options = _parse_options(query)
         with use_cache_if_unreachable() if needs_hub else nullcontext():
-            stored = _read_config(name) if is_stored_elsewhere(arch) else (name, {})
-            architecture, config_options = stored
+            architecture, config_options = _read_config(name) if is_stored_elsewhere(arch) else (name, {})
             _check_name(architecture)
             options = {**config_options, **query_options}
             _check_options(arch, options)
@@ -167,14 +166,11 @@ def _read_config(name: str) -> tuple[str, dict[str, Any]]:
 
 def _parse_options(query: str) -> dict[str, Any]:
     """Parse the options after a name: numbers, true, false, null and JSON are converted, other values are text."""
-    return {key: _parse_value(text) for key, text in parse_qsl(query)}
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    options: dict[str, Any] = dict(parse_qsl(query))
+    for key, text in options.items():
+        with suppress(ValueError, RecursionError):
+            options[key] = json.loads(text)
+    return options
 
 
 def _check_name(architecture: str) -> None:

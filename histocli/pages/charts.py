@@ -87,40 +87,26 @@ class Chart:
 
 def make_learning_curves(history: Sequence[Epoch]) -> list[Chart]:
     """Return the charts of the loss, and of the AUC and accuracy on the validation patches, by epoch."""
-    last = history[-1]
-    epochs = _make_epoch_axis(history)
-    losses = [(row.epoch, row.train_loss, row.val_loss) for row in history]
+    last, epochs = history[-1], _make_epoch_axis(history)
+    train = tuple((row.epoch, row.train_loss) for row in history)
+    validation = tuple((row.epoch, row.val_loss) for row in history)
+    auc = tuple((row.epoch, row.val_auc) for row in history if row.val_auc is not None)
+    accuracy = tuple((row.epoch, row.val_accuracy) for row in history)
     loss = Chart(
         "Loss by epoch",
         f"After epoch {last.epoch}, the loss is {last.train_loss:.4f} on train and {last.val_loss:.4f} on validation.",
         epochs,
-        _make_axis("log loss", 0, max(max(train, val) for _, train, val in losses)),
-        (
-            Line("train", tuple((epoch, train) for epoch, train, _ in losses), "0", has_dots=True),
-            Line("validation", tuple((epoch, val) for epoch, _, val in losses), "1", has_dots=True),
-        ),
+        _make_axis("log loss", 0, max(y for _, y in train + validation)),
+        (Line("train", train, "0", has_dots=True), Line("validation", validation, "1", has_dots=True)),
     )
-    metrics: dict[str, list[float | None]] = {
-        "AUC": [row.val_auc for row in history],
-        "accuracy": [row.val_accuracy for row in history],
-    }
-    lines = tuple(
-        Line(
-            f"validation {name}",
-            tuple((row.epoch, value) for row, value in zip(history, values, strict=True) if value is not None),
-            str(style),
-            has_dots=True,
-        )
-        for style, (name, values) in enumerate(metrics.items())
-    )
-    shown = [f"{name} {format_metric(values[-1])}" for name, values in metrics.items()]
-    lowest = min((y for line in lines for _, y in line.points), default=0.0)
+    shown = f"AUC {format_metric(last.val_auc)}, accuracy {format_metric(last.val_accuracy)}"
+    lowest = min(y for _, y in auc + accuracy)
     rates = Chart(
         "Validation metrics by epoch",
-        f"After epoch {last.epoch}, on the validation patches: {', '.join(shown)}.",
+        f"After epoch {last.epoch}, on the validation patches: {shown}.",
         epochs,
         _make_axis("value", min(0.95, math.floor(lowest * 20) / 20), 1),
-        lines,
+        (Line("validation AUC", auc, "0", has_dots=True), Line("validation accuracy", accuracy, "1", has_dots=True)),
     )
     return [loss, rates]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from histocli import __version__
 from histocli.data.dataset import Dataset
-from histocli.metrics.groups import GroupMetrics, sort_by_accuracy
+from histocli.metrics.groups import sort_by_accuracy
 from histocli.metrics.registry import find_metric_title
 from histocli.pages import charts
 from histocli.pages.charts import Chart
@@ -82,25 +82,10 @@ def render(
     runs: list[RunSection], comparisons: list[ComparisonSection], slides: SlideSection | None, problems: list[str]
 ) -> str:
     """Return the page: HTML that needs no other file and no network; `problems` say what is missing and why."""
-    environment = _make_environment()
-    template = environment.get_template("report.html.j2")
-    text, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
-    script, _, _ = environment.loader.get_source(environment, "report.js")  # type: ignore[union-attr]
+    template = _make_environment().get_template("report.html.j2")
     return template.render(
-        runs=runs,
-        comparisons=comparisons,
-        slides=slides,
-        problems=problems,
-        style=text,
-        script=script,
-        sizes=charts,
-        version=__version__,
+        runs=runs, comparisons=comparisons, slides=slides, problems=problems, sizes=charts, version=__version__
     )
-
-
-def select_worst_groups(groups: list[GroupMetrics]) -> list[GroupMetrics]:
-    """Return the groups that a table shows: at most `_MAX_ROWS`, those with the lowest accuracy."""
-    return sort_by_accuracy(groups)[:_MAX_ROWS]
 
 
 @cache
@@ -122,7 +107,7 @@ def _make_environment() -> "Environment":
         "metric": find_metric_title,
         "interval": lambda uncertainty, name: format_interval(uncertainty, name) or "-",
         "file_name": lambda path: re.split(r"[/\\]", path.rstrip("/\\"))[-1],  # a page for others names no folder
-        "select_worst_groups": select_worst_groups,
+        "select_worst_groups": lambda groups: sort_by_accuracy(groups)[:_MAX_ROWS],
         "first_rows": lambda rows: list(rows)[:_MAX_ROWS],
         "split_sentence": SPLIT_SENTENCES.__getitem__,
     }

@@ -1,11 +1,8 @@
 """The number of patches that are predicted as tumour at each threshold of the report's slider."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-
-from histocli.schema import Json, to_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,8 +11,7 @@ _STEPS = 1000  # the number of equal steps of the slider between 0 and 1; near t
 _FINE_STEPS = (1e-4, 1e-5, 1e-6)  # the probabilities of an overconfident network are this near to 0 and to 1
 
 
-@dataclass(frozen=True)
-class OperatingPoints:
+class OperatingPoints(NamedTuple):
     """The number of tumour and of normal patches that are predicted as tumour at each of T thresholds.
 
     Counts need no scores in the page: they have the same size for a hundred patches and for a million, and they are
@@ -30,17 +26,15 @@ class OperatingPoints:
     negatives: int
     initial: int
 
-    def to_json(self) -> Json:
-        """Return the counts as plain values, for the page's script."""
-        return to_json(self)
-
 
 def count_operating_points(scores: "pd.DataFrame", threshold: float) -> OperatingPoints:
     """Count the scored patches (columns `label` and `prob`) that are predicted as tumour at the slider's thresholds.
 
     These are the multiples of 0.001, finer steps near 0 and 1, and `threshold`, the evaluation's own.
     """
-    stops = make_slider_thresholds(threshold)
+    fine = [round(i * step, 7) for step in _FINE_STEPS for i in range(1, 10)]
+    coarse = {i / _STEPS for i in range(_STEPS + 1)}
+    stops = sorted(coarse | {*fine, *(round(1 - x, 7) for x in fine), threshold})
     labels, probs = scores["label"].to_numpy(), scores["prob"].to_numpy(np.float64)
     tumour, normal = np.sort(probs[labels == 1]), np.sort(probs[labels == 0])
     return OperatingPoints(
@@ -51,9 +45,3 @@ def count_operating_points(scores: "pd.DataFrame", threshold: float) -> Operatin
         negatives=len(normal),
         initial=stops.index(threshold),
     )
-
-
-def make_slider_thresholds(threshold: float) -> list[float]:
-    """Return the thresholds of the slider, increasing, with `threshold` among them."""
-    fine = [round(i * step, 7) for step in _FINE_STEPS for i in range(1, 10)]
-    return sorted({i / _STEPS for i in range(_STEPS + 1)} | {*fine, *(round(1 - x, 7) for x in fine), threshold})

@@ -9,7 +9,16 @@ from matplotlib.figure import Figure
 from histocli.metrics import Measurement
 from histocli.metrics.bands import Band
 from histocli.metrics.curves import PrecisionRecallCurve
-from histocli.plots.style import CLASS_COLOURS, CLASS_NAMES, GREY, NORMAL, TUMOUR, label_thousands, set_title
+from histocli.plots.style import (
+    CLASS_COLOURS,
+    CLASS_NAMES,
+    GREY,
+    NORMAL,
+    REFERENCE,
+    TUMOUR,
+    label_thousands,
+    set_title,
+)
 from histocli.reports.evaluation import EvaluationReport, format_interval
 from histocli.text import format_metric
 
@@ -17,8 +26,7 @@ from histocli.text import format_metric
 def draw_roc(figure: Figure, report: EvaluationReport, band: Band | None = None, by: str = "") -> None:
     """Draw the ROC curve, with its 95% band and the point of the threshold in use; `by` is what the bootstrap drew."""
     measured, curve, values = report.measured, report.measured.curves.roc, report.measured.metrics
-    axes = add_rate_axes(figure, "1 − specificity", "sensitivity")
-    draw_chance(axes)
+    axes = add_roc_axes(figure)
     if band:
         label = f"95% band by {by}, pointwise"
         axes.fill_between(band.fpr, band.low, band.high, color=NORMAL, alpha=0.18, linewidth=0, label=label)
@@ -37,8 +45,7 @@ def draw_roc(figure: Figure, report: EvaluationReport, band: Band | None = None,
 def draw_pr(figure: Figure, report: EvaluationReport) -> None:
     """Draw precision against recall, and the prevalence, which is the precision of random scores."""
     measured, curve, values = report.measured, report.measured.curves.pr, report.measured.metrics
-    axes = add_rate_axes(figure, "recall (sensitivity)", "precision (PPV)")
-    draw_prevalence(axes, measured.prevalence)
+    axes = add_pr_axes(figure, measured.prevalence)
     if curve.recall:
         label = f"average precision {format_with_interval(report, 'average_precision')}"
         draw_steps(axes, curve, color=NORMAL, label=label)
@@ -80,7 +87,7 @@ def draw_calibration(figure: Figure, report: EvaluationReport) -> None:
     """Draw the reliability diagram, and the number of patches in each bin."""
     bins = report.measured.calibration
     diagram, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    diagram.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="perfect calibration")
+    diagram.plot([0, 1], [0, 1], **REFERENCE, label="perfect calibration")
     probability = [b.mean_probability for b in bins]
     observed = [b.fraction_positive for b in bins]
     ece = f"ECE {format_with_interval(report, 'ece')}"
@@ -139,14 +146,18 @@ def draw_steps(axes: Axes, curve: PrecisionRecallCurve, **style: Any) -> None:
     axes.step(recall, precision, clip_on=False, **style)
 
 
-def draw_chance(axes: Axes) -> None:
-    """Draw the ROC curve of random scores."""
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="chance")
+def add_roc_axes(figure: Figure) -> Axes:
+    """Return axes for ROC curves, with that of random scores."""
+    axes = add_rate_axes(figure, "1 − specificity", "sensitivity")
+    axes.plot([0, 1], [0, 1], **REFERENCE, label="chance")
+    return axes
 
 
-def draw_prevalence(axes: Axes, prevalence: float) -> None:
-    """Draw the precision of random scores."""
-    axes.axhline(prevalence, color=GREY, linestyle=":", linewidth=0.9, label=f"prevalence {prevalence:.3f}")
+def add_pr_axes(figure: Figure, prevalence: float) -> Axes:
+    """Return axes for precision against recall, with the precision of random scores."""
+    axes = add_rate_axes(figure, "recall (sensitivity)", "precision (PPV)")
+    axes.axhline(prevalence, **REFERENCE, label=f"prevalence {prevalence:.3f}")
+    return axes
 
 
 def add_rate_axes(figure: Figure, xlabel: str, ylabel: str) -> Axes:

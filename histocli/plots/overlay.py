@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from histocli.plots.evaluation import (
+    add_pr_axes,
     add_rate_axes,
+    add_roc_axes,
     describe_scored,
-    draw_chance,
-    draw_prevalence,
     draw_steps,
     format_with_interval,
 )
-from histocli.plots.style import GREEN, GREY, NORMAL, ORANGE, PURPLE, TUMOUR, set_title
+from histocli.plots.style import GREEN, NORMAL, ORANGE, PURPLE, REFERENCE, TUMOUR, set_title
 from histocli.reports.conditions import have_same_patches
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.run import Epoch, RunRecord
@@ -26,8 +26,7 @@ _LINES = ("-", "--", "-.")
 
 def draw_roc_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> None:
     """Draw the ROC curve of each run."""
-    axes = add_rate_axes(figure, "1 − specificity", "sensitivity")
-    draw_chance(axes)
+    axes = add_roc_axes(figure)
     for i, report in enumerate(reports):
         curve = report.measured.curves.roc
         label = f"{report.run}\nAUC {format_with_interval(report, 'auc')}"
@@ -37,8 +36,7 @@ def draw_roc_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> Non
 
 def draw_pr_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> None:
     """Draw precision against recall for each run."""
-    axes = add_rate_axes(figure, "recall (sensitivity)", "precision (PPV)")
-    draw_prevalence(axes, reports[0].measured.prevalence)
+    axes = add_pr_axes(figure, reports[0].measured.prevalence)
     for i, report in enumerate(reports):
         label = f"{report.run}\naverage precision {format_with_interval(report, 'average_precision')}"
         draw_steps(axes, report.measured.curves.pr, **_style(i), label=label)
@@ -48,7 +46,7 @@ def draw_pr_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> None
 def draw_calibration_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> None:
     """Draw the reliability diagram of each run."""
     axes = add_rate_axes(figure, "predicted probability of tumour", "fraction that is tumour")
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="perfect calibration")
+    axes.plot([0, 1], [0, 1], **REFERENCE, label="perfect calibration")
     for i, report in enumerate(reports):
         bins = report.measured.calibration
         points = [b.mean_probability for b in bins], [b.fraction_positive for b in bins]

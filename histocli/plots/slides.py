@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from histocli.atomic import write_atomically
 from histocli.patch import Pixels
-from histocli.plots.evaluation import add_rate_axes, draw_chance
+from histocli.plots.evaluation import add_roc_axes
 from histocli.plots.style import COLUMN, GREEN, NORMAL, ORANGE, PAGE, TUMOUR, PlotStyle, save, set_title
 from histocli.reports.slides import MAXIMUM, Estimate, SlideEvaluation
 from histocli.slides.grid import Grid, Mask
@@ -106,8 +106,7 @@ def write_slide_curves(folder: Path, name: str, report: SlideEvaluation) -> list
 
 def _draw_roc(figure: Figure, report: SlideEvaluation) -> None:
     """Draw the ROC curves of slides, one for each way to make one score of a slide."""
-    axes = add_rate_axes(figure, "1 − specificity", "sensitivity")
-    draw_chance(axes)
+    axes = add_roc_axes(figure)
     for (name, estimate), colour in zip(report.auc.items(), (NORMAL, ORANGE, GREEN), strict=True):
         axes.plot(
             *zip(*report.compute_roc(name), strict=True),

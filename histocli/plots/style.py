@@ -19,6 +19,7 @@ NORMAL, TUMOUR = "#0072B2", "#D55E00"
 GREEN, ORANGE, PURPLE, GREY = "#009E73", "#E69F00", "#CC79A7", "#666666"
 CLASS_NAMES = ("normal", "tumour")
 CLASS_COLOURS = (NORMAL, TUMOUR)
+REFERENCE: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 0.9}  # lines to compare curves with
 
 COLUMN = 3.5  # inches: one column of a paper; sheets of patches take two
 PAGE = PAGE_WIDTH

@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from histocli.plots.style import GREEN, GREY, NORMAL, PURPLE, TUMOUR, set_title
+from histocli.plots.style import GREEN, NORMAL, PURPLE, REFERENCE, TUMOUR, set_title
 from histocli.reports.run import Epoch, RunRecord, make_epoch_key
 from histocli.text import format_metric
 
@@ -29,7 +29,7 @@ def draw_curves(figure: Figure, run: RunRecord, history: list[Epoch]) -> None:
     rate.set_xlim(history[0].epoch - 0.5, history[-1].epoch + 0.5)
     best = max(history, key=make_epoch_key)
     for axes in (loss, quality, rate):
-        axes.axvline(best.epoch, color=GREY, linestyle=":", linewidth=0.9)
+        axes.axvline(best.epoch, **REFERENCE)
     loss.legend(loc="best")
     quality.legend(loc="best")
     figure.align_ylabels()

@@ -48,11 +48,9 @@ class PatchCounts:
 
 
 @dataclass(frozen=True)
-class SplitCounts:
+class SplitCounts(PatchCounts):
     """The number of patches of each class in a split, and the number of its known slides."""
 
-    negative: Count
-    positive: Count
     slides: Count
 
 

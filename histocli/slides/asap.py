@@ -2,8 +2,8 @@
 
 from array import array
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from histocli.errors import HistoError
 from histocli.slides.classes import is_known_class
@@ -15,18 +15,12 @@ _NO_GROUP = "none"  # the group of an annotation that is in no group
 _WITHOUT_AREA = {"Dot": "points", "PointSet": "points", "Measurement": "lines"}  # types of annotations
 
 
-@dataclass
-class _Annotation:
+class _Annotation(NamedTuple):
     """An annotation: its group, its type, and the coordinates x and y of its points, one after the other."""
 
     group: str
     kind: str
-    coordinates: "array[float]" = field(default_factory=lambda: array("d"))
-
-    @property
-    def n_points(self) -> int:
-        """The number of its points."""
-        return len(self.coordinates) // 2
+    coordinates: "array[float]"
 
 
 def read_asap(path: Path) -> AnnotatedAreas:
@@ -49,7 +43,8 @@ def read_asap(path: Path) -> AnnotatedAreas:
         if name == "Group":
             parents[attributes.get("Name", "")] = attributes.get("PartOfGroup", "")
         elif name == "Annotation":
-            annotations.append(_Annotation(attributes.get("PartOfGroup", ""), attributes.get("Type", "")))
+            group, kind = attributes.get("PartOfGroup", ""), attributes.get("Type", "")
+            annotations.append(_Annotation(group, kind, array("d")))
         elif name == "Coordinate":
             if not annotations:
                 raise ValueError("a point belongs to no annotation")
@@ -69,13 +64,14 @@ def _sort(path: Path, annotations: list[_Annotation], parents: dict[str, str]) -
     """Return the areas, and count the other annotations."""
     polygons: list[Polygon] = []
     left_out: Counter[str] = Counter()
-    for annotation in annotations:
-        if annotation.kind in _WITHOUT_AREA or annotation.n_points < 3:
-            left_out[_WITHOUT_AREA.get(annotation.kind, "points" if annotation.n_points < 2 else "lines")] += 1
-        elif annotation.group.strip().lower() == _NO_GROUP:
+    for group, kind, coordinates in annotations:
+        n_points = len(coordinates) // 2
+        if kind in _WITHOUT_AREA or n_points < 3:
+            left_out[_WITHOUT_AREA.get(kind, "points" if n_points < 2 else "lines")] += 1
+        elif group.strip().lower() == _NO_GROUP:
             left_out["ungrouped areas"] += 1
         else:
-            polygons.append(Polygon(make_ring(annotation.coordinates), [], _find_class(annotation.group, parents)))
+            polygons.append(Polygon(make_ring(coordinates), [], _find_class(group, parents)))
     check_polygons(polygons, path)
     if left_out and not polygons:
         raise HistoError(

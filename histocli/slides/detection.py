@@ -109,7 +109,7 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
             files = list_without_maps(str(path))
             intact = {file for file in files if not is_incomplete(file) and is_slide(file)}
             found = [
-                _name_slide(Path(file), path)
+                SlideFile(Path(file), Path(file).relative_to(path).with_suffix("").as_posix())
                 for file in files
                 if file in intact or (intact and _is_damaged_tiff(file))  # without slides it is a damaged patch
             ]
@@ -151,11 +151,6 @@ def list_without_maps(folder: str) -> list[str]:
     maps = {place for place in heatmaps if {place + RECORD_FILE, place + SCORES} & known}
     kept = [name for name in names if name[: name.rfind("/") + 1] not in maps]
     return [os.path.join(folder, name) for name in kept]  # noqa: PTH118 - there may be 100,000s of patches
-
-
-def _name_slide(file: Path, folder: Path) -> SlideFile:
-    """Name a slide by its path below the folder, without suffix."""
-    return SlideFile(file, file.relative_to(folder).with_suffix("").as_posix())
 
 
 def _is_slide_data(file: Path, slides: set[Path]) -> bool:

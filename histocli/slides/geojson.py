@@ -50,9 +50,7 @@ def _read_shapes(path: Path) -> AnnotatedAreas:
     """Read the areas of all objects, also of those that are no annotations; only points and lines are left out."""
     shapes = AnnotatedAreas([], Counter())
     try:
-        text = _read_text(path)
-        _check_size(text)
-        content = json.loads(text, object_hook=_parse_areas)
+        content = json.loads(_read_text(path), object_hook=_parse_areas)
         _add_shapes(shapes, content, "", ANNOTATION)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise HistoError(f"{path} is not GeoJSON with polygons: {error}", "export it again from QuPath") from error
@@ -63,18 +61,15 @@ def _read_shapes(path: Path) -> AnnotatedAreas:
 
 
 def _read_text(path: Path) -> str:
-    if (size := path.stat().st_size) > _MAX_BYTES:
-        raise ValueError(f"it has {size >> 20:,} MiB, more than {_MAX_BYTES >> 20}; export only the annotations")
-    return path.read_text(encoding="utf-8-sig")
-
-
-def _check_size(text: str) -> None:
-    """Raise `ValueError` if a text has too many points in a shape, or too many other values.
+    """Return the text of a file; raise `ValueError` if it has too many points in a shape, or too many other values.
 
     The coordinates of a shape become arrays at its closing brace. All other values stay in memory until the end.
     """
+    if (size := path.stat().st_size) > _MAX_BYTES:
+        raise ValueError(f"it has {size >> 20:,} MiB, more than {_MAX_BYTES >> 20}; export only the annotations")
+    text = path.read_text(encoding="utf-8-sig")
     if len(text) < _MAX_POINTS * _SHORTEST_POINT:
-        return
+        return text
     values = sum(map(text.count, "{[,"))
     for match in _CLOSED_COORDINATES.finditer(text):
         brackets, commas = (text.count(mark, *match.span(1)) for mark in "[,")
@@ -83,6 +78,7 @@ def _check_size(text: str) -> None:
         values -= brackets + commas
     if values > _MAX_VALUES:
         raise ValueError(f"it has about {values:,} values that are no coordinates, more than {_MAX_VALUES:,}")
+    return text
 
 
 def _parse_areas(node: dict[str, Any]) -> dict[str, Any]:

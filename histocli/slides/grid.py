@@ -11,7 +11,7 @@ import numpy as np
 
 from histocli.errors import HistoError
 from histocli.patch import Pixels
-from histocli.slides.slide import Level, Slide
+from histocli.slides.slide import Slide
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Edges = np.ndarray[Any, np.dtype[np.int64]]
@@ -158,8 +158,9 @@ class _Blocks:
 
     def __init__(self, slide: Slide, grid: Grid, needed: Mask) -> None:
         self.slide, self.grid = slide, grid
-        self.level = slide.levels[grid.level]
-        self.width, self.height = _choose_block_size(self.level)
+        self.level = level = slide.levels[grid.level]
+        self.width = level.tile_width * max(1, _BLOCK[0] // level.tile_width)
+        self.height = level.tile_height * max(1, _BLOCK[1] // level.tile_height)
         self.needed = self._find_needed(needed)
         self.block_rows: dict[int, dict[int, Future[Pixels]]] = {}
 
@@ -171,11 +172,9 @@ class _Blocks:
         first = grid.xs[:-1] // self.width
         last = np.minimum((grid.xs[1:] - 1) // self.width, count[1] - 1)
         for row in np.flatnonzero(needed.any(1)).tolist():
-            columns = np.flatnonzero(needed[row])
-            is_touched = np.zeros(count[1], np.bool_)
-            for column in columns.tolist():
-                is_touched[first[column] : last[column] + 1] = True
-            blocks[self._find_span(row)] |= is_touched
+            span = self._find_span(row)
+            for column in np.flatnonzero(needed[row]).tolist():
+                blocks[span, first[column] : last[column] + 1] = True
         return blocks
 
     def _find_span(self, row: int) -> slice:
@@ -227,12 +226,6 @@ class _Blocks:
                 pixels = block[above - y : below - y, start - x : stop - x]
                 image[above - top : below - top, start - left : stop - left] = pixels
         return image
-
-
-def _choose_block_size(level: Level) -> tuple[int, int]:
-    """Return the width and height of a block: a whole number of tiles."""
-    width, height = level.tile_width, level.tile_height
-    return width * max(1, _BLOCK[0] // width), height * max(1, _BLOCK[1] // height)
 
 
 def read_overview(slide: Slide, slide_mpp: tuple[float, float], mpp: float) -> Pixels:

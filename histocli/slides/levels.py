@@ -35,9 +35,10 @@ def check_levels(slide: Slide, overview: Pixels, level_numbers: set[int]) -> Non
         level = slide.levels[number]
         scale = level.width / overview.shape[1], level.height / overview.shape[0]
         of_level = np.array([_read_brightness(slide, number, divmod(at, columns), scale) for at in places.tolist()])
-        if max(np.ptp(of_overview), np.ptp(of_level)) < _MIN_CONTRAST:
+        contrasts = np.ptp(of_overview), np.ptp(of_level)
+        if max(contrasts) < _MIN_CONTRAST:
             continue
-        if _correlate(of_overview, of_level) < _MIN_CORRELATION:
+        if not all(contrasts) or np.corrcoef(of_overview, of_level)[0, 1] < _MIN_CORRELATION:
             size = f"{level.width}x{level.height} pixels"
             raise HistoError(
                 f"{slide.path}: the level of {size} shows another picture than smaller ones",
@@ -59,11 +60,3 @@ def _read_brightness(slide: Slide, level: int, place: tuple[int, int], scale: tu
     width, height = (max(1, round(_BLOCK * by)) for by in scale)
     pixels = slide.read(level, x, y, min(width, size.width - x), min(height, size.height - y))
     return float(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).mean())
-
-
-def _correlate(
-    first: "np.ndarray[Any, np.dtype[np.float64]]", second: "np.ndarray[Any, np.dtype[np.float64]]"
-) -> float:
-    if not (np.ptp(first) and np.ptp(second)):
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])

@@ -111,10 +111,13 @@ class TumourMask:
         return scale
 
     def _read_tumour_segments(self) -> Iterator[_Segment]:
-        for x, y, pixels in _read_segments(self.path) if self.value else ():
-            tumour = pixels == self.value
-            if tumour.any():
-                yield _Segment(x, y, tumour)
+        if not self.value:
+            return
+        with _open_segments(self.path) as (_, _, segments):
+            for x, y, pixels in segments:
+                tumour = pixels == self.value
+                if tumour.any():
+                    yield _Segment(x, y, tumour)
 
 
 def read_mask(path: Path) -> TumourMask:
@@ -124,17 +127,18 @@ def read_mask(path: Path) -> TumourMask:
         HistoError: it cannot be read, has several channels, or has other values than 0 and 1, or 0 and 255.
     """
     found: set[int] = set()
-    for _, _, pixels in _read_segments(path):
-        found.update(np.unique(pixels).tolist())
-        if unknown := found - {0, *_TUMOUR_VALUES}:
-            raise HistoError(
-                f"{path}: the mask has pixels of the value {min(unknown)}, and the class of this value is not known",
-                "write a mask in which tumour is 1 or 255, and everything else is 0",
-            )
+    with _open_segments(path) as (width, height, segments):
+        for _, _, pixels in segments:
+            found.update(np.unique(pixels).tolist())
+            if unknown := found - {0, *_TUMOUR_VALUES}:
+                raise HistoError(
+                    f"{path}: the mask has pixels of the value {min(unknown)}, "
+                    "and the class of this value is not known",
+                    "write a mask in which tumour is 1 or 255, and everything else is 0",
+                )
     values = found - {0}
     if len(values) > 1:
         raise HistoError(f"{path}: the mask has pixels of 1 and of 255", "write a mask in which tumour has one value")
-    height, width = _read_size(path)
     return TumourMask(path, width, height, max(values, default=0))
 
 
@@ -143,31 +147,6 @@ def _find_squares(pixels: Positions, side: float, count: int) -> tuple[Positions
     first = np.floor(pixels / side + 1e-9).astype(np.int64)
     last = np.ceil((pixels + 1) / side - 1e-9).astype(np.int64) - 1  # a coarse pixel can reach into a second square
     return np.minimum(first, count - 1), np.minimum(last, count - 1)
-
-
-def _read_size(path: Path) -> tuple[int, int]:
-    """Return the height and the width of a mask in pixels."""
-    if _is_png(path):
-        height, width = read_png(path).shape
-        return height, width
-    with _open_largest_page(path) as page:
-        return page.imagelength, page.imagewidth
-
-
-def _is_png(path: Path) -> bool:
-    return path.suffix.lower() == ".png"
-
-
-def read_png(path: Path) -> Pixels:
-    """Read a PNG of one channel of 8 bits: its values (H,W).
-
-    Raises:
-        HistoError: it cannot be read, is damaged, too large, or has several channels or 16 bits.
-    """
-    image = _decode_png(path)
-    if image.ndim != 2 or image.dtype != np.uint8:
-        _refuse_pixel_type(path, image.shape[2] if image.ndim > 2 else 1, image.dtype)
-    return np.asarray(image, np.uint8)
 
 
 def read_tissue_png(path: Path) -> Mask:
@@ -204,8 +183,18 @@ def _refuse_pixel_type(path: Path, channels: int, dtype: object) -> NoReturn:
 
 
 @contextmanager
-def _open_largest_page(path: Path) -> Iterator[Any]:
-    """Open the largest image of a TIFF in this block."""
+def _open_segments(path: Path) -> Iterator[tuple[int, int, Iterator[tuple[int, int, Pixels]]]]:
+    """Open a mask in this block: its width and height, and its tiles or strips with their upper left corners (x, y).
+
+    Raises:
+        HistoError: it cannot be read, is damaged, too large, or has several channels or more than 8 bits.
+    """
+    if path.suffix.lower() == ".png":
+        image = _decode_png(path)
+        if image.ndim != 2 or image.dtype != np.uint8:
+            _refuse_pixel_type(path, image.shape[2] if image.ndim > 2 else 1, image.dtype)
+        yield image.shape[1], image.shape[0], iter([(0, 0, image)])
+        return
     import tifffile
 
     with ExitStack() as stack:
@@ -225,27 +214,19 @@ def _open_largest_page(path: Path) -> Iterator[Any]:
                 f"{path}: the mask has {page.imagewidth}x{page.imagelength} pixels in tiles or strips of {tile:,}",
                 f"write it in tiles, or in strips of at most {MAX_PIXELS:,} pixels",
             )
-        yield page
+        yield page.imagewidth, page.imagelength, _decode_segments(path, page)
 
 
-def _read_segments(path: Path) -> Iterator[tuple[int, int, Pixels]]:
-    """Yield the tiles or strips of a mask one by one, each with its upper left corner (x, y); empty ones are skipped.
-
-    Raises:
-        HistoError: the file cannot be read.
-    """
-    if _is_png(path):
-        yield 0, 0, read_png(path)
-        return
-    with _open_largest_page(path) as page:
-        segments = page.segments(maxworkers=1)
-        while True:
-            try:
-                found = next(segments, None)
-            except Exception as error:  # a damaged tile can make a decoder raise any kind of exception
-                raise HistoError(f"{path}: the mask cannot be decoded: {error}", "export it again") from error
-            if found is None:
-                return
-            pixels, (_, _, y, x, _), (_, height, width, _) = found
-            if pixels is not None:
-                yield x, y, np.asarray(pixels[0, :height, :width, 0], np.uint8)
+def _decode_segments(path: Path, page: Any) -> Iterator[tuple[int, int, Pixels]]:
+    """Yield the tiles or strips of the page of a TIFF one by one; empty ones are skipped."""
+    segments = page.segments(maxworkers=1)
+    while True:
+        try:
+            found = next(segments, None)
+        except Exception as error:  # a damaged tile can make a decoder raise any kind of exception
+            raise HistoError(f"{path}: the mask cannot be decoded: {error}", "export it again") from error
+        if found is None:
+            return
+        pixels, (_, _, y, x, _), (_, height, width, _) = found
+        if pixels is not None:
+            yield x, y, np.asarray(pixels[0, :height, :width, 0], np.uint8)

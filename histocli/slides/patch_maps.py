@@ -14,7 +14,7 @@ from histocli.data.manifest import POSITION_COLUMNS, UNLABELLED, read_header, re
 from histocli.errors import HistoError, UsageError, describe_value
 from histocli.files.tables import read_columns
 from histocli.slides.measures import Map
-from histocli.slides.resolution import GivenResolutions, UnknownResolutionError
+from histocli.slides.resolution import GivenResolutions, UnknownResolutionError, are_different
 from histocli.slides.slide import MAX_LENGTH, keep_plausible_mpp
 from histocli.slides.source import LABEL_SIDE
 from histocli.workspace import Workspace
@@ -24,7 +24,6 @@ _SQUARE_MM = LABEL_SIDE * PATCH_MPP / 1000  # side of the square that a patch's 
 _MAX_MOVED = 0.1  # of the side of a cell: a patch that is as near to the middle of its cell is on the grid
 _MAX_CELLS = 300  # along the longer side of a map: smaller cells could not be seen
 _PROBABILITY_COLUMNS = ("probability", "prob", "label")  # the first one in the table is used
-_MPP_TOLERANCE = 0.02  # relative difference of two resolutions that mean the same
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -147,7 +146,7 @@ def _find_mpp(slide: str, rows: pd.DataFrame, given: GivenResolutions) -> tuple[
             f"the resolution of the slide {slide} is not known, so its patches cannot be drawn to scale",
             "give the micrometres per pixel of its largest level: --mpp 0.25, or --mpp FILE.csv with slide,mpp",
         )
-    if recorded is not None and given_mpp is not None and abs(given_mpp / recorded[0] - 1) > _MPP_TOLERANCE:
+    if recorded is not None and given_mpp is not None and are_different(given_mpp, recorded[0]):
         raise UsageError(f"the slide {slide} has {recorded[0]:.4g} micrometres per pixel, and --mpp says {given_mpp:g}")
     return recorded or (float(given_mpp or 0), float(given_mpp or 0))
 

@@ -165,7 +165,9 @@ def fill_polygons(polygons: list[Polygon], shape: tuple[int, int], scale: tuple[
     """
     mask = np.zeros(shape, np.uint8)
     for polygon in polygons:
-        rings = [_to_fixed_point(ring, scale) for ring in (polygon.outline, *polygon.holes)]
+        # The coordinates of OpenCV are those of pixel centres: the centre of the first pixel is 0.
+        pixels = [(ring / scale - 0.5) * (1 << _FRACTION_BITS) for ring in (polygon.outline, *polygon.holes)]
+        rings = [np.round(ring).astype(np.int32) for ring in pixels]
         if polygon.holes:
             _fill_with_holes(mask, rings)
         else:
@@ -184,8 +186,3 @@ def _fill_with_holes(mask: Pixels, rings: list[FixedPoint]) -> None:
         origin = np.array([left, top], np.int32) << _FRACTION_BITS
         cv2.fillPoly(filled, [ring - origin for ring in rings], 1, shift=_FRACTION_BITS)
         window |= filled
-
-
-def _to_fixed_point(ring: Ring, scale: tuple[float, float]) -> FixedPoint:
-    # The coordinates of OpenCV are those of pixel centres: the centre of the first pixel is 0.
-    return np.round((ring / scale - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32)

@@ -99,7 +99,8 @@ class OpenSlideReader(Slide):
             self._numbers.append(number)
         found = [_parse_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
         if found == [None, None] and (unit := properties.get("tiff.ResolutionUnit")) in MICROMETRES:
-            found = [_convert_resolution(properties.get(f"tiff.{axis}Resolution"), unit) for axis in "XY"]
+            per_unit = [_parse_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
+            found = [MICROMETRES[unit] / pixels if pixels else None for pixels in per_unit]
         self.mpp, self.mpp_remark = keep_plausible_mpp(*found)
         bounds = [properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
         if None not in bounds:  # QuPath crops the slide only if there are all four
@@ -122,7 +123,6 @@ class OpenSlideReader(Slide):
         return rgb
 
     def _close_file(self) -> None:
-        """Close the file."""
         self._slide.close()
 
 
@@ -140,9 +140,3 @@ def _parse_number(text: Any) -> float | None:
 
 def _parse_whole_number(text: Any) -> int:
     return int(_parse_number(text) or 0)
-
-
-def _convert_resolution(text: Any, unit: Any) -> float | None:
-    """Return the micrometres per pixel of a TIFF's pixels per unit."""
-    value = _parse_number(text)
-    return MICROMETRES[unit] / value if value else None

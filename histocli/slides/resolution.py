@@ -43,7 +43,7 @@ class GivenResolutions:
         """
         in_table = self._find_in_table(file)
         if in_table is None and slide.mpp is not None:
-            if self.for_all is not None and _are_different(self.for_all, slide.mpp[0]):
+            if self.for_all is not None and are_different(self.for_all, slide.mpp[0]):
                 raise HistoError(
                     f"{slide.path} says {slide.mpp[0]:.4g} micrometres per pixel, and --mpp says {self.for_all:g}",
                     f"omit --mpp; if the file is wrong, give --mpp FILE.csv with the line {file.name},{self.for_all:g}",
@@ -57,7 +57,7 @@ class GivenResolutions:
                 f"slide,mpp and {file.name},0.25",
             )
         remark = f"mpp {given:g} given"
-        if slide.mpp is not None and _are_different(given, slide.mpp[0]):
+        if slide.mpp is not None and are_different(given, slide.mpp[0]):
             remark += f", not {slide.mpp[0]:.4g} as in the file"
         return (given, given), remark
 
@@ -89,7 +89,7 @@ def read_resolutions(value: str | None) -> GivenResolutions:
     if value is None:
         return GivenResolutions()
     try:
-        return GivenResolutions(_check_possible(_parse_number(value), f"--mpp {value}"))
+        return GivenResolutions(_parse_mpp(value, f"--mpp {value}"))
     except ValueError:
         path = Path(value)
     if not path.is_file():
@@ -101,26 +101,24 @@ def read_resolutions(value: str | None) -> GivenResolutions:
     found: dict[str, float] = {}
     for slide, text in zip(columns["slide"], columns["mpp"], strict=True):
         try:
-            number = _parse_number(text)
+            number = _parse_mpp(text, f"{path}: the mpp of {slide}, {text},")
         except ValueError:
             raise UsageError(f"{path}: the mpp of {slide} is {text!r}", "give a number, such as 0.25") from None
-        _check_possible(number, f"{path}: the mpp of {slide}, {text},")
         if found.setdefault(slide, number) != number:
             raise UsageError(f"{path}: {slide} occurs twice with different mpp", "remove one of the lines")
     return GivenResolutions(by_slide=found)
 
 
-def _are_different(first: float, second: float) -> bool:
+def are_different(first: float, second: float) -> bool:
+    """Return whether two resolutions are too different to mean the same."""
     return abs(first / second - 1) > _MPP_TOLERANCE
 
 
-def _parse_number(text: str) -> float:
+def _parse_mpp(text: str, what: str) -> float:
+    """Return micrometres per pixel; raise `ValueError` if the text is no number, `UsageError` if it is not possible."""
     if not text.isascii() or "_" in text:  # Python reads 2_5 as 25
         raise ValueError(f"{text} is not a number")
-    return float(text)
-
-
-def _check_possible(mpp: float, what: str) -> float:
+    mpp = float(text)
     if keep_plausible_mpp(mpp, mpp)[0] is None:
         raise UsageError(f"{what} is not possible for a slide", "most slides have 0.2 to 0.5 micrometres per pixel")
     return mpp

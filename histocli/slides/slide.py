@@ -1,7 +1,8 @@
 """An open whole slide: the class that each reader of slides implements."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,7 @@ class Level(NamedTuple):
     tile_height: int
 
 
-class Slide(ABC):
+class Slide(AbstractContextManager["Slide"]):
     """An open slide. Any number of threads may call `read`.
 
     Attributes:
@@ -80,9 +81,6 @@ class Slide(ABC):
     @abstractmethod
     def _close_file(self) -> None:
         """Close the file."""
-
-    def __enter__(self) -> "Slide":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -98,12 +98,9 @@ def find_files(slide: SlideFile, folder: Path, ends: Sequence[str]) -> list[Path
         stem = Path(key).name
         names = os.listdir(place) if place.is_dir() else []  # noqa: PTH208 - names are enough
         by_end = {name[len(stem) :].lower(): place / name for name in sorted(names) if name.startswith(stem)}
-        found = [
-            by_end[end.lower()] for end in dict.fromkeys(suffix.lower() for suffix in ends) if end.lower() in by_end
-        ]
-        found = [path for path in found if path.is_file()]
-        if found:
-            return found
+        found = [by_end[end] for end in dict.fromkeys(map(str.lower, ends)) if end in by_end]
+        if files := [path for path in found if path.is_file()]:
+            return files
         wanted = {f"{stem}{end}".lower() for end in ends}
         similar += [place / name for name in sorted(names) if name.lower() in wanted]
     if similar:

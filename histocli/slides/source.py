@@ -74,8 +74,10 @@ class _SlideSample:
 
     def find_near(self) -> Mask:
         """Return the squares of tissue without tumour that are less than half a millimetre from tumour."""
-        is_normal = np.asarray(self.squares & (_TISSUE | _TUMOUR) == _TISSUE)
-        return is_normal & _find_near_squares(self.find_annotated())
+        is_normal = self.squares & (_TISSUE | _TUMOUR) == _TISSUE
+        away = (~self.find_annotated()).astype(np.uint8)
+        distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        return np.asarray(is_normal & (distance * LABEL_SIDE * PATCH_MPP < _BORDER_UM))
 
     def find_chosen(self) -> Mask:
         """Return the chosen squares."""
@@ -215,33 +217,21 @@ class SlidesSource:
     def read_patches(self) -> Iterator[Patch]:
         """Yield the chosen patches, slide by slide and row by row."""
         for sample in self._sampled:
-            yield from self._read_slide_patches(sample)
-
-    def _read_slide_patches(self, sample: _SlideSample) -> Iterator[Patch]:
-        name = sample.slide.file.name
-        chosen, has_tumour = sample.find_chosen(), sample.find_annotated()
-        squares = np.argwhere(chosen).tolist()
-        if not squares:
-            return
-        with open_slide(sample.slide.file.path) as slide:
-            found = read_patches(slide, sample.grid, chosen)
-            for (row, column), patch in zip(squares, found, strict=True):
-                box = sample.grid.find_box(row, column)
-                label = int(has_tumour[row, column])
-                yield Patch(
-                    f"{name}_x{box.x}_y{box.y}",
-                    patch.load,
-                    label,
-                    name,
-                    hospital=sample.slide.hospital,
-                    position=Position(box.x, box.y, *sample.mpp),
-                )
-
-
-def _find_near_squares(tumour: Mask) -> Mask:
-    """Return which squares are less than half a millimetre from a square of tumour; these include the tumour."""
-    distance = cv2.distanceTransform((~tumour).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(distance * LABEL_SIDE * PATCH_MPP < _BORDER_UM, np.bool_)
+            name, chosen, has_tumour = sample.slide.file.name, sample.find_chosen(), sample.find_annotated()
+            if not chosen.any():
+                continue
+            with open_slide(sample.slide.file.path) as slide:
+                found = read_patches(slide, sample.grid, chosen)
+                for (row, column), patch in zip(np.argwhere(chosen).tolist(), found, strict=True):
+                    box = sample.grid.find_box(row, column)
+                    yield Patch(
+                        f"{name}_x{box.x}_y{box.y}",
+                        patch.load,
+                        int(has_tumour[row, column]),
+                        name,
+                        hospital=sample.slide.hospital,
+                        position=Position(box.x, box.y, *sample.mpp),
+                    )
 
 
 def _share_evenly(sizes: list[int], total: int) -> list[int]:

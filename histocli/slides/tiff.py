@@ -134,7 +134,6 @@ class TiffReader(Slide):
             image[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x] = pixels
 
     def _close_file(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

@@ -46,8 +46,9 @@ def find_tissue(overview: Pixels, mpp: float) -> Tissue:
     saturation = np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1], np.uint8)
     dark = np.maximum(np.maximum(red, green), blue) < _MIN_BRIGHTNESS
     strong = saturation > 4 * _SATURATION_LIMITS[0]
-    ink = strong & (green > red + _INK_LEVELS) & ~dark
-    ink = _open_and_dilate(ink)  # the coloured fringes of an edge are thinner than ink
+    green_area = (strong & (green > red + _INK_LEVELS) & ~dark).astype(np.uint8)
+    opened = cv2.morphologyEx(green_area, cv2.MORPH_OPEN, _make_disc(1))  # coloured fringes of an edge are thinner
+    ink = np.asarray(cv2.dilate(opened, _make_disc(3)), np.bool_)
     usable = ~dark & ~ink
     threshold = _find_saturation_threshold(saturation[usable])
     mask = (saturation > threshold) & usable
@@ -64,11 +65,6 @@ def is_grey(picture: Pixels) -> bool:
     """Return whether a picture has contrast, but no colour."""
     colour = np.ptp(picture, axis=2)
     return bool(np.ptp(picture) > _MIN_CONTRAST and np.percentile(colour, 99) <= _MAX_GREY_COLOUR)
-
-
-def _open_and_dilate(mask: Mask) -> Mask:
-    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _make_disc(1))
-    return np.asarray(cv2.dilate(opened, _make_disc(3)), np.bool_)
 
 
 def _find_saturation_threshold(saturation: "np.ndarray[Any, np.dtype[np.uint8]]") -> float:

@@ -12,7 +12,7 @@ from histocli.atomic import write_atomically
 from histocli.files.tables import make_table_writer
 from histocli.inference.writers import DIGITS
 from histocli.slides.grid import Grid
-from histocli.slides.measures import Map, Region, find_regions
+from histocli.slides.measures import Map, find_regions
 
 TUMOUR_CLASS = {"name": "Tumor", "color": [200, 0, 0]}  # a class, and its colour, of every QuPath project
 COLUMNS = ("x", "y", "width", "height", "probability")
@@ -46,26 +46,21 @@ def write_geojson(path: Path, slide: str, scores: Map, grid: Grid, threshold: fl
 def _make_features(slide: str, scores: Map, grid: Grid, threshold: float) -> Iterator[dict[str, Any]]:
     namespace = uuid5(NAMESPACE_URL, f"histo:{slide}")
     for number, region in enumerate(find_regions(scores, threshold), start=1):
-        yield _make_region_feature(namespace, number, region, grid)
+        measurements = {
+            "maximum probability": round(region.maximum, DIGITS),
+            "mean probability": round(region.mean, DIGITS),
+            "squares": region.squares,
+        }
+        rings = [[_compute_corner(grid, *corner) for corner in ring] for ring in region.rings]
+        properties = {"name": f"tumour {number}", "classification": TUMOUR_CLASS, "measurements": measurements}
+        yield _make_feature(uuid5(namespace, f"region {number}"), rings, "annotation", properties)
     for row, column in np.argwhere(np.isfinite(scores)).tolist():
         x, y, width, height = grid.find_box(row, column)
         key = uuid5(namespace, f"{x},{y}")
         x, y = x - grid.origin[0], y - grid.origin[1]
         ring = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
-        measurements = {"probability of tumour": round(float(scores[row, column]), DIGITS)}
-        yield _make_feature(key, [ring], "tile", {"measurements": measurements})
-
-
-def _make_region_feature(namespace: UUID, number: int, region: Region, grid: Grid) -> dict[str, Any]:
-    """Return a region of tumour squares as a GeoJSON feature."""
-    measurements = {
-        "maximum probability": round(region.maximum, DIGITS),
-        "mean probability": round(region.mean, DIGITS),
-        "squares": region.squares,
-    }
-    rings = [[_compute_corner(grid, *corner) for corner in ring] for ring in region.rings]
-    properties = {"name": f"tumour {number}", "classification": TUMOUR_CLASS, "measurements": measurements}
-    return _make_feature(uuid5(namespace, f"region {number}"), rings, "annotation", properties)
+        probability = round(float(scores[row, column]), DIGITS)
+        yield _make_feature(key, [ring], "tile", {"measurements": {"probability of tumour": probability}})
 
 
 def _compute_corner(grid: Grid, column: int, row: int) -> list[int]:

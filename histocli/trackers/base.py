@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from histocli.enums import Track
+
 Value = bool | int | float | str
 Status = Literal["finished", "stopped", "failed"]
 
@@ -43,22 +45,27 @@ class Summary(NamedTuple):
 
 
 class StartedTracking(NamedTuple):
-    """The tracker's own id of a run, and a message that says where the user finds the run.
+    """A message that says where the user finds the run.
 
     `is_empty` is true if the metrics go to a new place, which has no earlier epochs: then all epochs are sent.
     """
 
-    id: str
     message: str
     is_empty: bool = False
 
 
 class Tracker(ABC):
-    """One tracker; any of its methods may raise any exception of the tracker's library."""
+    """One tracker of one run; any of its methods may raise any exception of the tracker's library.
+
+    `id` is the tracker's own id of the run, "" before `start`.
+    """
+
+    def __init__(self, kind: Track) -> None:
+        self.kind, self.id = kind, ""
 
     @abstractmethod
     def start(self, run: TrackedRun) -> StartedTracking:
-        """Start to track a run, or continue one that has an id."""
+        """Start to track a run, or continue one that has an id; set `id`."""
 
     @abstractmethod
     def log(self, metrics: Mapping[str, float], step: int) -> None:

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from histocli.enums import Track
@@ -29,54 +27,39 @@ if TYPE_CHECKING:
     from histocli.training.run import Run
 
 
-@dataclass
-class _ActiveTracker:
-    """A tracker that has not failed, and the run's id in it, which is "" before it has started."""
-
-    kind: Track
-    tracker: Tracker
-    id: str = ""
-
-
 class TrackerListener(Listener):
-    """Sends the configuration, the metrics of each epoch and the final metrics of one run to several trackers.
+    """Sends the configuration, the metrics of each epoch and the final metrics of runs to several trackers.
 
-    It is a context manager, which ends the tracking. `listener` receives its messages. A tracker that fails
-    gives one warning and is not used for the rest of the run.
+    It is a context manager, which ends the tracking of a run that was stopped or has failed. `listener` receives its
+    messages. A tracker that fails gives one warning and is not used for the rest of the run.
     """
 
     def __init__(self, track: Sequence[Track], listener: CommandListener) -> None:
         check_packages(track)
         self.kinds, self.listener = list(dict.fromkeys(track)), listener
-        self.active: list[_ActiveTracker] = []
+        self.active: list[Tracker] = []  # those that have not failed
         self.run: Run | None = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        status: Status = "finished"
-        if kind is not None:
-            status = "stopped" if issubclass(kind, KeyboardInterrupt) else "failed"
-        self._call_each(lambda active: active.tracker.close(status))
-        self.active = []
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._close("stopped" if kind is not None and issubclass(kind, KeyboardInterrupt) else "failed")
 
     def on_start(self, run: "Run", steps_before: int) -> None:
         """Start each tracker; it gets the earlier epochs of a resumed run that it does not have yet."""
         if not run.ranks.is_rank0:
             return
         self.run = run
-        self.active = [_ActiveTracker(kind, make_tracker(kind)) for kind in self.kinds]
+        self.active = [make_tracker(kind) for kind in self.kinds]
         self._call_each(self._start)
 
     def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
         """Send the metrics of an epoch."""
-        self._call_each(lambda active: self._send_epochs(active, [epoch]))
+        self._call_each(lambda tracker: self._send_epochs(tracker, [epoch]))
 
     def on_end(self, run: "Run") -> None:
-        """Send the metrics of the best epoch with their intervals, its curves as pictures, and the model card."""
+        """Send the metrics of the best epoch, its curves as pictures, and the model card, and end the tracking."""
         if not self.active:
             return
         try:
@@ -84,39 +67,46 @@ class TrackerListener(Listener):
             with TemporaryDirectory(prefix="histo-") as folder:
                 pictures = draw_pictures(Path(folder), report)
                 summary = Summary(make_best_metrics(report), pictures, run.dir / "model_card.md")
-                self._call_each(lambda active: active.tracker.summarise(summary))
+                self._call_each(lambda tracker: tracker.summarise(summary))
         except Exception as error:  # noqa: BLE001 - such as a full disk; the run is finished, and its files are written
             self.listener.on_warning(
-                f"--track: the final metrics were not sent: {type(error).__name__}: {read_first_line(error)}"
+                f"--track: the final metrics of {run.name} were not sent: "
+                f"{type(error).__name__}: {read_first_line(error)}"
             )
+        self._close("finished")
 
-    def _start(self, active: _ActiveTracker) -> None:
+    def _close(self, status: Status) -> None:
+        """End the tracking of the current run."""
+        self._call_each(lambda tracker: tracker.close(status))
+        self.active = []
+
+    def _start(self, tracker: Tracker) -> None:
         """Start or continue the run in a tracker, and print its address."""
         assert self.run is not None
         run = self.run
-        state = read_state(run.dir).get(active.kind)
-        started = active.tracker.start(make_tracked_run(run.workspace, run.dir, state.id if state else ""))
-        active.id = started.id
-        self.listener.on_note(f"{active.kind.value}: {started.message}")
-        self._send_epochs(active, run.history[state.epochs if state and not started.is_empty else 0 :])
+        state = read_state(run.dir).get(tracker.kind)
+        started = tracker.start(make_tracked_run(run.workspace, run.dir, state.id if state else ""))
+        self.listener.on_note(f"{tracker.kind.value}: {started.message}")
+        self._send_epochs(tracker, run.history[state.epochs if state and not started.is_empty else 0 :])
 
-    def _send_epochs(self, active: _ActiveTracker, epochs: Sequence[Epoch]) -> None:
+    def _send_epochs(self, tracker: Tracker, epochs: Sequence[Epoch]) -> None:
         """Send the metrics of epochs, and record the last one that was sent."""
         assert self.run is not None
         for epoch in epochs:
-            active.tracker.log(make_epoch_metrics(epoch), epoch.step)
-        write_state(self.run.dir, active.kind, active.id, epochs[-1].epoch if epochs else None)
+            tracker.log(make_epoch_metrics(epoch), epoch.step)
+        write_state(self.run.dir, tracker.kind, tracker.id, epochs[-1].epoch if epochs else None)
 
-    def _call_each(self, call: Callable[[_ActiveTracker], None]) -> None:
+    def _call_each(self, call: Callable[[Tracker], None]) -> None:
         """Call a function for each tracker; report one that fails, and do not use it again."""
-        for active in list(self.active):
+        for tracker in list(self.active):
             try:
-                call(active)
+                call(tracker)
             except Exception as error:  # noqa: BLE001 - another library may raise anything, and the training continues
-                self.active.remove(active)
+                self.active.remove(tracker)
+                assert self.run is not None
                 self.listener.on_warning(
-                    f"--track {active.kind.value} failed; the run continues without it: "
+                    f"--track {tracker.kind.value} failed; the run {self.run.name} continues without it: "
                     f"{type(error).__name__}: {read_first_line(error)}"
                 )
                 with suppress(Exception):  # it is reported already
-                    active.tracker.close("failed")
+                    tracker.close("failed")

@@ -53,7 +53,7 @@ class MLflowTracker(Tracker):
             for first in range(0, len(parameters), _MAX_PARAMETERS):
                 self.client.log_batch(self.id, params=parameters[first : first + _MAX_PARAMETERS])
         shown = f"mlflow ui --backend-store-uri {uri}" if artifacts else uri
-        return StartedTracking(self.id, f"{shown}, experiment {experiment}")
+        return StartedTracking(f"{shown}, experiment {experiment}")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Send metrics."""

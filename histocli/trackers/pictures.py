@@ -4,10 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from histocli.errors import HistoError
 from histocli.reports.evaluation import EvaluationReport
 
 _SQUARE, _TALL = 3.8, 4.2  # heights in inches, as histo plot draws them
@@ -29,11 +25,3 @@ def draw_pictures(folder: Path, report: EvaluationReport) -> dict[str, Path]:
         f"best/{name}": save(folder / f"{name}.png", PlotStyle(), COLUMN, height, partial(draw, report=report))
         for name, (height, draw) in drawings.items()
     }
-
-
-def read_png(path: Path) -> np.ndarray:
-    """Return the pixels of a picture, uint8 (H,W,3), RGB."""
-    pixels = cv2.imread(str(path))
-    if pixels is None:
-        raise HistoError(f"cannot read {path}")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

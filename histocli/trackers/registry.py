@@ -27,4 +27,4 @@ def make_tracker(kind: Track) -> Tracker:
         Track.WANDB: WandbTracker,
         Track.MLFLOW: MLflowTracker,
     }
-    return trackers[kind]()
+    return trackers[kind](kind)

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+from PIL import Image
+
 from histocli.trackers.base import StartedTracking, Status, Summary, TrackedRun, Tracker
-from histocli.trackers.pictures import read_png
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -19,13 +21,13 @@ class TensorBoardTracker(Tracker):
         """Open a new event file; TensorBoard shows all event files of a folder as one run."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.run = run
+        self.run, self.id = run, run.name
         folder = run.folder / "tensorboard"
         self.writer = SummaryWriter(str(folder))
         self.writer.add_text("config", _format_table(run.config))
         self.writer.add_text("tags", _format_table({"run": run.name, "group": run.group or "-", **run.tags}))
         self.writer.flush()
-        return StartedTracking(run.name, f"tensorboard --logdir {run.folder.parent}")
+        return StartedTracking(f"tensorboard --logdir {run.folder.parent}")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write scalars."""
@@ -37,7 +39,8 @@ class TensorBoardTracker(Tracker):
         """Write the model card, the pictures and the final metrics; these are the run's row of hyperparameters too."""
         self.writer.add_text("model_card", summary.card.read_text(encoding="utf-8"))
         for name, path in summary.pictures.items():
-            self.writer.add_image(name, read_png(path), dataformats="HWC")
+            with Image.open(path) as picture:
+                self.writer.add_image(name, np.asarray(picture.convert("RGB")), dataformats="HWC")
         self.writer.add_hparams(self.run.config, dict(summary.metrics), run_name=".")  # "." is the same folder
         self.writer.flush()
 

@@ -27,11 +27,11 @@ class WandbTracker(Tracker):
         import wandb
 
         has_mode = bool(os.environ.get("WANDB_MODE"))
-        identity = run.id or f"{re.sub('[^A-Za-z0-9_-]', '-', run.name)[:40]}-{uuid4().hex[:8]}"
+        self.id = run.id or f"{re.sub('[^A-Za-z0-9_-]', '-', run.name)[:40]}-{uuid4().hex[:8]}"
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "histo"),
             name=run.name,
-            id=identity,
+            id=self.id,
             resume="allow",
             group=run.group or None,
             dir=os.environ.get("WANDB_DIR") or str(run.folder),
@@ -44,8 +44,8 @@ class WandbTracker(Tracker):
         if self.run.offline:
             # Each call of wandb.init writes a folder of its own, and a killed process leaves an incomplete one.
             message = f"offline; send it with wandb sync {Path(self.run.dir).parent}"
-            return StartedTracking(identity, message, is_empty=True)
-        return StartedTracking(identity, str(self.run.url))
+            return StartedTracking(message, is_empty=True)
+        return StartedTracking(str(self.run.url))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Send metrics."""

@@ -48,15 +48,12 @@ def flatten(model: nn.Module, names: list[str], layout: list[int]) -> Tensor:
     start = 0
     for name, length in zip(names, layout, strict=True):
         tensor = tensors[name]
-        view = flat[start : start + tensor.numel()].as_strided(tensor.shape, _dense_strides(tensor))
+        strides = torch.empty_like(tensor, memory_format=torch.preserve_format).stride()  # without gaps in memory
+        view = flat[start : start + tensor.numel()].as_strided(tensor.shape, strides)
         view.copy_(tensor)
         tensor.data = view
         start += length
     return flat
-
-
-def _dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    return torch.empty_like(tensor, memory_format=torch.preserve_format).stride()
 
 
 @torch.no_grad()

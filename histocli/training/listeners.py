@@ -1,13 +1,24 @@
 """Listeners, which receive the progress of a whole training run, from its start to its end."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from histocli.reports.run import Epoch
-from histocli.training.progress import Progress
 
 if TYPE_CHECKING:
     from histocli.training.probe import Features
     from histocli.training.run import Run
+
+
+class Progress(NamedTuple):
+    """The state of a run after a step; `loss` is the mean of recent steps, `auc` that of the last complete epoch."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    patches: int
+    loss: float | None
+    auc: float | None
 
 
 class Listener:

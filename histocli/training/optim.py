@@ -1,7 +1,6 @@
 """The optimiser: Muon for convolutions, AdamW for all other weights, both over flat buffers."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +50,8 @@ class FlatOptimizer:
     ) -> None:
         self.config, self.has_loss_scale = config, precision is Precision.FP16
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        muon = {name: p for name, p in named.items() if config.muon and _is_mixing_channels(p)}
+        # The weights of convolutions, but not of depthwise ones.
+        muon = {name: p for name, p in named.items() if config.muon and p.ndim > 2 and p.shape[1] > 1}
         others, self._segments = _make_segments({name: p for name, p in named.items() if name not in muon}, config)
         self.muon_params = list(muon.values())
         self.params = [*self.muon_params, *(named[name] for name in others)]
@@ -109,10 +109,7 @@ class FlatOptimizer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned, or from that of an earlier version, which used torch.optim."""
-        if "optimizers" in state:
-            self._load_separate(state)
-            return
+        """Continue from what `state_dict` returned."""
         for name in _STATE:
             own, saved = getattr(self, name), state.get(name)
             # `copy_` would repeat or convert another shape or type
@@ -129,27 +126,6 @@ class FlatOptimizer:
     def _find_moment_params(self, name: str) -> list[nn.Parameter]:
         """Return the parameters of which a flat buffer has the moments: those of Muon or those of AdamW."""
         return self.muon_params if name == "momentum" else self.params[len(self.muon_params) :]
-
-    def _load_separate(self, state: dict[str, Any]) -> None:
-        """Load the states of torch.optim.AdamW and of a Muon with one tensor per weight."""
-        adamw, *others = state["optimizers"]
-        self._load_moments(self._find_moment_params("mean"), adamw["state"], "exp_avg", self.mean)
-        self._load_moments(self._find_moment_params("square"), adamw["state"], "exp_avg_sq", self.square)
-        for muon in others:
-            self._load_moments(self.muon_params, muon["state"], "momentum", self.momentum)
-        self.steps.fill_(state["schedules"][0]["last_epoch"])
-
-    def _load_moments(
-        self, params: Iterable[Tensor], state: dict[int, dict[str, Tensor]], name: str, to: Tensor
-    ) -> None:
-        """Copy one of the saved moments of each parameter into the flat buffer `to`."""
-        start = 0
-        for number, param in enumerate(params):
-            if number in state:
-                to[start : start + param.numel()] = flatten_in_memory_order(
-                    state[number][name].to(to.device), like=param
-                )
-            start += compute_padded_size(param.numel())
 
     def _gather_gradients(self) -> Tensor:
         """Return all gradients as one vector in the order of the weights, and clear them."""
@@ -204,11 +180,6 @@ class _Segment:
     stop: int
     lr_factor: float
     weight_decay: float
-
-
-def _is_mixing_channels(param: nn.Parameter) -> bool:
-    """Return whether a weight is that of a convolution, but not of a depthwise one."""
-    return param.ndim > 2 and param.shape[1] > 1
 
 
 def _find_statistics(model: nn.Module) -> list[str]:

@@ -74,7 +74,7 @@ def _read_fold_scores(workspace: Workspace, best: Checkpoint, temperature: float
     used = find_used_rows(workspace, best, manifest)
     table = make_validation_table(best, manifest, temperature)
     digests = read_pixel_digests(workspace, str(table["data"].iloc[0]), table, ManifestCache())
-    table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
+    table["sha1"] = "" if digests is None else digests
     table["fold"] = best.run
     slides: set[str] = set()
     if used is not None and "slide" in used:

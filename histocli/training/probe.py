@@ -95,11 +95,6 @@ def _fit_heads(trainer: Trainer, train: FeatureLoader) -> None:
             head.standardise(train.features)
 
 
-def join_state(model: Classifier, head: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the state of `model` with the head replaced by `head`, on the CPU."""
-    return copy_state(model) | copy_head_weights(head)
-
-
 def copy_head_weights(head: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the state of a head on the CPU, with the names that it has in the state of a whole model."""
     return {HEAD + name: tensor for name, tensor in copy_state(head).items()}

@@ -20,14 +20,10 @@ from histocli.workspace import Workspace, check_name, make_name
 _MAX_STEM = 80  # characters of a stem, so that there is room for a number
 
 
-def make_name_stem(arch: str) -> str:
-    """Return the beginning of the names of an architecture's runs, with only characters that file names may have."""
-    return make_name(re.sub(r"[^A-Za-z0-9_.-]+", "-", arch.partition("?")[0])[:_MAX_STEM].strip(".-"))
-
-
 def find_unused_names(workspace: Workspace, arch: str) -> Iterator[str]:
     """Yield the names `<arch>-1`, `<arch>-2`, ... that no run, no study, and no set of folds or seeds has."""
-    stem = make_name_stem(arch)
+    # With only characters that file names may have.
+    stem = make_name(re.sub(r"[^A-Za-z0-9_.-]+", "-", arch.partition("?")[0])[:_MAX_STEM].strip(".-"))
     for number in count(1):
         name = f"{stem}-{number}"
         is_taken = workspace.run_dir(name).exists() or workspace.study_path(name).parent.exists()

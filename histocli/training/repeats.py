@@ -66,14 +66,9 @@ def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, fold
     Either `folds` or `seeds` is 0.
 
     Raises:
-        UsageError: both numbers are above 0, the number of runs is below 2, or the last seed would be too large.
+        UsageError: the last seed would be too large.
     """
     kind: Literal["folds", "seeds"] = "folds" if folds else "seeds"
-    count = folds or seeds
-    if folds and seeds:
-        raise UsageError("--folds and --seeds cannot be combined", "leave one of them out")
-    if count < 2:
-        raise UsageError(f"--{kind} {count}: at least 2 are needed")
     prefix = check_name(name or next(find_unused_names(workspace, config.arch)), "run")
     if folds:
         numbers = range(1, folds + 1)

@@ -26,12 +26,11 @@ from histocli.training import run_folder
 from histocli.training.appearance import TrainingAppearance
 from histocli.training.calibrate import calibrate, check_rule, make_default_calibration
 from histocli.training.cuda_graph import WARM_UP
-from histocli.training.listeners import Listener
+from histocli.training.listeners import Listener, Progress
 from histocli.training.lora import add_lora
 from histocli.training.probe import extract_features, open_cache
-from histocli.training.progress import EpochStats, Progress
 from histocli.training.provenance import write_job
-from histocli.training.run_state import collect_training_state, load_training_state, write_checkpoints
+from histocli.training.run_state import EpochStats, collect_training_state, load_training_state, write_checkpoints
 from histocli.training.setup import make_loaders, make_model, make_trainer
 from histocli.workspace import Workspace
 

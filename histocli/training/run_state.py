@@ -13,14 +13,22 @@ from histocli.reports.run import Epoch
 from histocli.schema import Range, from_json, to_json
 from histocli.training.calibrate import Calibration, make_default_calibration
 from histocli.training.lora import copy_adapters, merge_adapters, restore_ema_state
-from histocli.training.probe import copy_head_weights, join_state, select_head_state
-from histocli.training.progress import EpochStats
+from histocli.training.probe import copy_head_weights, select_head_state
 from histocli.training.resume import NEW_RUN_HINT
 from histocli.training.run_folder import write_history
-from histocli.training.trainer import TrainerState
+from histocli.training.trainer import TrainerState, copy_state
 
 if TYPE_CHECKING:
     from histocli.training.run import Run
+
+
+@dataclass(frozen=True)
+class EpochStats:
+    """The mean loss of an epoch's training steps, patches per second, and seconds."""
+
+    loss: float
+    rate: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -99,8 +107,8 @@ def write_checkpoints(run: "Run", folder: Path, state: TrainingState, *, is_best
     ema = run.trainer.ema_model
     checkpoint = _make_checkpoint(run, copy_head_weights(ema) if run.config.freeze else merge_adapters(ema))
     if is_best:
-        best = replace(checkpoint, model=join_state(run.model, ema)) if run.config.freeze else checkpoint
-        save_checkpoint(best, folder / "best.pt")
+        whole = copy_state(run.model) | checkpoint.model if run.config.freeze else checkpoint.model
+        save_checkpoint(replace(checkpoint, model=whole), folder / "best.pt")
     last = replace(checkpoint, training=to_json(state), backbone_sha256=run.backbone_sha256)
     save_checkpoint(last, folder / "last.pt")
     write_history(folder, run.history)

@@ -66,35 +66,18 @@ def make_model(config: RunConfig, device: torch.device, ranks: Ranks, run_dir: P
     Raises:
         HistoError: the checkpoint cannot be used, or pretrained weights cannot be loaded.
     """
-    model = create_model(config.arch, config.weights) if run_dir is None else _load_model(config, run_dir)
+    if run_dir is None:
+        model = create_model(config.arch, config.weights)
+    else:
+        checkpoint, backbone = load_checkpoint(run_dir / "last.pt"), None
+        # last.pt may have only the head. best.pt has the backbone, but not before the end of the first epoch.
+        if checkpoint.backbone_sha256 and not (run_dir / "best.pt").is_file():
+            backbone = create_model(config.arch, config.weights).state_dict()
+        model = checkpoint.build(backbone)
     size = config.batch_size or BATCH_SIZE
     if device.type == "cuda" and ranks.size > 1 and size < _MIN_NORM_BATCH * ranks.size:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device)
-
-
-def _load_model(config: RunConfig, run_dir: Path) -> Classifier:
-    """Return the network of a run that is resumed, with the backbone of best.pt if last.pt has only the head."""
-    checkpoint = load_checkpoint(run_dir / "last.pt")
-    if checkpoint.backbone_sha256 and not (run_dir / "best.pt").is_file():  # stopped before the end of the first epoch
-        return checkpoint.build(create_model(config.arch, config.weights).state_dict())
-    return checkpoint.build()
-
-
-def make_recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
-    """Return the trainer's settings for the options of a run."""
-    return Recipe(
-        config.learning_rate,
-        steps_per_epoch * config.epochs,
-        seed=config.seed,
-        first_step=steps_per_epoch * config.extended_after,
-        augment=config.augment,
-        rotate=config.rotate,
-        compile=config.compile,
-        backbone_lr=config.backbone_lr,
-        # Weights from elsewhere were trained with AdamW, so continue with AdamW.
-        muon=config.weights in (Weights.RANDOM, Weights.HISTONET_PCAM),
-    )
 
 
 def make_trainer(model: Classifier, config: RunConfig, compute: Compute, ranks: Ranks, train: PatchLoader) -> Trainer:
@@ -102,7 +85,18 @@ def make_trainer(model: Classifier, config: RunConfig, compute: Compute, ranks: 
 
     With `--head knn`, the head of the model is first replaced by a `KnnHead`.
     """
-    recipe = make_recipe(config, train.steps)
+    recipe = Recipe(
+        config.learning_rate,
+        train.steps * config.epochs,
+        seed=config.seed,
+        first_step=train.steps * config.extended_after,
+        augment=config.augment,
+        rotate=config.rotate,
+        compile=config.compile,
+        backbone_lr=config.backbone_lr,
+        # Weights from elsewhere were trained with AdamW, so continue with AdamW.
+        muon=config.weights in (Weights.RANDOM, Weights.HISTONET_PCAM),
+    )
     if not config.freeze:
         return Trainer(model, recipe, compute, ranks)
     network = model.backbone_and_head

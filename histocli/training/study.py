@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,12 +127,9 @@ class Study:
         self.workspace, self.config = workspace, config
         self.split_by, self.manifests = split_by, manifests
         self.path = workspace.study_dir / "study.db"
-
-        def creator() -> sqlite3.Connection:  # the path in a URL could not have every character
-            return connect(self.path)
-
+        engine = {"creator": partial(connect, self.path), "poolclass": NullPool}  # a URL cannot have every path
         with self.explain_file_errors(RuntimeError):  # Optuna raises it for a file of another version
-            self.storage = RDBStorage("sqlite://", engine_kwargs={"creator": creator, "poolclass": NullPool})
+            self.storage = RDBStorage("sqlite://", engine_kwargs=engine)
 
     def check(self) -> None:
         """Read all trials once.

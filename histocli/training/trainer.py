@@ -236,7 +236,7 @@ class Trainer:
         return TrainerState(self.step, losses.cpu(), copy_state(self.model), self.optimizer.state_dict())
 
     def load_state(self, state: TrainerState, ema_state: dict[str, Tensor]) -> None:
-        """Continue from what `collect_state` returned, or from what an earlier version saved."""
+        """Continue from what `collect_state` returned."""
         self.step = state.step
         self.losses = list(state.losses.to(self.compute.device))
         self.model.load_state_dict(state.model)

@@ -1,18 +1,16 @@
 """`histo balance` from the command line: counts, cleaning, splits, overlap groups, seeds, refusals."""
 
-import csv
 import json
 from collections import Counter
 
 import pytest
 
-from tests.cli import QUICK, rename_slides
+from tests.cli import QUICK, read_rows, rename_slides, write_rows
 from tests.data.tissue import crop, texture, write_patches
 
 
 def subset(histo):
-    with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(histo.root / "manifests" / "balanced.csv")
 
 
 def test_the_subset_has_half_of_each_class_and_no_slide_in_both_splits(histo):
@@ -62,27 +60,13 @@ def test_max_takes_all_patches_and_a_larger_number_is_refused(histo):
 
 
 @pytest.mark.parametrize(
-    ("n", "code", "why"),
-    [
-        ("7", 2, "is not an even number"),
-        ("0", 2, "is not an even number"),
-        ("abc", 2, "whole number above 0"),
-    ],
+    ("n", "why"), [("7", "is not an even number"), ("0", "is not an even number"), ("abc", "whole number above 0")]
 )
-def test_an_invalid_number_is_refused(histo, n, code, why):
-    error, hint = histo.fails("balance", "--n", n, code=code)
+def test_an_invalid_number_is_refused(histo, n, why):
+    error, hint = histo.fails("balance", "--n", n, code=2)
     assert f"--n {n}" in error
     assert why in error
     assert "even number" in hint
-
-
-@pytest.mark.parametrize(
-    "option", [("--n", "7"), ("--val-fraction", "2"), ("--name", "a/b"), ("--group", "hospital", "--split", "slide")]
-)
-def test_the_values_of_options_are_checked_before_the_data_set(histo, option):
-    error, _ = histo.fails("balance", "--data", "missing", *option, code=2)
-    assert "missing" not in error
-    assert option[1] in error
 
 
 @pytest.mark.parametrize("fraction", ["0", "1", "-0.5", "nan"])
@@ -114,12 +98,7 @@ def test_a_random_split_gives_a_warning_about_leaks(histo):
 def edit(histo, change):
     """Change every row of the data set's manifest."""
     path = histo.root / "manifests" / "synthetic.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(map(change, rows))
+    write_rows(path, list(map(change, read_rows(path))))
 
 
 def without_slides(histo):
@@ -258,8 +237,6 @@ def test_with_two_hospitals_one_is_for_validation(histo):
 
 
 def test_a_split_by_hospital_is_refused_if_it_is_not_possible(histo):
-    error, _ = histo.fails("balance", "--n", 40, "--group", "hospital", "--split", "slide", code=2)
-    assert error == "--group hospital and --split slide cannot be combined"
     edit(histo, lambda row: row | {"hospital": "RUMC"})
     error, _ = histo.fails("balance", "--n", 40, "--group", "hospital")
     assert error == "1 hospital cannot be split with both classes in train and in validation"
@@ -288,20 +265,9 @@ def test_with_several_data_sets_the_name_is_required(histo):
 def test_held_out_patches_are_never_drawn(empty, shared_data):
     empty("download", "--from", shared_data / "kaggle_layout.zip")
     empty("balance", "--n", "max")
-    with (empty.root / "manifests" / "kaggle.csv").open(newline="") as file:
-        test = {row["id"] for row in csv.DictReader(file) if row["split"] == "test"}
+    test = {row["id"] for row in read_rows(empty.root / "manifests" / "kaggle.csv") if row["split"] == "test"}
     assert len(test) == 28
     assert test.isdisjoint(row["id"] for row in subset(empty))
-
-
-def test_a_damaged_manifest_is_an_error_with_its_line(histo):
-    path = histo.root / "manifests" / "synthetic.csv"
-    lines = path.read_text().splitlines()
-    fields = lines[7].split(",")
-    lines[7] = ",".join([fields[0], "tumour", *fields[2:]])
-    path.write_text("\n".join(lines) + "\n")
-    error, _ = histo.fails("balance", "--n", 40)
-    assert f"{path}, line 8, column label: 'tumour' is not 0, 1 or empty" in error
 
 
 def test_a_second_subset_does_not_replace_the_first(histo):

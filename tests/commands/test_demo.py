@@ -1,9 +1,9 @@
 """`histo demo`: the whole pipeline in one command."""
 
-import csv
 import sys
 
 from histocli.cli import demo
+from tests.cli import read_rows
 
 all_steps = demo._make_steps
 
@@ -26,8 +26,7 @@ def test_the_demo_runs_every_command_and_keeps_its_workspace(empty, tmp_path, mo
         *("data", "manifests", "runs", "checkpoints", "metrics", "plots"),
         *("preds.csv", ".preds.csv.made-with.json"),
     }
-    with (kept / "preds.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 400
+    assert len(read_rows(kept / "preds.csv")) == 400
     summary = result.stderr.partition("\nresults\n")[2]
     assert "AUC" in summary
     pictures = sorted((kept / "plots").iterdir())

@@ -1,7 +1,6 @@
 """`histo eval --scores`: the file that is named is the file that is read."""
 
 import codecs
-import csv
 import json
 import re
 import shutil
@@ -10,6 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from histocli.commands import evaluate_scores
+from tests.cli import read_rows, write_rows
 
 TABLE, REPORT = "first-synthetic-val.csv", "first-synthetic-val.json"
 
@@ -25,17 +25,9 @@ def show(histo, name, *options):
     return json.loads(result.stdout), result.stderr
 
 
-def write_rows(path, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def change_labels(path):
     """Swap the labels of the first two rows with different ones, and return all labels and probabilities."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     other = next(i for i, row in enumerate(rows) if row["label"] != rows[0]["label"])
     rows[0]["label"], rows[other]["label"] = rows[other]["label"], rows[0]["label"]
     write_rows(path, rows)
@@ -74,8 +66,7 @@ def test_a_table_is_measured_as_it_is_now(histo, threshold):
 @pytest.mark.parametrize("factor", [0.5, 1 - 1e-5])
 def test_the_warning_about_changed_scores_names_what_differs(histo, factor):
     path = histo.root / "metrics" / TABLE
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     for row in rows:  # in the same order, so that the AUC is the same
         row["prob"] = repr(float(row["prob"]) * factor)
     write_rows(path, rows)

@@ -1,6 +1,5 @@
 """`histo plot --kind map`: scored patches on the planes of their slides."""
 
-import csv
 import shutil
 
 import cv2
@@ -13,7 +12,7 @@ from histocli.plots.maps import describe_map
 from histocli.slides.patch_maps import PlacedPatches, make_patch_maps, place_evaluation, place_predictions
 from histocli.slides.resolution import GivenResolutions
 from histocli.workspace import Workspace
-from tests.cli import Histo, template
+from tests.cli import Histo, read_rows, template, write_rows
 
 CELL = 32 * 0.972 / 1000  # millimetres
 
@@ -35,18 +34,6 @@ def scored(tmp_path_factory):
     histo("eval", "--ckpt", "first", "--data", "synthetic", "--device", "cpu")
     histo("predict", "synthetic", "--ckpt", "first", "--columns", "full", "--out", folder / "scores.csv")
     return histo, folder / "scores.csv"
-
-
-def write_rows(path, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def evaluation(histo):

@@ -1,6 +1,5 @@
 """`histo predict` from the command line: a well-formed CSV for any input, and clear errors."""
 
-import csv
 import gzip
 import json
 import os
@@ -22,7 +21,7 @@ from PIL import Image
 from scipy.special import logit
 
 from histocli.commands.predict_job import Job
-from histocli.enums import Columns, IdKind, Resize
+from histocli.enums import IdKind, Resize
 from histocli.errors import HistoError
 from histocli.files.file import File
 from histocli.inference.inputs import open_inputs
@@ -32,12 +31,16 @@ from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.signals import Stopped
 from histocli.sources.folder import make_id
 from histocli.workspace import Workspace
-from tests.cli import PREDICT, TRAIN, table, write_images
+from tests.cli import PREDICT, TRAIN, read_rows, table, write_images
 from tests.faults.processes import Process
 
 
 def run_predict(histo, *line, **options):
     return table(histo(*PREDICT, *line, **options).stdout)
+
+
+def run_scores(histo, *line, **options):
+    return [float(row["label"]) for row in run_predict(histo, *line, **options)]
 
 
 def test_a_folder_gives_a_row_for_each_image_in_the_order_of_names(histo, images):
@@ -47,20 +50,8 @@ def test_a_folder_gives_a_row_for_each_image_in_the_order_of_names(histo, images
     assert [row["id"] for row in rows] == [f"patch-{i:02}" for i in range(12)]
     assert all(0 <= float(row["label"]) <= 1 for row in rows)
     assert "done: 12 patches scored to stdout" in result.stderr
+    assert "warning" not in result.stderr
     assert histo(*PREDICT, images).stdout == result.stdout
-
-
-def test_kaggle_test_folder_gives_the_sample_submission(histo, shared_data, tmp_path):
-    with zipfile.ZipFile(shared_data / "kaggle_layout.zip") as archive:
-        members = [name for name in archive.namelist() if name.startswith("test/") or name.startswith("sample")]
-        archive.extractall(tmp_path, members)
-    process = Process(histo.root, *PREDICT, tmp_path / "test")
-    assert process.wait() == 0
-    rows = table(process.stdout)
-    wanted = table((tmp_path / "sample_submission.csv").read_text())
-    assert {row["id"] for row in rows} == {row["id"] for row in wanted}
-    assert len(rows) == 28
-    assert list(rows[0]) == list(wanted[0]) == ["id", "label"]
 
 
 def test_the_plots_and_tables_of_a_workspace_inside_the_folder_are_not_read(histo, tmp_path):
@@ -93,17 +84,16 @@ def test_every_kind_of_input_gives_the_same_scores(histo, images, tmp_path):
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         for path in images.iterdir():
             archive.write(path, f"deep/{path.name}")
-    expected = [float(row["label"]) for row in run_predict(histo, images)]
+    np.savez_compressed(tmp_path / "array.npz", x=patches)
+    (tmp_path / "array.h5.gz").write_bytes(gzip.compress((tmp_path / "array.h5").read_bytes()))
+    with tarfile.open(tmp_path / "images.tar.gz", "w:gz") as archive:
+        archive.add(images, "images")
+    expected = run_scores(histo, images)
     files = sorted(images.iterdir())
-    given = {
-        "array": [tmp_path / "array.npy"],
-        "h5": [tmp_path / "array.h5"],
-        "zip": [tmp_path / "images.zip"],
-        "files": files,
-    }
-    for kind, line in given.items():
+    names = ("array.npy", "array.h5", "array.npz", "array.h5.gz", "images.zip", "images.tar.gz")
+    for line in (*([tmp_path / name] for name in names), files):
         rows = run_predict(histo, *line)
-        assert [float(row["label"]) for row in rows] == pytest.approx(expected, abs=1e-5), kind
+        assert [float(row["label"]) for row in rows] == pytest.approx(expected, abs=1e-5), line
     assert [row["id"] for row in run_predict(histo, tmp_path / "array.npy")] == [str(i) for i in range(12)]
     listed = run_predict(histo, "-", stdin="".join(f"{path}\n" for path in reversed(files)))
     assert [row["id"] for row in listed] == [str(path) for path in reversed(files)]
@@ -112,15 +102,11 @@ def test_every_kind_of_input_gives_the_same_scores(histo, images, tmp_path):
 
 def test_a_data_set_may_be_given_by_name(histo):
     rows = run_predict(histo, "synthetic")
-    with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
-        assert [row["id"] for row in rows] == [row["id"] for row in csv.DictReader(file)]
+    assert [row["id"] for row in rows] == [row["id"] for row in read_rows(histo.root / "manifests" / "synthetic.csv")]
 
 
 def test_batches_do_not_change_the_scores(histo, images):
-    scores = [
-        [float(row["label"]) for row in run_predict(histo, images, "--precision", "fp32", "--batch-size", size)]
-        for size in (1, 5, 256)
-    ]
+    scores = [run_scores(histo, images, "--precision", "fp32", "--batch-size", size) for size in (1, 5, 256)]
     assert scores[1] == pytest.approx(scores[0], abs=1e-5)
     assert scores[2] == pytest.approx(scores[0], abs=1e-5)
 
@@ -129,9 +115,7 @@ def test_with_tta_rotated_patches_get_the_same_score(histo, images, tmp_path):
     (tmp_path / "turned").mkdir()
     for path in images.iterdir():
         cv2.imwrite(str(tmp_path / "turned" / path.name), np.rot90(cv2.imread(str(path))))
-    first, second = (
-        [float(row["label"]) for row in run_predict(histo, folder, "--tta")] for folder in (images, tmp_path / "turned")
-    )
+    first, second = (run_scores(histo, folder, "--tta") for folder in (images, tmp_path / "turned"))
     assert first == pytest.approx(second, abs=1e-5)
 
 
@@ -145,13 +129,6 @@ def test_an_unreadable_file_is_named_and_all_others_are_scored(histo, images):
     assert "error: 2 of 12 files could not be read; all others are scored" in result.stderr
 
 
-def test_errors_fail_stops_at_the_first(histo, images, tmp_path):
-    (images / "patch-05.png").write_bytes(b"no picture")
-    result = histo(*PREDICT, images, "--errors", "fail", "--out", tmp_path / "preds.csv", code=1)
-    assert "error: patch-05.png" in result.stderr
-    assert not (tmp_path / "preds.csv").exists()
-
-
 def test_the_threshold_adds_the_class(histo, images):
     rows = run_predict(histo, images)
     middle = sorted(float(row["label"]) for row in rows)[6]
@@ -159,20 +136,6 @@ def test_the_threshold_adds_the_class(histo, images):
     assert list(classed[0]) == ["id", "label", "class"]
     assert [row["label"] for row in classed] == [row["label"] for row in rows]
     assert [row["class"] for row in classed] == [str(int(float(row["label"]) > middle)) for row in rows]
-
-
-def test_jsonl_has_one_object_per_line_with_the_same_scores(histo, images):
-    rows = [json.loads(line) for line in histo(*PREDICT, images, "--format", "jsonl").stdout.splitlines()]
-    assert [(row["id"], f"{row['label']:.6f}") for row in rows] == [
-        (row["id"], row["label"]) for row in run_predict(histo, images)
-    ]
-
-
-def test_parquet_is_written_to_a_file(histo, images, tmp_path):
-    assert "--out" in histo.fails(*PREDICT, images, "--format", "parquet", code=2)[1]
-    out = tmp_path / "preds.parquet"
-    histo(*PREDICT, images, "--format", "parquet", "--out", out)
-    assert pyarrow.parquet.read_table(out).num_rows == 12
 
 
 def test_parquet_without_pyarrow_says_what_to_install(histo, images, tmp_path, monkeypatch):
@@ -206,7 +169,7 @@ def test_a_run_that_failed_continues_from_its_finished_parts(histo, images, tmp_
     histo(*line, tmp_path / "whole.csv")
     last, out = (images / "patch-11.png").read_bytes(), tmp_path / "preds.csv"
     (images / "patch-11.png").write_bytes(b"no picture")
-    histo(*line, out, code=1)
+    assert "error: patch-11.png" in histo(*line, out, code=1).stderr
     assert not out.exists()
     [parts] = tmp_path.glob(".preds.csv.*.parts")
     (images / "patch-11.png").write_bytes(last)
@@ -352,16 +315,6 @@ def test_one_process_at_a_time_writes_a_file(histo, images, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.csv*")) == [".preds.csv.made-with.json", "preds.csv"]
 
 
-def test_an_existing_pipe_is_written_to_and_not_replaced(histo, images, tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    process = Process(histo.root, "predict", images, "--device", "cpu", "--out", pipe)
-    rows = table(pipe.read_text())
-    assert process.wait() == 0
-    assert len(rows) == len(list(images.iterdir()))
-    assert pipe.is_fifo()
-
-
 def test_unusual_names_give_a_well_formed_csv(histo, tmp_path):
     odd = ["a,b", 'say "hi"', "two\nlines", "naïve ✓", "-dash", "[red]x", " space "]
     for path, name in zip(write_images(histo, tmp_path / "flat", len(odd)), odd, strict=True):
@@ -427,9 +380,9 @@ def test_larger_images_are_cropped_or_scaled(histo, images, tmp_path):
     for path in images.iterdir():
         framed = cv2.copyMakeBorder(cv2.imread(str(path)), 10, 10, 10, 10, cv2.BORDER_CONSTANT)
         cv2.imwrite(str(tmp_path / "large" / path.name), framed)
-    cut = [float(row["label"]) for row in run_predict(histo, tmp_path / "large")]
-    scaled = [float(row["label"]) for row in run_predict(histo, tmp_path / "large", "--resize", "scale")]
-    assert cut == pytest.approx([float(row["label"]) for row in run_predict(histo, images)], abs=1e-5)
+    cut = run_scores(histo, tmp_path / "large")
+    scaled = run_scores(histo, tmp_path / "large", "--resize", "scale")
+    assert cut == pytest.approx(run_scores(histo, images), abs=1e-5)
     assert cut != pytest.approx(scaled, abs=1e-5)
 
 
@@ -485,40 +438,26 @@ def test_the_stored_threshold_and_rules_use_the_checkpoint(histo, images):
 def test_the_temperature_is_applied_unless_raw(histo, images):
     path = histo.root / "checkpoints" / "best.pt"
     save_checkpoint(replace(load_checkpoint(path), temperature=3.0), path)
-    calibrated, raw = ([float(row["label"]) for row in run_predict(histo, images, *more)] for more in ([], ["--raw"]))
+    calibrated, raw = (run_scores(histo, images, *more) for more in ([], ["--raw"]))
     assert 3 * logit(calibrated) == pytest.approx(logit(raw), abs=1e-3)
-
-
-def test_an_ensemble_writes_the_mean(two_runs, images):
-    pair = ["--ckpt", "first", "--ckpt", "second"]
-    first, second, both = (
-        [float(row["label"]) for row in run_predict(two_runs, images, *names)] for names in (pair[:2], pair[2:], pair)
-    )
-    assert both == pytest.approx((np.array(first) + second) / 2, abs=2e-6)
 
 
 def test_an_ensemble_may_have_networks_with_different_input_sizes(histo, images):
     histo(*TRAIN, "--arch", "histonet-64", "--epochs", 1, "--name", "small")
     first, small, both = (
-        [float(row["label"]) for row in run_predict(histo, images, *options)]
+        run_scores(histo, images, *options)
         for options in (["--ckpt", "first"], ["--ckpt", "small"], ["--ckpt", "first", "--ckpt", "small"])
     )
     assert first != small
     assert both == pytest.approx((np.array(first) + small) / 2, abs=2e-6)
 
 
-def test_a_checkpoint_that_is_given_twice_is_an_error(two_runs, images):
-    error, _ = two_runs.fails(*PREDICT, images, "--ckpt", "first", "--ckpt", "best.pt", "--ckpt", "first", code=2)
-    assert "is given twice" in error
-
-
 @pytest.fixture
 def odd_images(histo, tmp_path):
     """Return patches: one from train, one that is not, and both of them blank, blurred and in other colours."""
-    with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
-        ids = [row["id"] for row in csv.DictReader(file)]
-    with (histo.root / "runs" / "first" / "manifest.csv").open(newline="") as file:
-        trained = [row["id"] for row in csv.DictReader(file) if row["split"] == "train"]
+    ids = [row["id"] for row in read_rows(histo.root / "manifests" / "synthetic.csv")]
+    used = read_rows(histo.root / "runs" / "first" / "manifest.csv")
+    trained = [row["id"] for row in used if row["split"] == "train"]
     patches = np.load(histo.root / "data" / "synthetic" / "patches.npy")
     known = patches[ids.index(trained[0])]
     fresh = patches[next(i for i, key in enumerate(ids) if key not in trained)]
@@ -563,7 +502,7 @@ def test_the_spread_is_that_of_the_eight_orientations(histo, images, tmp_path):
     for number in range(8):
         turned = np.rot90(image, number % 4)
         cv2.imwrite(str(tmp_path / "turned" / f"{number}.png"), turned[:, ::-1] if number >= 4 else turned)
-    scores = [float(row["label"]) for row in run_predict(histo, tmp_path / "turned")]
+    scores = run_scores(histo, tmp_path / "turned")
     assert float(flagged[3]["spread"]) == pytest.approx(np.ptp(scores), abs=1e-5)
 
 
@@ -580,7 +519,7 @@ def test_flags_need_the_appearance_of_the_training_patches_and_warn_without_the_
     assert "--qc" in hint
 
 
-def test_flags_in_jsonl_are_those_of_the_csv(histo, images):
+def test_jsonl_has_one_object_per_line_with_the_values_of_the_csv(histo, images):
     rows = [json.loads(line) for line in histo(*PREDICT, images, "--qc", "--format", "jsonl").stdout.splitlines()]
     for row, other in zip(rows, run_predict(histo, images, "--qc"), strict=True):
         assert {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} == other
@@ -628,20 +567,6 @@ def test_skipped_files_are_counted(histo, images):
     assert len(table(both.stdout)) == 13
 
 
-def test_archives_and_arrays_give_the_same_scores(histo, images, tmp_path):
-    wanted = [row["label"] for row in table(histo(*PREDICT, images).stdout)]
-    patches = np.load(histo.root / "data" / "synthetic" / "patches.npy")[:12]
-    np.savez_compressed(tmp_path / "x.npz", x=patches)
-    with h5py.File(tmp_path / "x.h5", "w") as file:
-        file["x"] = patches
-    (tmp_path / "x.h5.gz").write_bytes(gzip.compress((tmp_path / "x.h5").read_bytes()))
-    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
-        archive.add(images, "images")
-    for name in ("x.npz", "x.h5.gz", "x.tar.gz"):
-        rows = table(histo(*PREDICT, tmp_path / name).stdout)
-        assert sorted(row["label"] for row in rows) == sorted(wanted), name
-
-
 def test_a_decompression_bomb_in_a_gzip_is_stopped(histo, tmp_path):
     (tmp_path / "x.h5.gz").write_bytes(gzip.compress(bytes(80 << 20)))
     error, _ = histo.fails(*PREDICT, tmp_path / "x.h5.gz")
@@ -686,10 +611,6 @@ def test_images_of_other_sizes_are_counted_and_named(histo, tiles):
     assert "warning: 1 of 8 images: transparent pixels were read as opaque" in told
 
 
-def test_images_of_the_right_size_need_no_warning(histo, images):
-    assert "warning" not in histo(*PREDICT, images).stderr
-
-
 def test_a_whole_slide_is_refused(histo, tmp_path):
     save(tmp_path / "slides" / "slide.png", np.zeros((300, 2500, 3), np.uint8))
     write_images(histo, tmp_path / "slides", 2)
@@ -706,9 +627,7 @@ def test_mpp_rescales_to_the_resolution_of_the_patches(histo, images, tmp_path):
         cv2.imwrite(str(tmp_path / path.name), doubled)
     result = histo(*PREDICT, tmp_path / "*.png", "--mpp", 0.486)
     told = result.stderr
-    assert [float(row["label"]) for row in table(result.stdout)] == pytest.approx(
-        [float(row["label"]) for row in run_predict(histo, images)], abs=1e-5
-    )
+    assert [float(row["label"]) for row in table(result.stdout)] == pytest.approx(run_scores(histo, images), abs=1e-5)
     assert "12 of 12 images were not 96x96 at 0.972 um per pixel: 12 cut to the centre (272x272 before)" in told
     assert "assumed" not in told
     assert "--mpp NUMBER rescales it" not in told  # it is given already
@@ -747,20 +666,7 @@ def test_arrays_of_other_types_get_the_same_scores(histo, tmp_path, kind):
     assert histo(*PREDICT, tmp_path / "x.npy").stdout == histo(*PREDICT, tmp_path / "bytes.npy").stdout
 
 
-def test_an_array_with_its_channels_first_is_an_error_that_says_so(histo, tmp_path):
-    np.save(tmp_path / "x.npy", np.zeros((2, 3, 96, 96), np.uint8))
-    error, hint = histo.fails(*PREDICT, tmp_path / "x.npy")
-    assert "(2, 3, 96, 96)" in error
-    assert "numpy.moveaxis" in hint
-
-
 # the nightly job
-
-
-@pytest.mark.parametrize("columns", list(Columns))
-def test_every_choice_of_columns_has_the_probability(histo, images, columns):
-    rows = run_predict(histo, images, "--columns", columns)
-    assert all(0 <= float(row["probability" if "probability" in row else "label"]) <= 1 for row in rows)
 
 
 def test_columns_full_adds_the_path_and_the_class(histo, images):
@@ -777,6 +683,7 @@ def test_the_suffix_chooses_the_format(histo, images, tmp_path):
     assert json.loads((tmp_path / "x.jsonl").read_text().splitlines()[0])["id"] == "patch-00"
     histo(*PREDICT, images, "--out", tmp_path / "x.jsonl", "--format", "csv")
     assert (tmp_path / "x.jsonl").read_text().startswith("id,label\n")
+    assert "--out" in histo.fails(*PREDICT, images, "--format", "parquet", code=2)[1]
     histo(*PREDICT, images, "--out", tmp_path / "x.parquet")
     assert pyarrow.parquet.read_table(tmp_path / "x.parquet").num_rows == 12
     error, hint = histo.fails(*PREDICT, images, "--out", tmp_path / "x.xlsx", code=2)

@@ -1,6 +1,5 @@
 """`histo train --folds` and `--seeds`: runs with the same options, their mean and standard deviation."""
 
-import csv
 import json
 import re
 import shutil
@@ -20,7 +19,7 @@ from histocli.signals import Stopped
 from histocli.training.provenance import find_unused_names
 from histocli.training.repeats import plan_repeats
 from histocli.workspace import Workspace
-from tests.cli import QUICK, TRAIN, Histo, template
+from tests.cli import QUICK, TRAIN, Histo, read_rows, template
 
 
 def load_run_checkpoint(histo, run, file="last.pt"):
@@ -71,12 +70,10 @@ def folds(one_thread, trained_folds, tmp_path):
 
 
 def test_folds_validate_every_patch_once_and_do_not_divide_slides(folds):
-    with (folds.root / "manifests" / "balanced.csv").open(newline="") as file:
-        rows = {row["id"]: row["slide"] for row in csv.DictReader(file)}
+    rows = {row["id"]: row["slide"] for row in read_rows(folds.root / "manifests" / "balanced.csv")}
     held = []
     for fold in (1, 2, 3):
-        with (folds.root / "runs" / f"cv-fold{fold}" / "manifest.csv").open(newline="") as file:
-            own = list(csv.DictReader(file))
+        own = read_rows(folds.root / "runs" / f"cv-fold{fold}" / "manifest.csv")
         assert {row["id"] for row in own} == rows.keys()
         parts = [{row["slide"] for row in own if row["split"] == part} for part in ("train", "val")]
         assert parts[0].isdisjoint(parts[1])
@@ -104,16 +101,14 @@ def test_a_new_run_does_not_get_the_common_name_of_folds(folds):
 def test_folds_write_out_of_fold_scores_that_eval_and_plot_read(folds):
     path = folds.root / "metrics" / "cv-synthetic-out-of-fold.json"
     summary = json.loads(path.read_text())
-    with path.with_suffix(".csv").open(newline="") as file:
-        rows = {row["id"]: row for row in csv.DictReader(file)}
-    with (folds.root / "manifests" / "balanced.csv").open(newline="") as file:
-        assert {row["id"]: row["label"] for row in csv.DictReader(file)} == {k: row["label"] for k, row in rows.items()}
+    rows = {row["id"]: row for row in read_rows(path.with_suffix(".csv"))}
+    subset = read_rows(folds.root / "manifests" / "balanced.csv")
+    assert {row["id"]: row["label"] for row in subset} == {key: row["label"] for key, row in rows.items()}
     assert (summary["run"], summary["split"], summary["n"]) == ("cv", "out-of-fold", 64)
     assert summary["n_of_training_slides"] == 0  # the folds are by slide
     for fold in (1, 2, 3):
         folds("eval", "--ckpt", f"cv-fold{fold}", "--uncalibrated", "--device", "cpu")
-        with (folds.root / "metrics" / f"cv-fold{fold}-synthetic-val-uncalibrated.csv").open(newline="") as file:
-            scored = list(csv.DictReader(file))
+        scored = read_rows(folds.root / "metrics" / f"cv-fold{fold}-synthetic-val-uncalibrated.csv")
         own = [rows[row["id"]] for row in scored]
         assert {row["fold"] for row in own} == {f"cv-fold{fold}"}
         assert [row["sha1"] for row in own] == [row["sha1"] for row in scored]
@@ -144,8 +139,7 @@ def test_folds_of_a_subset_by_hospital_hold_out_hospitals(histo):
     report = json.loads(path.read_text())
     sides = []
     for fold in (1, 2):
-        with (histo.root / "runs" / f"cv-fold{fold}" / "manifest.csv").open(newline="") as file:
-            own = list(csv.DictReader(file))
+        own = read_rows(histo.root / "runs" / f"cv-fold{fold}" / "manifest.csv")
         train, val = ({row["hospital"] for row in own if row["split"] == part} for part in ("train", "val"))
         assert train.isdisjoint(val)
         assert report["runs"][fold - 1]["hospitals"] == sorted(val)
@@ -191,11 +185,13 @@ def test_finished_folds_need_no_last_checkpoint(folds, fold, is_removed):
     assert not last.exists() if is_removed else last.read_bytes() == b"x"
 
 
-@pytest.mark.parametrize("name", ["last.pt", "config.json"])
-def test_no_fold_is_extended_if_one_is_damaged(folds, name):
+@pytest.mark.parametrize(("name", "content"), [("last.pt", b"x"), ("last.pt", None), ("config.json", b"x")])
+def test_no_fold_is_extended_if_one_is_damaged(folds, name, content):
     """The first fold was extended, and then the job stopped at the second."""
     runs = folds.root / "runs"
-    (runs / "cv-fold2" / name).write_bytes(b"x")
+    (runs / "cv-fold2" / name).unlink()  # last.pt, as a user does who needs the space
+    if content is not None:
+        (runs / "cv-fold2" / name).write_bytes(content)
     extend = ("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu", "--epochs", 2)
     error, hint = folds.fails(*extend)
     assert str(runs / "cv-fold2" / name) in error
@@ -206,15 +202,6 @@ def test_no_fold_is_extended_if_one_is_damaged(folds, name):
     assert folds.fails(*extend)[1] == (
         "histo runs rm cv-fold2 removes this run, and histo train --folds 3 --name cv --resume trains it again"
     )
-
-
-def test_no_hint_removes_a_finished_fold_without_last_checkpoint(folds):
-    (folds.root / "runs" / "cv-fold2" / "last.pt").unlink()  # as a user does who needs the space
-    resume = ("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
-    error, hint = folds.fails(*resume, "--epochs", 2)
-    assert "last.pt is missing" in error
-    assert hint == "leave --epochs out: without it, cv-fold2 is complete, and its best.pt is used"
-    folds(*resume)
 
 
 def test_no_hint_removes_a_fold_of_a_newer_version(folds):
@@ -321,12 +308,6 @@ def test_a_damaged_fold_is_trained_again_as_the_hint_says(folds, name):
     folds("runs", "rm", "cv-fold1")
     folds("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
     assert same_weights(load_run_checkpoint(folds, "cv-fold1", "best.pt").model, expected)
-
-
-def test_the_hint_to_train_longer_has_one_command_for_all_folds(folds):
-    path = folds.root / "metrics" / "cv-synthetic-out-of-fold.csv"
-    told = folds("eval", "--scores", path.name, "--threshold", 0).stderr
-    assert "train longer: histo train --folds 3 --name cv --resume --epochs 4\n" in told
 
 
 def test_a_run_that_only_has_the_name_of_a_fold_is_not_counted_as_one(folds):

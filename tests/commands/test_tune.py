@@ -1,6 +1,5 @@
 """`histo tune`: studies on small synthetic patches, with the real Optuna."""
 
-import csv
 import json
 import re
 import shlex
@@ -19,7 +18,7 @@ import histocli.training.study_start
 from histocli.data.manifest import write_manifest
 from histocli.errors import HistoError, UsageError
 from histocli.training.trainer import NotFiniteError, Trainer
-from tests.cli import TRAIN, Histo, copy_for_all_tests, template
+from tests.cli import TRAIN, Histo, copy_for_all_tests, read_rows, template
 from tests.faults.processes import Process
 from tests.models.encoder_hub import TINY, put_in_cache
 
@@ -178,8 +177,7 @@ def test_the_first_trial_has_the_default_batch_size_for_the_device_and_the_train
     asked = []
     monkeypatch.setattr(histocli.training.study_start, "choose_batch_size", choose_batch_size)
     histo("tune", "--hours", 1e-6, "--folds", 2, "--device", "cpu")
-    with (histo.root / "manifests" / "tune-fold1.csv").open(newline="") as file:
-        splits = [row["split"] for row in csv.DictReader(file)]
+    splits = [row["split"] for row in read_rows(histo.root / "manifests" / "tune-fold1.csv")]
     assert asked == [("cpu", splits.count("train"))]
     (trial,) = open_in_optuna(histo).trials
     point = trial.system_attrs["fixed_params"]
@@ -294,8 +292,7 @@ def test_held_out_patches_change_nothing(studied):
 
     rows = {}
     for name in ("balanced", "after-fold1", "after-fold2"):
-        with (studied.root / "manifests" / f"{name}.csv").open(newline="") as file:
-            rows[name] = list(csv.DictReader(file))
+        rows[name] = read_rows(studied.root / "manifests" / f"{name}.csv")
     known = {row["id"] for row in rows["balanced"] if row["split"] in ("train", "val")}
     for fold in ("after-fold1", "after-fold2"):
         assert {row["id"] for row in rows[fold]} <= known

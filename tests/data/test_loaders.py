@@ -118,13 +118,6 @@ def test_a_machine_with_many_cores_holds_few_blocks_in_memory(monkeypatch):
     assert 1 < len(readers) <= 8
 
 
-def test_a_subset_smaller_than_a_batch_is_one_batch():
-    data = batches([5, 6, 7], 100)
-    assert (len(data), data.steps) == (3, 1)
-    (batch,) = data.train_batches(0)
-    assert sorted(rows_of(batch)) == [5, 6, 7]
-
-
 def test_a_memory_map_is_read(tmp_path):
     np.save(tmp_path / "x.npy", STORE)
     data = PatchLoader(np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(64), np.arange(64) % 2, 10, CPU)

@@ -254,6 +254,11 @@ def test_reading_by_column_and_by_row_gives_the_same_table(mark, text):
     assert outcome(columns) == outcome(rows)
 
 
+@pytest.mark.parametrize("start", ["\n", " \r\n\n"])
+def test_lines_without_a_text_before_the_names_of_the_columns_are_skipped(start):
+    assert read_columns(io.StringIO(start + "a;b\n1;2\n", newline=""), "t") == {"a": ["1"], "b": ["2"]}
+
+
 def outcome(read):
     try:
         return read()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli.data.overlaps import MIN_OVERLAP, PAIR, _decode_pairs, _encode_pairs, find_overlaps, group_overlaps
+from histocli.sources import SourceContext
 from histocli.sources.kaggle import KaggleSource
 from tests.data.tissue import crop, texture, tissue
 
@@ -155,7 +156,7 @@ def test_progress_is_reported_until_the_end():
 
 
 def test_all_known_overlaps_of_real_patches_are_found_without_false_ones(shared_data, tmp_path):
-    source = KaggleSource(shared_data / "kaggle_layout.zip", tmp_path)
+    source = KaggleSource(shared_data / "kaggle_layout.zip", SourceContext(tmp_path))
     loaded = [(patch.id, patch.load()) for patch in source.read_patches() if patch.split == "train"]
     ids, patches = [key for key, _ in loaded], np.stack([pixels for _, pixels in loaded])
     pairs = find_overlaps([patches])

@@ -96,18 +96,6 @@ def test_names_that_windows_forbids_are_normal_ids(root, place):
     assert [path.name for path in sorted((root / "data" / "odd").iterdir())] == ["dataset.json", "patches.npy"]
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("second", ["x/a.tif", "x\\a.tif", "./x/a.tif"])
-def test_a_duplicate_name_is_an_error(root, place, second):
-    archive = write_archive(place / "twice.zip", [("x/a.tif", IMAGES[0]), (second, IMAGES[1])])
-    before = tree(root)
-    for line in ([*PREDICT, archive], ["download", "--source", "folder", "--from", archive, "--name", "twice"]):
-        process = histo(root, *line, code=1)
-        assert f"error: {archive} contains 'x/a.tif' twice" in process.stderr
-        assert process.stdout == ""
-    assert tree(root) == before
-
-
 def declare_size(path, name, size):
     """Let a member's entry in the directory declare another size."""
     data = bytearray(path.read_bytes())
@@ -132,12 +120,6 @@ def test_decompression_bombs_are_refused_by_declared_and_by_real_size(root, plac
     assert "warning: declares.tif: it unpacks to 4,095 MiB, over 256" in process.stderr
     assert "warning: is.tif: it unpacks to 300 MiB, over 256" in process.stderr
     assert "warning: hides.tif: " in process.stderr
-
-
-def test_an_archive_in_an_archive_is_not_opened(root, place):
-    inner = write_archive(place / "inner.zip", [("deep.tif", IMAGES[0])])
-    archive = write_archive(place / "outer.zip", [("inner.zip", inner.read_bytes()), ("a.tif", IMAGES[1])])
-    assert [row["id"] for row in rows(histo(root, *PREDICT, archive))] == ["a"]
 
 
 def test_a_damaged_archive_names_the_member(root, place):

@@ -19,18 +19,11 @@ from histocli.errors import HistoError
 from histocli.images.decode import decode
 from tests.cli import REPOSITORY
 from tests.faults.processes import histo
-from tests.images.test_decode import bmp_header, jpeg_header, png_header, tiff_header
+from tests.images.test_decode import bmp_header, encode, jpeg_header, png_header, tiff_header
 
 PREDICT = ["predict", "--ckpt", "first", "--device", "cpu"]
 PATCH = cv2.GaussianBlur(np.random.default_rng(7).integers(0, 256, (96, 96, 3), np.uint8), (0, 0), 3)
 GREY = np.dstack([cv2.cvtColor(PATCH, cv2.COLOR_RGB2GRAY)] * 3)
-
-
-def encode(pixels, kind, mode=None, **options):
-    image = Image.fromarray(pixels)
-    stream = io.BytesIO()
-    (image.convert(mode) if mode else image).save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def encode_rotated():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from histocli.sources import SourceContext
 from histocli.sources.kaggle_client import download_competition
 from tests.faults.processes import histo
 from tests.sources.kaggle_layout import layout_files, make_zip
@@ -79,7 +80,7 @@ def test_a_kaggle_token_is_not_sent_to_another_host(kaggle, tmp_path, policy, to
     with FileServer({"archive.zip": body}) as elsewhere:
         to = {"Location": elsewhere.url("archive.zip", host="localhost")}
         answer(kaggle, forever=Reply(status=302, body=b"", headers=to))
-        download_competition(tmp_path / "downloads", policy=policy)
+        download_competition(SourceContext(tmp_path / "downloads", policy=policy))
         assert any(TOKEN in str(request.headers) or "Authorization" in request.headers for request in kaggle.requests)
         assert elsewhere.requests
         assert not any("Authorization" in request.headers for request in elsewhere.requests)

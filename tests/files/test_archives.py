@@ -16,6 +16,7 @@ from histocli.files.file import describe_others, find_images, read_bytes
 from histocli.files.listing import list_files
 from histocli.files.streams import StreamReader
 from histocli.images.stream import map_ordered
+from histocli.sources import SourceContext
 from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.sources.kaggle import KaggleSource
 from tests.sources.kaggle_layout import check_all, layout_files, make_zip, tiff, write_folder, write_zip
@@ -36,6 +37,11 @@ def make_tar(files, mode="w"):
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     return stream.getvalue()
+
+
+def write_parquet(path, columns):
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(pa.table(columns), path)
 
 
 def contents(path):
@@ -60,7 +66,7 @@ def test_every_kind_of_tar_is_read_without_hidden_and_outside_files(tmp_path, su
 def test_kaggles_archive_may_be_a_tar(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(make_tar(dict(sorted(layout_files().items())), MODES[suffix]))
-    check_all(KaggleSource(path, tmp_path))
+    check_all(KaggleSource(path, SourceContext(tmp_path)))
 
 
 def test_members_of_a_compressed_tar_are_read_in_any_order_and_from_many_threads(tmp_path, monkeypatch):
@@ -178,10 +184,10 @@ def parts():
 
 
 def test_kaggles_nested_zips_of_2019_are_read(tmp_path):
-    check_all(KaggleSource(write_folder(tmp_path / "folder", parts()), tmp_path))
-    check_all(KaggleSource(write_zip(tmp_path / "nested.zip", parts()), tmp_path))
+    check_all(KaggleSource(write_folder(tmp_path / "folder", parts()), SourceContext(tmp_path)))
+    check_all(KaggleSource(write_zip(tmp_path / "nested.zip", parts()), SourceContext(tmp_path)))
     (tmp_path / "nested.tar.gz").write_bytes(make_tar(parts(), "w:gz"))
-    check_all(KaggleSource(tmp_path / "nested.tar.gz", tmp_path))
+    check_all(KaggleSource(tmp_path / "nested.tar.gz", SourceContext(tmp_path)))
 
 
 def test_archives_beside_images_are_skipped_and_reported(tmp_path):
@@ -408,10 +414,8 @@ def test_arrays_without_names_are_named_and_an_option_chooses_the_labels(tmp_pat
 
 
 def test_columns_of_parquet_are_labels_and_slides(tmp_path):
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
     columns = {"is_cancer": [False, True] * 3, "slide_id": list("aaabbb"), "image_id": list("uvwxyz")}
-    pq.write_table(pa.table({"image": [tiff(pixels) for pixels in PIXELS], **columns}), tmp_path / "x.parquet")
+    write_parquet(tmp_path / "x.parquet", {"image": [tiff(pixels) for pixels in PIXELS], **columns})
     source = FolderSource(FolderOptions((str(tmp_path / "x.parquet"),)))
     patches = list(source.read_patches())
     assert [(patch.label, patch.slide) for patch in patches] == list(zip([0, 1] * 3, "aaabbb", strict=True))
@@ -422,14 +426,12 @@ def test_columns_of_parquet_are_labels_and_slides(tmp_path):
     ("missing", "written"), [(None, ""), (-1, " (written as -1)"), (float("nan"), " (written as nan)"), (" ", "")]
 )
 def test_rows_of_parquet_without_a_label_keep_their_slide_and_split(tmp_path, missing, written):
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
     labels = [0, 1, 0, 1, missing, missing]
     columns = {"label": list(map(str, labels)) if missing == " " else labels, "slide": list("aabbcc"), "x": [*range(6)]}
     columns["split"] = ["train"] * 4 + ["test", "unlabeled"]
     for names in (["label", "slide", "split", "x"], ["label", "x"]):
         images = {"image": [tiff(pixels) for pixels in PIXELS]}
-        pq.write_table(pa.table(images | {name: columns[name] for name in names}), tmp_path / "x.parquet")
+        write_parquet(tmp_path / "x.parquet", images | {name: columns[name] for name in names})
         source = FolderSource(FolderOptions((str(tmp_path / "x.parquet"),)))
         patches = list(source.read_patches())
         assert [patch.label for patch in patches] == [0, 1, 0, 1, None, None]
@@ -446,33 +448,27 @@ def test_rows_of_parquet_without_a_label_keep_their_slide_and_split(tmp_path, mi
 
 
 def test_a_parquet_without_any_label_says_so(tmp_path):
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
-    table = {"image": [tiff(pixels) for pixels in PIXELS], "label": pa.nulls(6), "slide": list("aabbcc")}
-    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    table = {"image": [tiff(pixels) for pixels in PIXELS], "label": [None] * 6, "slide": list("aabbcc")}
+    write_parquet(tmp_path / "x.parquet", table)
     source = FolderSource(FolderOptions((str(tmp_path / "x.parquet"),)))
     assert [(patch.label, patch.slide) for patch in source.read_patches()] == [(None, slide) for slide in "aabbcc"]
     assert source.report.notes[0].startswith("no labels in x.parquet, column label: all rows are empty")
 
 
 def test_of_several_columns_of_images_the_one_with_the_usual_name_is_read(tmp_path):
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
     images, masks = ([tiff(pixels) for pixels in array] for array in (PIXELS, PIXELS // 2))
-    pq.write_table(pa.table({"mask": masks, "image": images}), tmp_path / "x.parquet")
+    write_parquet(tmp_path / "x.parquet", {"mask": masks, "image": images})
     source = FolderSource(FolderOptions((str(tmp_path / "x.parquet"),)))
     assert np.array_equal([patch.load() for patch in source.read_patches()], PIXELS)
-    pq.write_table(pa.table({"mask": masks, "photo": images}), tmp_path / "y.parquet")
+    write_parquet(tmp_path / "y.parquet", {"mask": masks, "photo": images})
     with pytest.raises(HistoError, match=r"y\.parquet has several columns of images: mask and photo") as caught:
         FolderSource(FolderOptions((str(tmp_path / "y.parquet"),)))
     assert "drop_columns(['photo'])" in caught.value.hint
 
 
 def test_a_wrong_label_in_a_parquet_file_is_named_by_column_and_row(tmp_path):
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
     table = {"image": [tiff(pixels) for pixels in PIXELS], "Label": [0, None, 1, 1, 7, 0]}
-    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    write_parquet(tmp_path / "x.parquet", table)
     with pytest.raises(HistoError, match=r"x\.parquet, column Label, row 4: '7' is not 0 or 1"):
         FolderSource(FolderOptions((str(tmp_path / "x.parquet"),)))
 

@@ -167,15 +167,8 @@ def test_a_broken_archive_is_an_error_that_names_it(tmp_path, data):
         list_files(tmp_path / "x.zip")
 
 
-def test_a_truncated_archive_is_an_error(tmp_path):
-    path = write_zip(tmp_path / "x.zip", TREE)
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(HistoError, match=r"cannot read .*x\.zip"):
-        list_files(path)
-
-
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("second", ["a/b.png", "a\\b.png"])
+@pytest.mark.parametrize("second", ["a/b.png", "a\\b.png", "./a/b.png"])
 def test_a_duplicate_name_is_an_error(tmp_path, second):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for name in ("a/", "a/", "a/b.png", "c.png", second):  # a folder may be repeated
@@ -225,16 +218,6 @@ def write_deflated(path, **members):
         for name, data in members.items():
             archive.writestr(name, data)
     return path
-
-
-def test_only_the_member_with_an_enormous_size_is_refused(tmp_path):
-    path = central(
-        write_deflated(tmp_path / "x.zip", bomb=b"0" * 9, good=b"1"), "bomb", 24, struct.pack("<I", 2**32 - 2)
-    )
-    bomb, good = list_files(path)
-    with pytest.raises(HistoError, match=r"^bomb: it unpacks to 4,095 MiB"):
-        read_bytes(bomb)
-    assert read_bytes(good) == b"1"
 
 
 def test_a_member_that_unpacks_to_more_than_it_declares_is_refused(tmp_path, monkeypatch):

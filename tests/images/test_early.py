@@ -1,5 +1,7 @@
 """Decoding processes that are started before torch is imported, only if they are useful; all of them end."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from histocli.enums import Device
@@ -22,25 +24,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_processes_start_at_once_and_end_with_the_block(folder):
-    with start_processes_early([str(folder)], Device.AUTO) as pool:
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_processes_start_at_once_and_end_with_the_block(folder, error):
+    with pytest.raises(error) if error else nullcontext(), start_processes_early([str(folder)], Device.AUTO) as pool:
         pids = [worker.process.pid for worker in pool._started]
         assert len(pids) == 2
         assert all(map(is_alive, pids))
-    assert not any(map(is_alive, pids))
-
-
-def test_processes_end_when_the_command_fails(folder):
-    pids = []
-
-    def fail():
-        with start_processes_early([str(folder)], Device.AUTO) as pool:
-            pids.extend(worker.process.pid for worker in pool._started)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert len(pids) == 2
+        if error:
+            raise error
     assert not any(map(is_alive, pids))
 
 
@@ -56,19 +47,15 @@ def test_few_files_start_no_processes(folder, names):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("device", "change"),
     [
-        lambda patch: patch.setattr(early, "_GPU_DRIVERS", ("none",)),
-        lambda patch: patch.setattr(early, "count_threads", lambda: 3),
-        lambda patch: patch.setenv("CUDA_VISIBLE_DEVICES", ""),
+        (Device.AUTO, lambda patch: patch.setattr(early, "_GPU_DRIVERS", ("none",))),
+        (Device.AUTO, lambda patch: patch.setattr(early, "count_threads", lambda: 3)),
+        (Device.AUTO, lambda patch: patch.setenv("CUDA_VISIBLE_DEVICES", "")),
+        (Device.CPU, lambda patch: None),
     ],
 )
-def test_no_processes_start_without_a_gpu_or_with_few_cores(folder, monkeypatch, change):
+def test_no_processes_start_for_the_cpu_without_a_gpu_or_with_few_cores(folder, monkeypatch, device, change):
     change(monkeypatch)
-    with start_processes_early([str(folder)], Device.AUTO) as pool:
-        assert pool is None
-
-
-def test_no_processes_start_for_the_cpu(folder):
-    with start_processes_early([str(folder)], Device.CPU) as pool:
+    with start_processes_early([str(folder)], device) as pool:
         assert pool is None

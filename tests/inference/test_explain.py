@@ -106,21 +106,14 @@ def test_a_network_with_random_weights_gives_another_map():
     assert np.allclose(*again, atol=1e-6)
 
 
-def test_several_networks_are_averaged():
-    torch.manual_seed(2)
-    models = [with_statistics(create_model("histonet-64")) for _ in range(2)]
-    pixels = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), np.uint8)
-    both, first, second = (explain(chosen, pixels) for chosen in (models, models[:1], models[1:]))
-    assert np.allclose(both, (first + second) / 2, atol=1e-6)
-    assert not np.allclose(first, second)
-
-
-def test_a_pair_is_explained_by_the_mean_of_the_maps_of_its_networks():
+def test_several_networks_and_a_pair_are_explained_by_the_mean_of_their_maps():
     torch.manual_seed(2)
     pair = with_statistics(create_model("histonet-pair"))
+    parts = [*pair.split_members()]
     pixels = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), np.uint8)
-    both, first, second = (explain(chosen, pixels) for chosen in ([pair], *([part] for part in pair.split_members())))
-    assert np.allclose(both, (first + second) / 2, atol=1e-6)
+    of_pair, of_both, first, second = (explain(chosen, pixels) for chosen in ([pair], parts, parts[:1], parts[1:]))
+    assert np.allclose(of_pair, (first + second) / 2, atol=1e-6)
+    assert np.allclose(of_both, of_pair, atol=1e-6)
     assert not np.allclose(first, second)
 
 

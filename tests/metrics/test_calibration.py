@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 
 from histocli.errors import HistoError, UsageError
-from histocli.metrics import compute_auc, evaluate
+from histocli.metrics import evaluate
 from histocli.metrics.calibration import HIGHEST, LOWEST, compute_probabilities, fit_temperature, rescale_threshold
 from histocli.metrics.thresholds import choose_threshold, parse_threshold
 
@@ -129,9 +129,3 @@ def test_an_invalid_rule_is_refused(rule):
 def test_a_rule_needs_both_classes():
     with pytest.raises(HistoError, match="both classes"):
         choose_threshold("youden", np.array([1, 1]), np.array([0.1, 0.9]))
-
-
-def test_calibration_keeps_the_order_of_the_scores():
-    rng = np.random.default_rng(0)
-    odds, labels = rng.normal(size=200), rng.integers(0, 2, 200)
-    assert compute_auc(labels, compute_probabilities(odds, 4)) == compute_auc(labels, compute_probabilities(odds))

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as reference
 
 from histocli.errors import HistoError
-from histocli.metrics import CURVE_POINTS, Measurement, compute_auc, evaluate, registry
-from histocli.metrics.curves import Confusion
+from histocli.metrics import Measurement, compute_auc, evaluate, registry
+from histocli.metrics.curves import CURVE_POINTS, Confusion
 from histocli.metrics.weighted import SortedScores
 from histocli.schema import from_json, to_json
 

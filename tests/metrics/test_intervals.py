@@ -19,7 +19,7 @@ from histocli.metrics import (
     make_patch_clusters,
 )
 from histocli.metrics.delong import compute_delong, compute_delong_difference
-from histocli.metrics.intervals import ClassCounts, explain_few_clusters, resample
+from histocli.metrics.intervals import ClassCounts, count_informative, explain_few_clusters, resample
 from histocli.metrics.registry import BY_NAME, METRICS, NAMES, compute_metrics
 from histocli.metrics.weighted import SortedScores
 from histocli.schema import from_json, to_json
@@ -137,28 +137,25 @@ def test_the_reason_for_a_missing_interval_of_patches_counts_patches():
 
 
 @pytest.mark.parametrize(
-    ("by", "slides", "reason"),
+    ("metric", "by", "counts", "reason"),
     [
-        ("slide or patch", 9, "the bootstrap needs 10 slides or patches, and there are only 9"),
-        ("slide or overlap group", 9, "the bootstrap needs 10 slides or overlap groups, and there are only 9"),
-        ("slide", 1, "the bootstrap needs 10 slides, and there is only 1"),
+        ("accuracy", "slide or patch", (9, 9, 9), "10 slides or patches, and there are only 9"),
+        ("accuracy", "slide or overlap group", (9, 9, 9), "10 slides or overlap groups, and there are only 9"),
+        ("accuracy", "slide", (1, 1, 1), "10 slides, and there is only 1"),
+        ("sensitivity", "patch", (30, 30, 1), "10 patches, and only 1 is a tumour patch"),
+        ("sensitivity", "slide", (30, 30, 1), "10 slides, and only 1 has tumour patches"),
+        ("sensitivity", "slide", (10, 5, 5), "10 slides, and only 5 have tumour patches"),
+        ("specificity", "slide", (10, 5, 5), "10 slides, and only 5 have normal patches"),
+        ("auc", "slide", (10, 5, 5), "10 slides, and only 5 have tumour patches"),
     ],
 )
-def test_the_reason_for_a_missing_interval_is_grammatical(by, slides, reason):
-    assert explain_few_clusters(BY_NAME["accuracy"], by, slides, ClassCounts(slides, slides)) == reason
+def test_the_reason_for_a_missing_interval_is_grammatical_and_names_the_class(metric, by, counts, reason):
+    """`counts` are the clusters: all, those with normal patches, and those with tumour."""
+    found = explain_few_clusters(BY_NAME[metric], by, counts[0], ClassCounts(*counts[1:]))
+    assert found == f"the bootstrap needs {reason}"
 
 
-@pytest.mark.parametrize(
-    ("by", "reason"), [("patch", "only 1 is a tumour patch"), ("slide", "only 1 has tumour patches")]
-)
-def test_the_reason_for_a_single_cluster_with_tumour_is_grammatical(by, reason):
-    assert explain_few_clusters(BY_NAME["sensitivity"], by, 30, ClassCounts(30, 1)).endswith(f" and {reason}")
-
-
-def test_the_reason_for_a_missing_interval_names_the_class_of_the_metric():
-    reason = "the bootstrap needs 10 slides, and only 5 have {} patches"
-    for metric, kind in (("specificity", "normal"), ("sensitivity", "tumour"), ("auc", "tumour")):
-        assert explain_few_clusters(BY_NAME[metric], "slide", 10, ClassCounts(5, 5)) == reason.format(kind)
+def test_the_reason_for_a_missing_interval_says_that_a_class_has_no_patches():
     assert explain_few_clusters(BY_NAME["auc"], "slide", 10, ClassCounts(0, 10)) == "there are no normal patches"
 
 
@@ -351,4 +348,4 @@ def test_a_difference_that_is_the_same_in_every_resample_has_no_interval_and_say
 @pytest.mark.parametrize(("classes", "expected"), [("either", 25), ("normal", 20), ("tumour", 5), ("both", 5)])
 def test_informative_clusters_are_those_of_the_classes_that_a_metric_needs(classes, expected):
     metric = next(metric for metric in METRICS if metric.classes == classes)
-    assert metric.count_informative(25, 20, 5) == expected
+    assert count_informative(metric, 25, ClassCounts(20, 5)) == expected

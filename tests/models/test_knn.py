@@ -13,7 +13,7 @@ from histocli.commands.train import train
 from histocli.enums import HeadKind
 from histocli.errors import HistoError
 from histocli.models import create_model
-from histocli.models.checkpoint import load_checkpoint, save_checkpoint
+from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.models.knn import K, KnnHead
 from histocli.signals import Stopped
 from histocli.workspace import Workspace
@@ -131,8 +131,6 @@ def test_neighbours_need_a_frozen_backbone(histo):
     ],
 )
 def test_damaged_neighbours_are_refused(tmp_path, change, why):
-    from histocli.models.checkpoint import Checkpoint
-
     model = create_model(SMALL)
     model.network.head = KnnHead(1024, 6)
     save_checkpoint(Checkpoint(SMALL, model.state_dict() | change, "run", 1, {}, {}, "ab" * 32), tmp_path / "a.pt")
@@ -141,8 +139,6 @@ def test_damaged_neighbours_are_refused(tmp_path, change, why):
 
 
 def test_neighbours_of_a_network_without_a_backbone_are_refused(tmp_path):
-    from histocli.models.checkpoint import Checkpoint
-
     state = create_model("histonet-64").state_dict() | {"network.head.bank": torch.zeros(4, 8)}
     save_checkpoint(Checkpoint("histonet-64", state, "run", 1, {}, {}, "ab" * 32), tmp_path / "a.pt")
     with pytest.raises(HistoError, match=r"the network has no network\.head\.bank"):

@@ -121,8 +121,8 @@ def test_few_patches_and_one_class_are_drawn_too(tmp_path, kind, labels, probs):
 def test_the_confusion_matrix_shows_counts_and_shares(tmp_path):
     metrics = report(evaluate([0] * 5 + [1] * 4, [0.1, 0.1, 0.1, 0.1, 0.9, 0.2, 0.8, 0.8, 0.8]))
     shown = texts(tmp_path, partial(evaluation.draw_confusion, report=metrics))
-    for cell in ("4 | 80.0%", "1 | 20.0%", "1 | 25.0%", "3 | 75.0%"):
-        assert cell in shown
+    for text in ("4 | 80.0% of normal", "1 | 20.0%", "1 | 25.0%", "3 | 75.0% of tumour", "per row"):
+        assert text in shown
 
 
 @pytest.mark.parametrize("epochs", [1, 60])
@@ -261,14 +261,6 @@ def test_the_precision_recall_curve_begins_with_what_was_measured():
     assert (curve.recall[0], curve.precision[0]) == (0, 1)
     points = [(0, 1 / 3), (0.5, 1 / 3), (1, 1 / 2), (1, 2 / 5)]
     assert curve.find_drawn_points() == [pytest.approx(point) for point in points]
-
-
-def test_the_confusion_matrix_says_that_its_percentages_are_per_row(tmp_path):
-    made = report(evaluate([0] * 4 + [1] * 5, [0.1, 0.2, 0.3, 0.9] + [0.9] * 5))
-    shown = texts(tmp_path, partial(evaluation.draw_confusion, report=made))
-    assert "75.0% of normal" in shown
-    assert "100.0% of tumour" in shown
-    assert "per row" in shown
 
 
 def test_the_reliability_diagram_has_the_count_of_each_bin(tmp_path):

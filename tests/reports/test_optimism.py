@@ -1,6 +1,5 @@
 """`benchmarks/optimism.py`: the difference between validation and unseen patches, and runs that are not compared."""
 
-import csv
 import json
 import shutil
 from dataclasses import replace
@@ -13,7 +12,7 @@ from benchmarks.optimism import main, measure
 from histocli.errors import HistoError
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.workspace import Workspace
-from tests.cli import TRAIN, Histo, copy_for_all_tests, template
+from tests.cli import TRAIN, Histo, copy_for_all_tests, read_rows, template, write_rows
 from tests.data.tissue import crop, texture, write_patches
 
 RUNS = ("first", "leaky")
@@ -96,22 +95,17 @@ def test_runs_of_another_version_network_or_size_are_not_averaged(histo, reports
 
 def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, reports, capsys):
     """A second data set can have other patches of the same slides."""
-    with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
-        slides = sorted({row["slide"] for row in csv.DictReader(file)})
-    table = histo.root / "manifests" / "elsewhere.csv"
-    with table.open(newline="") as file:
-        rows = [row | {"slide": slides[i % len(slides)]} for i, row in enumerate(csv.DictReader(file))]
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    manifests = histo.root / "manifests"
+    slides = sorted({row["slide"] for row in read_rows(manifests / "synthetic.csv")})
+    rows = read_rows(manifests / "elsewhere.csv")
+    rows = [row | {"slide": slides[i % len(slides)]} for i, row in enumerate(rows)]
+    write_rows(manifests / "elsewhere.csv", rows)
     for name in ("synthetic", "elsewhere"):  # the slides of synthetic data sets have equal names, but are not equal
         path = histo.root / "data" / name / "dataset.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "folder"}))
     for run in reports:
         evaluate(histo, "--ckpt", run, "--data", "elsewhere")
-    with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
-        drawn = {row["slide"] for row in csv.DictReader(file)}
+    drawn = {row["slide"] for row in read_rows(manifests / "balanced.csv")}
     result = main([str(histo.root), "elsewhere", *RUNS])
     assert result.shared_slides == len(drawn & {row["slide"] for row in rows})
     assert "elsewhere is not unseen" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """Slides as files, and calls of `histo predict`, for the tests."""
 
-import csv
+import json
 
 import numpy as np
 import tifffile
@@ -43,12 +43,41 @@ def write_aperio_slide(path, properties):
     return path
 
 
-def read_table(path):
-    """Return the rows of a CSV file as dictionaries."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def predict(histo, *args, code=0):
     """Run `histo predict` on the CPU."""
     return histo("predict", "--device", "cpu", *args, code=code)
+
+
+def download(histo, slides, annotations, *args, **options):
+    """Run `histo download --source slides`."""
+    return histo("download", "--source", "slides", "--from", slides, "--annotations", annotations, *args, **options)
+
+
+def make_ring(left, top, width, height=None):
+    """The closed outline of a rectangle; of a square without `height`."""
+    right, bottom = left + width, top + (height or width)
+    return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+
+
+def make_area(*rings, **properties):
+    """An area as a feature of GeoJSON: its outline, and its holes."""
+    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": rings}, "properties": properties}
+
+
+def write_features(path, *features):
+    """Write a GeoJSON file; return its path."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def write_asap(path, *annotations, groups=""):
+    """Write annotations (group, type, points) as ASAP does; return the path."""
+    path.parent.mkdir(exist_ok=True)
+    body = ""
+    for group, kind, points in annotations:
+        corners = "".join(f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in enumerate(points))
+        body += f'<Annotation Type="{kind}" PartOfGroup="{group}"><Coordinates>{corners}</Coordinates></Annotation>'
+    groups = f"<AnnotationGroups>{groups}</AnnotationGroups>"
+    path.write_text(f"<ASAP_Annotations><Annotations>{body}</Annotations>{groups}</ASAP_Annotations>")
+    return path

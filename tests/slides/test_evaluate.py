@@ -1,6 +1,5 @@
 """`histo eval --maps`."""
 
-import csv
 import json
 import math
 import shutil
@@ -17,7 +16,8 @@ from histocli.slides.asap import read_asap
 from histocli.slides.records import FinishedSlide, SlideRecord, write_finished
 from histocli.slides.synthetic import draw_slide, plan_synthetic_slide, write_annotation
 from histocli.workspace import Workspace
-from tests.cli import Histo, template
+from tests.cli import Histo, read_rows, template
+from tests.slides.files import make_area, make_ring, write_features
 
 TUMOUR = {"objectType": "annotation", "classification": {"name": "Tumor"}}  # properties of an area in QuPath's GeoJSON
 
@@ -48,12 +48,8 @@ def copy_as_geojson(annotations, folder, ring, properties):
     """Write the annotations as QuPath does, those with tumour with one area more."""
     for path in annotations.iterdir():
         areas = [([*area.outline.tolist(), area.outline[0].tolist()], TUMOUR) for area in read_asap(path).polygons]
-        features = [
-            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
-            for ring, properties in areas + ([(ring, properties)] if areas else [])
-        ]
-        content = {"type": "FeatureCollection", "features": features}
-        (folder / f"{path.stem}.geojson").write_text(json.dumps(content))
+        areas += [(ring, properties)] if areas else []
+        write_features(folder / f"{path.stem}.geojson", *(make_area(outline, **values) for outline, values in areas))
 
 
 def test_annotations_give_auc_froc_and_recall(histo, slides, monkeypatch):
@@ -137,9 +133,8 @@ def test_an_id_of_a_label_may_have_the_suffix_of_the_slide(histo, slides, tmp_pa
 def test_tiles_among_the_annotations_are_left_out_and_counted(histo, slides, tmp_path):
     line = ["eval", "--maps", slides.maps, "--json", "--annotations"]
     expected = json.loads(histo(*line, slides.annotations).stdout)
-    square = [[0, 0], [2000, 0], [2000, 2000], [0, 2000], [0, 0]]
     tile = {"objectType": "tile", "measurements": {"probability of tumour": 0.9}}
-    copy_as_geojson(slides.annotations, tmp_path, square, tile)
+    copy_as_geojson(slides.annotations, tmp_path, make_ring(0, 0, 2000), tile)
     result = histo(*line, tmp_path)
     assert "tumor_001.geojson: left out 1 tile: only areas of annotations count" in " ".join(result.stderr.split())
     assert json.loads(result.stdout) == expected | {"truth": str(tmp_path)}
@@ -199,8 +194,7 @@ def write_maps(folder, paths, checkpoint, **fields):
 
 def read_splits(histo):
     """Return the split of each slide of the first run."""
-    with (histo.root / "runs" / "first" / "manifest.csv").open(newline="") as file:
-        return {row["slide"]: row["split"] for row in csv.DictReader(file)}
+    return {row["slide"]: row["split"] for row in read_rows(histo.root / "runs" / "first" / "manifest.csv")}
 
 
 def change_dataset(histo, **fields):
@@ -230,8 +224,7 @@ def test_slides_that_the_checkpoint_was_trained_on_are_counted(histo, tmp_path):
     page = (histo.root / "plots" / "first-report.html").read_text()
     assert f'<p class="warning">{len(splits)} of {len(names)} slides were used to train or validate' in page
     folder = histo.root / "runs" / "first"
-    with (folder / "manifest.csv").open(newline="") as file:
-        drawn = next(row for row in csv.DictReader(file) if row["split"] == "train")
+    drawn = next(row for row in read_rows(folder / "manifest.csv") if row["split"] == "train")
     shots = {"per_class": 1, "ids": [drawn["id"]], "slides": 1, "drawn_from": len(splits)}
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"shots": shots}))

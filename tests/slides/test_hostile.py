@@ -118,13 +118,6 @@ def test_a_slide_in_one_enormous_part_is_refused(tmp_path):
         open_slide(path)
 
 
-def test_an_ordinary_ome_slide_is_read(tmp_path):
-    image = tissue_image(500, 600)
-    with open_slide(write_slide(tmp_path / "x.ome.tif", image, 0.5, ome=True)) as slide:
-        assert np.array_equal(slide.read(0, 0, 0, 600, 500), image)
-        assert slide.mpp == (0.5, 0.5)
-
-
 # maps that someone else wrote
 
 SIDE = 192  # of a square in level-0 pixels

@@ -9,7 +9,8 @@ import pytest
 import histocli.commands.predict_slides
 import histocli.commands.slide_job
 from histocli.data.manifest import hash_file
-from tests.slides.files import predict, read_table, tissue_image, write_slide
+from tests.cli import read_rows
+from tests.slides.files import make_area, make_ring, predict, tissue_image, write_features, write_slide
 
 
 def damage(path):
@@ -21,7 +22,7 @@ def damage(path):
 
 
 def read_statuses(out):
-    return {record["slide"]: record["status"] for record in read_table(out / "slides.csv")}
+    return {record["slide"]: record["status"] for record in read_rows(out / "slides.csv")}
 
 
 def write_labels(path, *names):
@@ -30,11 +31,7 @@ def write_labels(path, *names):
 
 
 def write_mask(path):
-    ring = [[400, 300], [784, 300], [784, 684], [400, 684], [400, 300]]
-    geometry = {"type": "Polygon", "coordinates": [ring]}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"type": "Feature", "geometry": geometry, "properties": {}}))
-    return path
+    return write_features(path, make_area(make_ring(400, 300, 384)))
 
 
 @pytest.mark.parametrize("reason", ["damaged", "no mask"])
@@ -186,7 +183,7 @@ def test_a_copied_map_and_a_folder_of_maps_inside_the_folder_stay(histo, slides,
     path = out / "first-old" / "slide.json"
     path.write_text(path.read_text().replace('"mpp": 0.486', '"mpp": 0.25'))
     predict(histo, slides / "second.tif", "--out", out)
-    assert {record["slide"]: record["mpp"] for record in read_table(out / "slides.csv")}["first"] == "0.486000"
+    assert {record["slide"]: record["mpp"] for record in read_rows(out / "slides.csv")}["first"] == "0.486000"
     for folder in (out / "tta" / "first", out / "tta" / "second", out / "first", out / "first-old"):
         assert (folder / "slide.json").is_file()
 
@@ -211,13 +208,17 @@ def test_a_map_stays_valid_if_its_slide_cannot_be_found_for_a_while(histo, slide
 def test_the_resolution_of_other_slides_does_not_matter(histo, slides, tmp_path):
     out, table = tmp_path / "out", tmp_path / "mpp.csv"
     write_slide(slides / "third.tif", tissue_image(1300, 1300), None)
-    predict(histo, slides, "--out", out, code=4)
+    result = predict(histo, slides, "--out", out, code=4)
+    assert "1 of 3 slides could not be scored: third" in result.stderr
+    assert "--mpp 0.25, or --mpp FILE.csv" in " ".join(result.stderr.split())
     assert "2 of 3 slides were finished before" in predict(histo, slides, "--out", out, "--mpp", 0.486).stderr
+    flags = {record["slide"]: record["flags"] for record in read_rows(out / "slides.csv")}
+    assert flags == {"first": "", "second": "", "third": "mpp 0.486 given"}
     table.write_text("slide,mpp\nthird,0.486\n")
     assert "3 of 3 slides were finished before" in predict(histo, slides, "--out", out, "--mpp", table).stderr
     table.write_text("slide,mpp\nthird.tif,0.5\n")
     assert "2 of 3 slides were finished before" in predict(histo, slides, "--out", out, "--mpp", table).stderr
-    assert {record["slide"]: record["mpp"] for record in read_table(out / "slides.csv")}["third"] == "0.500000"
+    assert {record["slide"]: record["mpp"] for record in read_rows(out / "slides.csv")}["third"] == "0.500000"
     assert "2 of 3 slides were finished before" in predict(histo, slides, "--out", out, code=4).stderr
     assert read_statuses(out)["third"] == "failed"
 

@@ -6,7 +6,8 @@ import openslide
 import pytest
 
 from histocli.slides.reading import open_slide
-from tests.slides.files import predict, read_table, tissue_image, write_slide
+from tests.cli import read_rows
+from tests.slides.files import download, make_area, predict, tissue_image, write_asap, write_features, write_slide
 
 LEFT, TOP = 300, 500  # the corner
 SQUARE = [(0, 0), (700, 0), (700, 600), (0, 600), (0, 0)]
@@ -29,18 +30,13 @@ def slide(tmp_path):
 
 def write_geojson(folder, left, top):
     """Write an area for the slide `a`, whose upper left corner QuPath shows at (left, top); return the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    geometry = {"type": "Polygon", "coordinates": [[[left + x, top + y] for x, y in SQUARE]]}
-    (folder / "a.geojson").write_text(json.dumps({"type": "Feature", "geometry": geometry, "properties": {}}))
+    write_features(folder / "a.geojson", make_area([[left + x, top + y] for x, y in SQUARE]))
     return folder
 
 
 def write_xml(folder, left, top):
     """Write an area as ASAP does, which shows the whole slide; return the folder."""
-    folder.mkdir()
-    points = "".join(f'<Coordinate Order="0" X="{left + x}" Y="{top + y}"/>' for x, y in SQUARE)
-    area = f'<Annotation Type="Polygon" PartOfGroup="Tumor"><Coordinates>{points}</Coordinates></Annotation>'
-    (folder / "a.xml").write_text(f"<ASAP_Annotations><Annotations>{area}</Annotations></ASAP_Annotations>")
+    write_asap(folder / "a.xml", ("Tumor", "Polygon", [(left + x, top + y) for x, y in SQUARE]))
     return folder
 
 
@@ -56,9 +52,8 @@ def test_the_corner_is_that_of_the_bounds_if_openslide_gives_all(slide, monkeypa
 def test_an_annotation_of_qupath_labels_the_same_patches_as_that_of_asap(empty, slide, tmp_path):
     manifests = []
     for folder in (write_geojson(tmp_path / "json", 400, 250), write_xml(tmp_path / "xml", 700, 750)):
-        inputs = ["--from", slide, "--annotations", folder, "--n", 200, "--name", folder.name]
-        empty("download", "--source", "slides", *inputs)
-        manifests.append(read_table(empty.root / "manifests" / f"{folder.name}.csv"))
+        download(empty, slide, folder, "--n", 200, "--name", folder.name)
+        manifests.append(read_rows(empty.root / "manifests" / f"{folder.name}.csv"))
     assert manifests[0] == manifests[1]
     tumour = [row for row in manifests[0] if row["label"] == "1"]
     assert len(tumour) > 50
@@ -69,7 +64,7 @@ def test_an_annotation_of_qupath_labels_the_same_patches_as_that_of_asap(empty, 
 
 def test_an_area_of_qupath_that_lies_outside_the_whole_slide_is_refused(empty, slide, tmp_path):
     folder = write_geojson(tmp_path / "json", 1750, 100)
-    error, _ = empty.fails("download", "--source", "slides", "--from", slide, "--annotations", folder)
+    error, _ = download(empty.fails, slide, folder)
     assert "a.geojson: 1 of 1 area lies outside the slide" in " ".join(error.split())
 
 
@@ -77,7 +72,7 @@ def test_the_geojson_of_a_map_is_in_qupaths_coordinates_and_is_read_back(histo, 
     predict(histo, slide, "--out", tmp_path / "maps", "--threshold", 0)
     written = tmp_path / "maps" / "a" / "slide.geojson"
     annotation, *tiles = json.loads(written.read_text())["features"]
-    scores = read_table(tmp_path / "maps" / "a" / "scores.csv")
+    scores = read_rows(tmp_path / "maps" / "a" / "scores.csv")
     for tile, row in zip(tiles, scores, strict=True):
         assert tile["geometry"]["coordinates"][0][0] == [int(row["x"]) - LEFT, int(row["y"]) - TOP]
     corners = annotation["geometry"]["coordinates"][0]
@@ -86,7 +81,7 @@ def test_the_geojson_of_a_map_is_in_qupaths_coordinates_and_is_read_back(histo, 
     written.rename(tmp_path / "mask.geojson")
     predict(histo, slide, "--out", tmp_path / "again", "--mask", tmp_path / "mask.geojson")
     before, after = (
-        {(int(row["x"]), int(row["y"])) for row in read_table(tmp_path / out / "a" / "scores.csv")}
+        {(int(row["x"]), int(row["y"])) for row in read_rows(tmp_path / out / "a" / "scores.csv")}
         for out in ("maps", "again")
     )
     assert before <= after
@@ -96,7 +91,7 @@ def test_the_geojson_of_a_map_is_in_qupaths_coordinates_and_is_read_back(histo, 
 def test_a_tissue_mask_of_qupath_is_in_its_coordinates(histo, slide, tmp_path):
     folder = write_geojson(tmp_path / "masks", 400, 250)
     predict(histo, slide, "--out", tmp_path / "maps", "--mask", folder / "a.geojson", "--step", 32)
-    scores = read_table(tmp_path / "maps" / "a" / "scores.csv")
+    scores = read_rows(tmp_path / "maps" / "a" / "scores.csv")
     assert abs(min(int(row["x"]) for row in scores) - 700) <= 64
     assert abs(min(int(row["y"]) for row in scores) - 750) <= 64
 

@@ -1,6 +1,5 @@
 """Annotated slides as a data set."""
 
-import csv
 import json
 import re
 
@@ -17,12 +16,12 @@ from histocli.slides.lesions import find_lesions
 from histocli.slides.polygons import fill_polygons
 from histocli.slides.synthetic import draw_slide, plan_synthetic_slide, write_annotation
 from histocli.sources import SourceContext, find_source_type
-from tests.slides.files import tissue_image, write_slide
+from tests.cli import read_rows
+from tests.slides.files import download, make_ring, tissue_image, write_features, write_slide
 
 
 def manifest(histo, name):
-    with histo.root.joinpath("manifests", f"{name}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(histo.root / "manifests" / f"{name}.csv")
 
 
 @pytest.fixture(name="annotated", scope="module")
@@ -36,13 +35,14 @@ def annotated_fixture(tmp_path_factory):
     return folder
 
 
-def download(histo, folder, *args, **options):
-    inputs = ["--from", folder / "slides", "--annotations", folder / "annotations"]
-    return histo("download", "--source", "slides", *inputs, "--n", 120, *args, **options)
+def download_annotated(histo, folder, *args, **options):
+    return download(histo, folder / "slides", folder / "annotations", "--n", 120, *args, **options)
 
 
-def test_labels_are_those_of_the_annotation_at_the_position_in_the_id(empty, annotated):
-    download(empty, annotated, "--name", "mine")
+def test_labels_and_pixels_are_those_at_the_position_in_the_id(empty, annotated):
+    import openslide
+
+    download_annotated(empty, annotated, "--name", "mine")
     rows = manifest(empty, "mine")
     pixels = np.load(empty.root / "data" / "mine" / "patches.npy")
     assert len(rows) == len(pixels) == 120
@@ -51,26 +51,19 @@ def test_labels_are_those_of_the_annotation_at_the_position_in_the_id(empty, ann
     areas = read_tumour(annotated / "annotations" / "tumor_001.xml")
     truth = fill_polygons(areas.tumour, (800, 800), (4, 4))
     labels = []
-    for row in rows:
+    for number, row in enumerate(rows):
         slide, x, y = re.fullmatch(r"(\w+)_x(\d+)_y(\d+)", row["id"]).groups()
-        assert slide == row["slide"]
+        assert (slide, x, y) == (row["slide"], row["x"], row["y"])
+        assert row["mpp_x"] == row["mpp_y"] == "0.243"
+        if number % 40 == 0:
+            with openslide.OpenSlide(annotated / "slides" / f"{slide}.tif") as file:
+                region = file.read_region((int(x), int(y)), 1, (32, 32)).convert("RGB")
+            np.testing.assert_array_equal(pixels[number][32:64, 32:64], np.asarray(region))
         x, y = int(x) // 4, int(y) // 4
         expected = slide == "tumor_001" and truth[y : y + 32, x : x + 32].any()
         labels.append(int(row["label"]))
         assert labels[-1] == expected
     assert 20 <= sum(labels) <= 60
-
-
-def test_patches_are_the_pixels_around_the_position(empty, annotated):
-    import openslide
-
-    download(empty, annotated, "--name", "mine")
-    pixels = np.load(empty.root / "data" / "mine" / "patches.npy")
-    for number in (0, 60, 119):
-        slide, x, y = re.fullmatch(r"(\w+)_x(\d+)_y(\d+)", manifest(empty, "mine")[number]["id"]).groups()
-        with openslide.OpenSlide(annotated / "slides" / f"{slide}.tif") as file:
-            region = file.read_region((int(x), int(y)), 1, (32, 32)).convert("RGB")
-        np.testing.assert_array_equal(pixels[number][32:64, 32:64], np.asarray(region))
 
 
 def test_the_data_set_goes_through_balance_by_slide(empty, tmp_path):
@@ -89,15 +82,13 @@ def test_the_data_set_goes_through_balance_by_slide(empty, tmp_path):
 
 def test_a_slide_without_annotation_is_refused_unless_it_is_named_normal(empty, annotated, tmp_path):
     (tmp_path / "annotations").mkdir()
-    error, hint = empty.fails(
-        "download", "--source", "slides", "--from", annotated / "slides", "--annotations", tmp_path / "annotations"
-    )
+    error, hint = download(empty.fails, annotated / "slides", tmp_path / "annotations")
     assert "tumor_001.tif: there is no annotation tumor_001.xml, .geojson, .tif or .png" in error
     assert 'the file tumor_001.geojson with this content: {"type": "FeatureCollection", "features": []}' in " ".join(
         hint.split()
     )
     (tmp_path / "annotations" / "tumor_001.geojson").write_text('{"type": "FeatureCollection", "features": []}')
-    empty("download", "--source", "slides", "--from", annotated / "slides", "--annotations", tmp_path / "annotations")
+    download(empty, annotated / "slides", tmp_path / "annotations")
     assert {row["label"] for row in manifest(empty, "slides")} == {"0"}
 
 
@@ -105,8 +96,7 @@ def test_a_slide_without_annotation_is_refused_unless_it_is_named_normal(empty, 
 def test_slides_that_count_as_normal_because_of_their_names_are_counted(empty, tmp_path, name):
     write_slide(tmp_path / "slides" / f"{name}.tif", tissue_image(1300, 1300), 0.486)
     (tmp_path / "json").mkdir()
-    inputs = ["--from", tmp_path / "slides", "--annotations", tmp_path / "json"]
-    said = " ".join(empty("download", "--source", "slides", *inputs).stderr.split())
+    said = " ".join(download(empty, tmp_path / "slides", tmp_path / "json").stderr.split())
     assert said.count('1 slide without a file counts as normal, because its name begins with "normal"') == 1
 
 
@@ -114,8 +104,7 @@ def test_slides_that_count_as_normal_because_of_their_names_are_counted(empty, t
 def test_a_name_in_which_a_letter_follows_normal_needs_an_annotation(empty, tmp_path, name):
     write_slide(tmp_path / "slides" / f"{name}.tif", tissue_image(1300, 1300), 0.486)
     (tmp_path / "json").mkdir()
-    inputs = ["--from", tmp_path / "slides", "--annotations", tmp_path / "json"]
-    error, _ = empty.fails("download", "--source", "slides", *inputs)
+    error, _ = download(empty.fails, tmp_path / "slides", tmp_path / "json")
     assert "there is no annotation" in error
 
 
@@ -137,8 +126,7 @@ def test_an_error_in_the_last_slide_is_found_before_the_tissue_of_the_first(empt
         write_features(
             tmp_path / "annotations" / "z.geojson", feature("Polygon", {"classification": {"name": "Cartilage"}})
         )
-    inputs = ["--from", tmp_path / "slides", "--annotations", tmp_path / "annotations"]
-    error, _ = empty.fails("download", "--source", "slides", *inputs)
+    error, _ = download(empty.fails, tmp_path / "slides", tmp_path / "annotations")
     expected = {
         "annotation": "the class 'Cartilage' is not known",
         "resolution": "its resolution is not known",
@@ -158,17 +146,6 @@ def test_the_progress_is_that_of_the_sizes_of_the_slides(annotated, tmp_path):
     assert {total for _, _, total in calls} == {sum(sizes)}
 
 
-def test_an_annotation_of_other_coordinates_is_refused(empty, tmp_path):
-    write_slide(tmp_path / "slides" / "a.tif", tissue_image(1300, 1300), 0.486)
-    ring = [[90_000, 90_000], [91_000, 90_000], [91_000, 91_000], [90_000, 90_000]]
-    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}}
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "a.geojson").write_text(json.dumps(feature))
-    inputs = ["--from", tmp_path / "slides", "--annotations", tmp_path / "annotations"]
-    error, _ = empty.fails("download", "--source", "slides", *inputs)
-    assert "a.geojson: 1 of 1 area lies outside the slide" in error
-
-
 def test_the_annotation_of_a_synthetic_slide_has_its_lesions(tmp_path):
     plan = plan_synthetic_slide(0, 0, 5000, True)
     write_annotation(plan, tmp_path / "a.xml")
@@ -184,12 +161,6 @@ def test_the_annotation_of_a_synthetic_slide_has_its_lesions(tmp_path):
         ("a.xml", "<html></html>", "it begins with <html>"),
         ("a.geojson", "{}", "is not GeoJSON"),
         ("a.geojson", '{"type": "Point", "coordinates": [1, 2]}', "has no polygon"),
-        (
-            "a.geojson",
-            '{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[0,0],[9,0],[9,9]]]}, '
-            '"properties": {"classification": {"name": "Cartilage"}}}',
-            "the class 'Cartilage' is not known",
-        ),
     ],
 )
 def test_files_that_are_not_annotations_are_refused(tmp_path, name, text, message):
@@ -200,17 +171,12 @@ def test_files_that_are_not_annotations_are_refused(tmp_path, name, text, messag
 
 def feature(kind, properties, **members):
     rings = {
-        "Polygon": [[[0, 0], [900, 0], [900, 900], [0, 900], [0, 0]]],
+        "Polygon": [make_ring(0, 0, 900)],
         "Point": [4, 4],
         "LineString": [[0, 0], [9, 9]],
     }
     geometry = {"type": kind, "coordinates": rings[kind]}
     return {"type": "Feature", "geometry": geometry, "properties": properties, **members}
-
-
-def write_features(path, *features):
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    return path
 
 
 @pytest.mark.parametrize(
@@ -292,37 +258,19 @@ def test_the_geojson_of_predict_can_be_corrected_and_read_back(empty, annotated,
     empty("predict", "--device", "cpu", slide, "--out", tmp_path / "maps", "--threshold", 0, "--ckpt", "histonet-pcam")
     features = json.loads((tmp_path / "maps" / "tumor_001" / "slide.geojson").read_text())["features"]
     tiles = sum(feature["properties"]["objectType"] == "tile" for feature in features)
-    ring = [[1200, 1200], [1800, 1200], [1800, 1800], [1200, 1800], [1200, 1200]]
-    corrected = {"type": "Polygon", "coordinates": [ring]}
+    corrected = {"type": "Polygon", "coordinates": [make_ring(1200, 1200, 600)]}
     features = [feature | {"geometry": corrected} for feature in features[:1]] + features[-tiles:]
     (tmp_path / "annotations").mkdir()
     write_features(tmp_path / "annotations" / "tumor_001.geojson", *features)
-    inputs = ["--from", slide, "--annotations", tmp_path / "annotations", "--n", 60, "--name", "mine"]
-    result = empty("download", "--source", "slides", *inputs)
+    result = download(empty, slide, tmp_path / "annotations", "--n", 60, "--name", "mine")
     assert f"tumor_001.geojson: left out {tiles} tiles: only areas of annotations count" in result.stderr
     for row in manifest(empty, "mine"):
         inside = [1200 - 128 < int(row[axis]) < 1800 for axis in "xy"]
         assert int(row["label"]) == all(inside)
 
 
-def test_holes_are_not_tumour():
-    outline, hole = np.array([[0, 0], [80, 0], [80, 80], [0, 80]]), np.array([[20, 20], [60, 20], [60, 60], [20, 60]])
-    from histocli.slides.polygons import Polygon
-
-    mask = fill_polygons([Polygon(outline.astype(float), [hole.astype(float)])], (20, 20), (4, 4))
-    assert mask[2, 2]
-    assert not mask[10, 10]
-
-
-def test_the_manifest_has_the_position_that_the_id_names(empty, annotated):
-    download(empty, annotated, "--name", "mine")
-    for row in manifest(empty, "mine"):
-        assert row["id"] == f"{row['slide']}_x{row['x']}_y{row['y']}"
-        assert row["mpp_x"] == row["mpp_y"] == "0.243"
-
-
 def test_patches_near_tumour_can_be_preferred(empty, annotated):
-    result = download(empty, annotated, "--name", "hard", "--near-tumour", "1")
+    result = download_annotated(empty, annotated, "--name", "hard", "--near-tumour", "1")
     rows = manifest(empty, "hard")
     normal = [row for row in rows if row["label"] == "0"]
     assert re.search(rf"normal, near tumour +{len(normal)}\n", result.stderr)
@@ -332,7 +280,7 @@ def test_patches_near_tumour_can_be_preferred(empty, annotated):
         assert row["slide"] == "tumor_001"
         centre = np.array([int(row["x"]), int(row["y"])]) + 64
         assert np.linalg.norm(corners - centre, axis=1).min() * 0.243 < 650
-    refused = download(empty, annotated, "--name", "other", "--near-tumour", "2", code=2)
+    refused = download_annotated(empty, annotated, "--name", "other", "--near-tumour", "2", code=2)
     assert "--near-tumour 2 is not possible" in refused.stderr
 
 
@@ -358,13 +306,12 @@ def write_mask(path, areas, side, *, factor=1, value=1, levels=1, dtype=np.uint8
     ],
 )
 def test_a_mask_gives_the_same_labels_as_polygons(empty, annotated, tmp_path, name, options):
-    download(empty, annotated, "--name", "polygons")
+    download_annotated(empty, annotated, "--name", "polygons")
     areas = read_tumour(annotated / "annotations" / "tumor_001.xml")
     masks = tmp_path / "masks"
     masks.mkdir()
     write_mask(masks / name, areas, 3200, **options)
-    inputs = ["--from", annotated / "slides", "--annotations", masks]
-    empty("download", "--source", "slides", *inputs, "--n", 120, "--name", "masks")
+    download(empty, annotated / "slides", masks, "--n", 120, "--name", "masks")
     by_mask = {row["id"]: row["label"] for row in manifest(empty, "masks")}
     by_polygon = {row["id"]: row["label"] for row in manifest(empty, "polygons")}
     common = by_mask.keys() & by_polygon.keys()
@@ -393,8 +340,7 @@ def test_a_mask_that_could_label_wrongly_is_refused(empty, annotated, tmp_path, 
         tifffile.imwrite(tmp_path / "tumor_001.tif", np.ones(shape, np.uint8))
     else:
         write_mask(tmp_path / f"tumor_001{suffix}", areas, side, **change)
-    inputs = ["--from", annotated / "slides", "--annotations", tmp_path]
-    error, _ = empty.fails("download", "--source", "slides", *inputs, "--n", 120)
+    error, _ = download(empty.fails, annotated / "slides", tmp_path, "--n", 120)
     assert message in error
 
 

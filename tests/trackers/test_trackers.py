@@ -45,11 +45,16 @@ def history(histo, run="tracked"):
     return [json.loads(line) for line in (histo.root / "runs" / run / "history.jsonl").read_text().splitlines()]
 
 
-def read_tensorboard(histo, run="tracked"):
-    """The scalars by name, as {step: value}, and the names of all other data, read by TensorBoard."""
+def read_events(histo, run="tracked"):
+    """What TensorBoard reads of a run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(histo.root / "runs" / run / "tensorboard")).Reload()
+    return EventAccumulator(str(histo.root / "runs" / run / "tensorboard")).Reload()
+
+
+def read_tensorboard(histo, run="tracked"):
+    """The scalars by name, as {step: value}, and the names of all other data, read by TensorBoard."""
+    events = read_events(histo, run)
     tags = events.Tags()
     scalars = {name: {event.step: event.value for event in events.Scalars(name)} for name in tags["scalars"]}
     texts = {name: events.Tensors(name)[0].tensor_proto.string_val[0].decode() for name in tags["tensors"]}
@@ -57,11 +62,9 @@ def read_tensorboard(histo, run="tracked"):
     return scalars, texts, {name for name in plugins if name.startswith("_hparams_")}
 
 
-def read_images(histo, run="tracked"):
+def read_images(histo):
     """The pictures by name, as pixels (H,W,3), read by TensorBoard."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(histo.root / "runs" / run / "tensorboard")).Reload()
+    events = read_events(histo)
     encoded = {name: events.Images(name)[0].encoded_image_string for name in events.Tags()["images"]}
     return {name: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for name, data in encoded.items()}
 
@@ -238,7 +241,7 @@ def test_a_tracker_that_fails_is_reported_once_and_the_others_go_on(histo, monke
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     result = histo(*QUICK_RUN, "--track", "mlflow", "--track", "tensorboard")
-    assert result.stderr.count("warning: --track mlflow failed; the run continues without it: ") == 1
+    assert result.stderr.count("warning: --track mlflow failed; the run tracked continues without it: ") == 1
     assert len(read_tensorboard(histo)[0]["val/auc"]) == len(history(histo)) == 2
 
 
@@ -262,7 +265,7 @@ def test_pictures_that_cannot_be_drawn_do_not_stop_the_training(histo, monkeypat
 
     monkeypatch.setattr("histocli.trackers.listener.draw_pictures", fail)
     result = histo(*QUICK_RUN, "--track", "tensorboard")
-    assert "warning: --track: the final metrics were not sent: OSError" in " ".join(result.stderr.split())
+    assert "warning: --track: the final metrics of tracked were not sent: OSError" in " ".join(result.stderr.split())
     assert len(read_tensorboard(histo)[0]["val/auc"]) == len(history(histo)) == 2
     assert load_checkpoint(histo.root / "checkpoints" / "best.pt").run == "tracked"
 

@@ -6,7 +6,11 @@ import pandas as pd
 import pytest
 
 from histocli.config import RunConfig
+from histocli.data.dataset import open_balanced, select_labelled
+from histocli.enums import SplitName
 from histocli.errors import UsageError
+from histocli.training.few_shot import draw_shots
+from histocli.workspace import Workspace
 from tests.cli import SUBSET, TRAIN
 
 
@@ -49,9 +53,10 @@ def test_shots_are_training_patches_of_both_classes_and_are_reported(histo):
 
 
 def test_the_seed_decides_and_a_smaller_number_is_part_of_a_larger_one(histo):
-    for name, options in {"a": (4, 0), "same": (4, 0), "other": (4, 1), "more": (6, 0)}.items():
-        histo(*TRAIN, "--shots", options[0], "--seed", options[1], "--epochs", 1, "--name", name)
-    ids = {name: set(drawn(histo, name)["ids"]) for name in ("a", "same", "other", "more")}
+    workspace = Workspace(histo.root)
+    train = select_labelled(open_balanced(workspace, workspace.manifest_path("balanced")), SplitName.TRAIN)
+    options = {"a": (4, 0), "same": (4, 0), "other": (4, 1), "more": (6, 0)}
+    ids = {name: set(draw_shots(train, *each)[1].ids) for name, each in options.items()}
     assert ids["a"] == ids["same"]
     assert ids["a"] != ids["other"]
     assert ids["a"] < ids["more"]

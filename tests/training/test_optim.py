@@ -195,22 +195,6 @@ def test_an_update_in_bf16_has_the_same_direction():
     assert not torch.equal(exact, rounded)
 
 
-def test_convolutions_that_mix_channels_go_to_muon_and_all_others_to_adamw():
-    model = network()
-    optimizer = FlatOptimizer(model, copy.deepcopy(model), OptimConfig(lr=1e-3, total_steps=10))
-    assert [p is q for p, q in zip(optimizer.muon_params, (model[0].weight, model[3].weight), strict=True)] == [
-        True
-    ] * 2
-    assert len(optimizer.params) == len(list(model.parameters()))
-
-
-def test_without_muon_adamw_updates_everything():
-    model = network()
-    optimizer = FlatOptimizer(model, copy.deepcopy(model), OptimConfig(lr=1e-3, total_steps=10, muon=False))
-    assert optimizer.muon_params == []
-    assert len(optimizer.momentum) == 0
-
-
 def test_an_overflow_changes_no_weight_and_halves_the_loss_scale():
     model = network()
     optimizer = FlatOptimizer(model, copy.deepcopy(model), OptimConfig(lr=1e-2, total_steps=10), Precision.FP16)
@@ -241,26 +225,6 @@ def test_a_scaled_loss_gives_the_same_steps():
         take_steps(model, step, 5)
     for first, second in zip(plain.parameters(), scaled.parameters(), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
-
-
-def test_the_state_of_separate_optimisers_can_be_loaded():
-    """In runs of an earlier version, last.pt has the states of torch.optim."""
-    config = OptimConfig(lr=0.02, total_steps=12)
-    model = network()
-    reference = Reference(model, config)
-    take_steps(model, reference.step, 6)
-    muon = {"state": dict(enumerate({"momentum": momentum} for momentum in reference.momentum))}
-    state = {
-        "optimizers": [reference.adamw.state_dict(), muon],
-        "schedules": [reference.cycle.state_dict(), reference.cycle.state_dict()],
-    }
-    continued = copy.deepcopy(model)
-    optimizer = FlatOptimizer(continued, copy.deepcopy(continued), config)
-    optimizer.load_state_dict(state)
-    take_steps(model, reference.step, 6, seed=2)
-    take_steps(continued, optimizer.step, 6, seed=2)
-    for first, second in zip(continued.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(first, second, rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("muon", [True, False])
