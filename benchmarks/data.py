@@ -42,7 +42,7 @@ class BenchmarkData(Histo):
         self.seconds("balance", "--n", "max")
         self.seconds("train", "--epochs", 1, "--augment", "none", "--batch-size", 256, "--name", RUN)
         self.folder = root / "files"
-        # Every patch as a TIFF in the folder of its class, as most loaders need them.
+        # Write every patch as a TIFF in the folder of its class, as most loaders need them.
         labels = pd.read_csv(self.workspace.manifest_path("synthetic"))["label"]
         folders = [self.folder / str(int(label)) for label in labels]
         write_tiffs(self.workspace.patches_path("synthetic"), folders)

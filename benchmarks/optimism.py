@@ -76,7 +76,7 @@ def measure(workspace: Workspace, data: str, runs: Sequence[str]) -> Optimism:
         HistoError: the runs are not of one recipe, or one was not evaluated on the same unseen patches.
     """
     records = [read_run(workspace.run_dir(run)) for run in runs]
-    recipes = [_find_recipe(workspace, record) for record in records]
+    recipes = [_find_recipe(workspace, run, record) for run, record in zip(runs, records, strict=True)]
     for record, recipe in zip(records[1:], recipes[1:], strict=True):
         change = abs(record.train_patches / records[0].train_patches - 1)
         if recipe != recipes[0] or change > PATCHES_MAY_DIFFER:
@@ -96,10 +96,10 @@ def measure(workspace: Workspace, data: str, runs: Sequence[str]) -> Optimism:
     )
 
 
-def _find_recipe(workspace: Workspace, record: RunRecord) -> tuple[object, ...]:
+def _find_recipe(workspace: Workspace, run: str, record: RunRecord) -> tuple[object, ...]:
     """Return what must be the same in all runs: data, options, version, and the shapes of the network's weights."""
     options = {name: value for name, value in record.options.items() if name not in MAY_DIFFER}
-    model = load_checkpoint(workspace.run_dir(record.run) / "best.pt").model
+    model = load_checkpoint(workspace.run_dir(run) / "best.pt").model
     return record.data, options, record.versions["histo"], {name: tensor.shape for name, tensor in model.items()}
 
 

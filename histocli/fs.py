@@ -43,7 +43,7 @@ def make_folder(path: Path) -> None:
     """Make a folder and its missing parents, and flush each new folder to the disk."""
     if path.is_dir():
         return
-    if path.exists():
+    if path.exists() and not path.is_dir():  # another process may just have made it
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     make_folder(path.parent)
     path.mkdir(exist_ok=True)

@@ -70,7 +70,7 @@ def train(
         HistoError: the data, the device or the options cannot be used, or the loss is not finite.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
-    check_values(config)
+    ranks.on_all_ranks(lambda: check_values(config))
     agents = gather_torchrun_agents(ranks)
     stored, is_repeat = ranks.on_rank0(lambda: _find_run_to_resume(workspace, config, given, agents))
     return train_run(

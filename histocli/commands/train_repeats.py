@@ -57,7 +57,7 @@ def train_repeats(
             run was started.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
-    check_values(config)
+    ranks.on_all_ranks(lambda: check_values(config))
     agents = gather_torchrun_agents(ranks)
     repeats, started = ranks.on_rank0(lambda: _plan(workspace, config, given, agents))
     for member in repeats.members:

@@ -105,8 +105,11 @@ class ProcessGroup(Ranks):
 
     def on_rank0(self, function: Callable[[], T]) -> T:
         """Call `function` on process 0 only; return its result on every process, or stop all with its error."""
-        result = self.on_all_ranks(lambda: function() if self.is_rank0 else None)
-        return cast(T, self.all_gather(result)[0])
+        import torch.distributed as dist
+
+        message = [self.on_all_ranks(lambda: function() if self.is_rank0 else None)]
+        dist.broadcast_object_list(message, src=0)
+        return cast(T, message[0])
 
     def on_all_ranks(self, function: Callable[[], T]) -> T:
         """Call `function` on every process; if some fail, the first of them raises its error and the others exit."""

@@ -96,7 +96,7 @@ def _count_leak(
         patches=len(rows),
         duplicates=sum(digest in sha1_into for digest in sha1[rows]),
         shared_slides=len(slides & slides_into) if are_slides_known else None,
-        patches_of_shared_slides=sum(name in slides_into for name in slide[rows]) if are_slides_known else None,
+        patches_of_shared_slides=sum(key in slides_into for key in slide[rows]) if are_slides_known else None,
         overlaps=None if pairs is None else _count_overlapping(pairs, rows, rows_into, len(table)),
     )
 

@@ -96,8 +96,10 @@ def find_overlap_groups(workspace: Workspace, subset: Subset) -> Array | None:
 
 def _select_pairs(pairs: Array, starts: Array, a: int, b: int) -> Array:
     """Return the pairs between the stores `a` and `b`, which begin at `starts`, with rows counted from 0 in each."""
-    stores = {end: np.searchsorted(starts, pairs[end], "right") - 1 for end in ("a", "b")}
-    selected: Array = pairs[(stores["a"] == a) & (stores["b"] == b)].copy()
+    are_selected = np.ones(len(pairs), bool)
+    for end, store in (("a", a), ("b", b)):
+        are_selected &= (pairs[end] >= starts[store]) & (pairs[end] < starts[store + 1])
+    selected: Array = pairs[are_selected].copy()
     selected["a"] -= starts[a]
     selected["b"] -= starts[b]
     return selected

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MAX_CHUNK = 4096 * 96 * 96 * 3  # bytes of one unpacked chunk, and of the rows that are read at once
 _MAX_LZF_CHUNK = 1 << 22  # LZF is unpacked in Python, some megabytes in a second
 _BLOCK = 1 << 24  # bytes of the rows that are read at once, where the chunks allow it
+_MAX_CHUNKS = 1 << 26  # of an array: HDF5 counts them one by one
 _MAX_REREADS = 64  # times that a chunk may be unpacked, if its rows are too large to be read at once
 _MAX_NAMES_SHOWN = 5
 _MAX_FLOAT = 8  # bytes of a fraction
@@ -200,6 +201,8 @@ def _find_storage_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
         names = ", ".join(name.decode(errors="replace")[:20] or str(number) for number, _, _, name in filters[:4])
         return f"is compressed with {names}, which histo does not read", "compress it with gzip: h5repack -f GZIP=4"
     expected = prod(-(-length // chunk) for length, chunk in zip(dataset.shape, chunks, strict=True))
+    if expected > _MAX_CHUNKS:
+        return f"has {expected:,} chunks, which are too many to read", "use larger chunks: h5repack -l CHUNK=..."
     if (stored := dataset.id.get_num_chunks()) != expected:
         return f"has {stored:,} of {expected:,} chunks: it was never completely stored", "write the file again"
     return None

@@ -90,12 +90,13 @@ def unpack_gzip(path: Path) -> IO[bytes]:
         target.close()
         if not isinstance(error, (OSError, EOFError, zlib.error)):
             raise
-        raise HistoError(f"cannot unpack {path}: {error}", "check the file, and the space in TMPDIR") from error
+        hint = "check the file and the space in TMPDIR, or unpack it yourself"
+        raise HistoError(f"cannot unpack {path}: {error}", hint) from error
     return target
 
 
 def copy_limited(source: IO[bytes] | gzip.GzipFile, target: IO[bytes], limit: int, name: str) -> None:
-    """Unpack a file; raise `OSError` if it has more than `limit` bytes, `MAX_RATIO` times its packed size."""
+    """Unpack a file; raise `OSError` if it has more than `limit` bytes; `name` is for the error."""
     while chunk := source.read(1 << 20):
         limit -= len(chunk)
         if limit < 0:

@@ -59,8 +59,9 @@ def decode(data: bytes, name: str, remarks: Remarks | None = None, how: Preparat
 
     Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; if
     there are several frames or pages, the first is decoded. Three pages that a file declares to be channels are
-    combined. `remarks` receives guesses, and says whether the image is grey or has transparent pixels. If the image
-    becomes a patch, `how` gives the value of white in its set, and a TIFF that says another resolution gets a remark.
+    combined. `remarks` receives guesses, and says whether the image is grey or has transparent pixels. Without `how`,
+    the image may be a whole slide. `how` is given if the image becomes a patch: it has the value of white in the set of
+    images, and a TIFF that says another resolution gets a remark.
 
     Raises:
         HistoError: it is not an image that can be read, is truncated or damaged, is larger than `MAX_PIXELS`, is a TIFF
@@ -149,7 +150,7 @@ def is_8_bit(data: bytes) -> bool:
 def read_values(data: bytes) -> Values | None:
     """Return the unconverted values (H,W,3) of an image that may be a patch; None if it is unreadable."""
     try:
-        return _decode(data, _DEFAULT_PREPARATION)[0]
+        return _decode(data, Preparation(Resize.SCALE))[0]  # which does not read the resolution
     except ImageError:
         return None
 

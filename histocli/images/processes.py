@@ -78,7 +78,8 @@ class DecodingProcesses:
         for _ in range(count):
             self._idle.put(None)
         self._started: list[_Worker] = []
-        self.close = weakref.finalize(self, _end_all, self._started)  # at once, also when this object is deleted
+        # Call it to end the processes at once; it also runs when this object is deleted.
+        self.close = weakref.finalize(self, _end_all, self._started)
 
     @property
     def has_started(self) -> bool:

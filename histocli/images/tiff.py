@@ -163,7 +163,8 @@ def _read_by_tifffile(layout: Layout) -> Values:
 
 def _convert_to_rgb(layout: Layout, image: Values) -> Values:
     """Return the samples (H,W,S) of a page as RGB (H,W,3), upright; an alpha channel must be opaque."""
-    extra_samples, colours = layout.page.read_values(tiff_tags.EXTRA_SAMPLES), 3 if layout.photometric == RGB else 1
+    extra_samples = layout.page.read_values(tiff_tags.EXTRA_SAMPLES)
+    colours = 3 if layout.photometric == RGB else 1
     if layout.photometric == BLACK_IS_ZERO and image.shape[2] == 3 and not extra_samples:
         colours = 3  # three grey samples are red, green and blue in files of some microscopes
     if image.shape[2] < colours:

@@ -153,7 +153,7 @@ def _open_input(
         state = sha256(b"".join(lines or [])).hexdigest()
         listed = _read_paths(source, preparation, kind)
         return Inputs(count, listed, state, id_kind=kind if count != 0 else None, places=places)
-    if path.is_file() and is_array(path):
+    if os.path.isfile(path) and is_array(path):  # noqa: PTH113 - as above
         array = open_array(path)
         ranges, rows = read_array_patches(array, path, preparation)
         places = (make_place(path, PlaceKind.ARRAY, array.shape[0]),)
@@ -264,8 +264,8 @@ def _find_input_state(path: Path, images: list[File]) -> str:
 
     It is "" for a missing file.
     """
-    if not path.is_dir():
-        return str(find_state(path)) if path.is_file() else ""
+    if not os.path.isdir(path):  # noqa: PTH112 - as in `_open_input`
+        return str(find_state(path)) if os.path.isfile(path) else ""  # noqa: PTH113 - the same
     are_packed = any(not isinstance(file.read, DiskReader) for file in images)
     archives = sorted(filter(is_archive, walk_folder(str(path)))) if are_packed else []
     names = sha256("\n".join(file.name for file in images).encode()).hexdigest()

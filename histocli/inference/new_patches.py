@@ -30,10 +30,7 @@ def select_new_patches(
     if not is_same:
         common = [patch for patch in patches if patch.id in predicted.ids]
         _refuse_rows_of_other_arrays(common, predicted, out, places)
-        # If all places are given again, an image that was scored is an input of this call too, and two inputs with one
-        # id are an error. So files with the id of an image can only be files that no pattern matches.
-        if not before.issubset(places):
-            _refuse_ids_of_other_images(common, predicted, out)
+        _refuse_ids_of_other_images(common, predicted, out)
     new = [patch for patch in patches if patch.id not in predicted.ids]
     unmatched = predicted.ids - {patch.id for patch in patches}
     if not any(_has_leading_zeros(key) for key in predicted.ids):  # a spreadsheet removes those of all ids
@@ -55,7 +52,8 @@ def _refuse_rows_of_other_arrays(
                 f"--skip-done: {out} has the scores of the array {to_utf8(array.path)}, and "
                 f"{format_count(len(rows), 'patch')} of another input would get the same ids, such as {rows[0].id!r}",
                 "give another --out, or score all inputs in one call with a new --out, so that ids contain their "
-                "names; if the array was moved, or another file is a newer version of it, put that file at its path",
+                "names; if the array was moved, or another file is a newer version of it, put that file at "
+                f"{to_utf8(array.path)}",
             )
 
 

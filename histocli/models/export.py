@@ -67,6 +67,7 @@ def _export_to_onnx(module: Probability, path: Path, metadata: dict[str, str]) -
     assert program is not None
     program.model.metadata_props.update(metadata)
     program.save(path, external_data=False)
+    del program  # its copy of the weights
     session = open_onnx_session(path, torch.get_num_threads())
     return lambda images: [np.asarray(output) for output in session.run(OUTPUTS, {INPUT: images})]
 
@@ -89,6 +90,7 @@ def _export_to_pt2(module: Probability, path: Path, metadata: dict[str, str]) ->
         warnings.filterwarnings("ignore", "No complete tensor found")  # about constants that are views: there are none
         torch.export.save(program, content, extra_files={METADATA_FILE: json.dumps(metadata)})
     path.write_bytes(content.getbuffer())
+    del program, content  # each has a copy of the weights
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given buffer is not writable")  # PyTorch reads from it and never writes
         network = torch.export.load(file).module()

@@ -37,8 +37,8 @@ class P4MDenseNet(PatchNetwork):
         layers: list[nn.Module] = [LiftingConv(3, growth, 3)]
         for channels in range(growth, growth * blocks, growth):
             wider = channels + growth
-            layers += [DenseLayer(channels, growth), GroupBatchNorm(wider), nn.ReLU(inplace=True), nn.AvgPool2d(2)]
-            layers.append(GroupConv(wider, wider, 1))
+            layers += [DenseLayer(channels, growth), GroupBatchNorm(wider), nn.ReLU(inplace=True)]
+            layers += [nn.AvgPool2d(2), GroupConv(wider, wider, 1)]
         channels = growth * (blocks + 1)
         layers += [DenseLayer(channels - growth, growth), GroupBatchNorm(channels), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)

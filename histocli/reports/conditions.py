@@ -42,16 +42,19 @@ def group_by_conditions(
         threshold = _format_threshold(report.threshold_rule) if by_threshold else ""
         key = Conditions(report.data, report.split, tuple(report.variants), report.folder or "", threshold)
         groups[key].append((path, report))
-    # A hash is added to the name of a file if it is not of the best epoch.
-    return {
-        key: min(found, key=lambda one: (one[1].threshold_rule != STORED_THRESHOLD, len(one[0].name)))[1]
-        for key, found in groups.items()
-    }
+    return {key: min(found, key=_rank_evaluation)[1] for key, found in groups.items()}
 
 
 def have_same_patches(reports: Sequence[EvaluationReport]) -> bool:
     """Return whether evaluations in the same conditions scored the same patches, as far as the reports show it."""
     return len({(report.manifest_sha256, report.measured.n, report.measured.positives) for report in reports}) == 1
+
+
+def _rank_evaluation(evaluation: tuple[Path, EvaluationReport]) -> tuple[bool, int]:
+    """Return a sort key: of evaluations that differ only in threshold and epoch, that with the lowest key is used."""
+    path, report = evaluation
+    # The name has a hash, and is longer, if it is not the best epoch.
+    return report.threshold_rule != STORED_THRESHOLD, len(path.name)
 
 
 def _format_threshold(rule: str) -> str:

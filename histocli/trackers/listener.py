@@ -60,8 +60,12 @@ class TrackerListener(Listener):
 
     def on_end(self, run: "Run") -> None:
         """Send the metrics of the best epoch, its curves as pictures, and the model card, and end the tracking."""
-        if not self.active:
-            return
+        if self.active:
+            self._send_results(run)
+        self._close("finished")
+
+    def _send_results(self, run: "Run") -> None:
+        """Send the metrics, the pictures and the model card of a finished run."""
         try:
             report = evaluate_best_of_run(run.dir)
             with TemporaryDirectory(prefix="histo-") as folder:
@@ -73,12 +77,11 @@ class TrackerListener(Listener):
                 f"--track: the final metrics of {run.name} were not sent: "
                 f"{type(error).__name__}: {read_first_line(error)}"
             )
-        self._close("finished")
 
     def _close(self, status: Status) -> None:
-        """End the tracking of the current run."""
+        """End the tracking of the current run, and release the memory of its network and patches."""
         self._call_each(lambda tracker: tracker.close(status))
-        self.active = []
+        self.active, self.run = [], None
 
     def _start(self, tracker: Tracker) -> None:
         """Start or continue the run in a tracker, and print its address."""

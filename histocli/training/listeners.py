@@ -78,8 +78,8 @@ class Listeners(Listener):
             listener.on_epoch_end(epoch, is_best)
 
     def on_end(self, run: "Run") -> None:
-        """Pass it on."""
-        for listener in self.listeners:
+        """Pass it on, to the last listener first: the progress bar is closed before trackers print their messages."""
+        for listener in reversed(self.listeners):
             listener.on_end(run)
 
     def on_signal(self) -> None:

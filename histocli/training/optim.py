@@ -50,7 +50,7 @@ class FlatOptimizer:
     ) -> None:
         self.config, self.has_loss_scale = config, precision is Precision.FP16
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        # The weights of convolutions, but not of depthwise ones.
+        # Muon trains the weights of convolutions, but not of depthwise ones.
         muon = {name: p for name, p in named.items() if config.muon and p.ndim > 2 and p.shape[1] > 1}
         others, self._segments = _make_segments({name: p for name, p in named.items() if name not in muon}, config)
         self.muon_params = list(muon.values())
@@ -110,6 +110,8 @@ class FlatOptimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
+        if "optimizers" in state:
+            raise ValueError("an earlier version of histo wrote it")
         for name in _STATE:
             own, saved = getattr(self, name), state.get(name)
             # `copy_` would repeat or convert another shape or type

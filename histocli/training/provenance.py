@@ -22,7 +22,7 @@ _MAX_STEM = 80  # characters of a stem, so that there is room for a number
 
 def find_unused_names(workspace: Workspace, arch: str) -> Iterator[str]:
     """Yield the names `<arch>-1`, `<arch>-2`, ... that no run, no study, and no set of folds or seeds has."""
-    # With only characters that file names may have.
+    # The stem has only characters that file names may have.
     stem = make_name(re.sub(r"[^A-Za-z0-9_.-]+", "-", arch.partition("?")[0])[:_MAX_STEM].strip(".-"))
     for number in count(1):
         name = f"{stem}-{number}"

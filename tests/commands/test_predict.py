@@ -569,8 +569,9 @@ def test_skipped_files_are_counted(histo, images):
 
 def test_a_decompression_bomb_in_a_gzip_is_stopped(histo, tmp_path):
     (tmp_path / "x.h5.gz").write_bytes(gzip.compress(bytes(80 << 20)))
-    error, _ = histo.fails(*PREDICT, tmp_path / "x.h5.gz")
+    error, hint = histo.fails(*PREDICT, tmp_path / "x.h5.gz")
     assert "unpacks to more than 20 times its size" in error
+    assert hint.endswith("or unpack it yourself")
 
 
 # sizes, magnification, and whole slides
@@ -759,13 +760,18 @@ def test_a_pattern_in_quotes_is_expanded(histo, images):
 
 
 def test_a_link_to_nothing_among_the_inputs_is_an_image_that_cannot_be_read(histo, images, tmp_path):
-    (images / "patch-dead.png").symlink_to(tmp_path / "nothing.png")
+    link = images / "patch-dead.png"
+    link.symlink_to("x" * 300)
+    assert "1 of 2 files could not be read" in histo(*PREDICT, images / "patch-00.png", link, code=4).stderr
+    link.unlink()
+    link.symlink_to(tmp_path / "nothing.png")
+    assert "--split test is for packed data sets" in histo.fails(*PREDICT, link, "--split", "test", code=2)[0]
     for line in ([images / "*.png"], [images]):
         result = histo(*PREDICT, *line, "--out", tmp_path / "x.csv", code=4)
         assert re.search(r"warning: .*patch-dead\.png: No such file or directory", result.stderr)
         assert "1 of 13 files could not be read" in result.stderr
         assert len(table((tmp_path / "x.csv").read_text())) == 12
-    assert "the only file could not be read" in histo(*PREDICT, images / "patch-dead.png", code=1).stderr
+    assert "the only file could not be read" in histo(*PREDICT, link, code=1).stderr
 
 
 def test_an_image_in_several_inputs_is_scored_once(histo, images, tmp_path):

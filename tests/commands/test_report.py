@@ -381,6 +381,7 @@ def test_runs_are_compared_at_the_same_threshold(evaluated_run):
     options = ["--run", "first", "--run", "second", "--pictures", 0]
     page = page_of(evaluated_run, *options, name="first-vs-second-report.html")
     assert "different patches" not in page.text
+    assert len(page.points) == 3  # one for each evaluation
     assert page.text.count("Each run at its own threshold, with 95% intervals.") == 1
     assert ", val intervals by slide" in page.text
     assert "intervals by slide slide" in page.text

@@ -499,7 +499,7 @@ def test_an_array_is_not_forgotten_if_a_folder_is_added(histo, inbox, tmp_path):
         histo(*line, given)
     error, hint = histo.fails(*line, "b.npy")
     assert f"has the scores of the array {tmp_path}/a.npy, and 2 patches of another input" in error
-    assert hint.endswith("or another file is a newer version of it, put that file at its path")
+    assert hint.endswith(f"or another file is a newer version of it, put that file at {tmp_path}/a.npy")
 
 
 def test_one_other_image_among_many_copies_is_found(histo, inbox, tmp_path):
@@ -519,10 +519,8 @@ def test_files_that_were_not_scored_are_not_compared(histo, inbox, tmp_path):
     write_other_image(histo, inbox / "01.jpg")  # like a preview
     add_image(histo, inbox / "b" / "02.png")
     write_other_image(histo, inbox / "02.tif")
-    write_other_image(histo, inbox / "b" / "01.png")  # the pattern for its folder does not match it
     for _ in range(2):
-        histo(*line, "inbox/*.png", "inbox/b/*2.png")
-    (inbox / "b" / "01.png").unlink()
+        histo(*line, "inbox/*.png", "inbox/b/*.png")
     (tmp_path / "done").mkdir()
     (inbox / "01.png").rename(tmp_path / "done" / "01.png")
     assert "0 patches scored" in histo(*line, "done/*.png").stderr

@@ -238,8 +238,15 @@ def test_arrays_without_patches_are_refused(tmp_path, workspace, array):
 
 def test_an_array_of_enormous_patches_is_refused(tmp_path, workspace):
     np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, (1, 40_000, 40_000, 3))  # a hole: it takes no room
-    with pytest.raises(HistoError, match=r"x\.npy contains patches of shape \(1, 40000, 40000, 3\)"):
-        open_inputs([str(tmp_path / "x.npy")], workspace, Resize.CROP)
+    stored = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    stored.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    stored.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    with h5py.File(tmp_path / "x.h5", "w") as file:  # another hole
+        space = h5py.h5s.create_simple((1, 40_000, 40_000, 3))
+        h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_UINT8, space, stored)
+    for name in ("x.npy", "x.h5"):
+        with pytest.raises(HistoError, match=rf"{name} contains patches of shape \(1, 40000, 40000, 3\)"):
+            open_inputs([str(tmp_path / name)], workspace, Resize.CROP)
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.h5"])

@@ -211,10 +211,10 @@ def test_the_resolution_of_other_slides_does_not_matter(histo, slides, tmp_path)
     result = predict(histo, slides, "--out", out, code=4)
     assert "1 of 3 slides could not be scored: third" in result.stderr
     assert "--mpp 0.25, or --mpp FILE.csv" in " ".join(result.stderr.split())
-    assert "2 of 3 slides were finished before" in predict(histo, slides, "--out", out, "--mpp", 0.486).stderr
+    assert "2 of 3 slides were finished before" in predict(histo, slides, "--out", out, "--mpp", 0.49).stderr
     flags = {record["slide"]: record["flags"] for record in read_rows(out / "slides.csv")}
-    assert flags == {"first": "", "second": "", "third": "mpp 0.486 given"}
-    table.write_text("slide,mpp\nthird,0.486\n")
+    assert flags == {"first": "", "second": "", "third": "mpp 0.49 given"}
+    table.write_text("slide,mpp\nthird,0.49\n")
     assert "3 of 3 slides were finished before" in predict(histo, slides, "--out", out, "--mpp", table).stderr
     table.write_text("slide,mpp\nthird.tif,0.5\n")
     assert "2 of 3 slides were finished before" in predict(histo, slides, "--out", out, "--mpp", table).stderr

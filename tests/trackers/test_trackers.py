@@ -4,13 +4,17 @@ import json
 import shutil
 import struct
 import sys
+import weakref
 
 import cv2
 import numpy as np
 import pytest
 
 import histocli
+from histocli.compute.ddp import SINGLE_PROCESS
+from histocli.listeners import CommandListener
 from histocli.models.checkpoint import load_checkpoint
+from histocli.trackers import TrackerListener
 from tests.cli import QUICK, TRAIN
 from tests.faults.processes import Process
 
@@ -293,3 +297,18 @@ def test_eval_is_complete_without_a_tracker_that_fails(histo, monkeypatch):
     assert "the metrics were not sent to mlflow: ZeroDivisionError" in " ".join(result.stderr.split())
     assert json.loads(result.stdout)["metrics"]
     assert read_mlflow(histo)[1].info.status == "FINISHED"  # the training
+
+
+def test_the_network_of_a_finished_run_is_not_kept_in_memory():
+    """The next fold or seed needs the memory."""
+
+    class Run:
+        ranks = SINGLE_PROCESS
+
+    run = Run()
+    reference = weakref.ref(run)
+    listener = TrackerListener([], CommandListener())
+    listener.on_start(run, 0)
+    listener.on_end(run)
+    del run
+    assert reference() is None
