@@ -1,11 +1,10 @@
 """The names and hospitals of Camelyon16's slides, and PCam's table of the slides of its patches."""
 
+import csv
 import re
 from pathlib import Path
 
 from histocli.errors import HistoError
-from histocli.files.file import make_file
-from histocli.labels.table_files import read_patch_table
 
 _PREFIX = re.compile(r"^camelyon16_(?:train_)?(?=.)")
 _SLIDE = re.compile(r"(?:^|_)(normal|tumor)_(\d+)$")
@@ -39,14 +38,25 @@ def read_meta(path: Path) -> tuple[list[str], list[int | None]]:
     Raises:
         HistoError: the file is not such a table; the message names file, line and column.
     """
-    table = read_patch_table(make_file(path))
-    slides = table.columns[table.require("slide", "wsi")]
-    column = table.find("label", "center_tumor_patch")
-    if column is None:
-        return slides, [None] * len(slides)
-    texts = table.columns[column]
-    centres = [_LABEL_VALUES.get(text.lower()) for text in texts]
-    if None in centres:
-        row = centres.index(None)
-        raise HistoError(f"{table.describe_place(column, row)}: {texts[row]!r} is neither true nor false")
-    return slides, list(centres)
+    slides: list[str] = []
+    centres: list[int | None] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = csv.DictReader(stream)
+            if "wsi" not in (rows.fieldnames or ()):
+                raise HistoError(f"{path}, line 1: there is no column 'wsi'", "give the meta table of PCam")
+            for row in rows:
+                slides.append((row["wsi"] or "").strip())
+                centres.append(_parse_label(path, rows.line_num, row.get("center_tumor_patch")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise HistoError(f"{path} is not a CSV table: {error}", "download it again with --force") from error
+    return slides, centres
+
+
+def _parse_label(path: Path, line: int, value: str | None) -> int | None:
+    """Parse a cell of the column `center_tumor_patch`."""
+    if value is None:
+        return None
+    if value.strip().lower() not in _LABEL_VALUES:
+        raise HistoError(f"{path}, line {line}, column center_tumor_patch: {value!r} is neither true nor false")
+    return _LABEL_VALUES[value.strip().lower()]
