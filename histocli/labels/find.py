@@ -14,6 +14,7 @@ from histocli.labels.label_tables import LabelTables
 from histocli.labels.patch_tables import TableOptions
 from histocli.labels.result import ContradictionError, Labels, format_examples
 from histocli.labels.sidecars import find_words_in_names, read_labels_in_names, read_sidecars
+from histocli.labels.splits_beside import note_splits_beside
 from histocli.labels.table_files import UnreadableTableError, find_table, peek_table
 from histocli.labels.table_search import find_predictions, use_tables_beside, use_tables_inside
 from histocli.text import format_count
@@ -60,7 +61,7 @@ def find_labels(
     if not result.labels and tables.problems:
         raise tables.problems[0]
     tables.split_finder.finish(others)
-    tables.split_finder.note_splits_beside(locations)
+    note_splits_beside(tables, locations)
     if not result.labels:
         _note_possible_tables(tables, others)
     elif not result.slides and not options.has_slide_pattern:

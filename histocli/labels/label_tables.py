@@ -40,8 +40,8 @@ class LabelTables:
         tables_beside: the CSV tables next to the locations whose names contain neither `labels` nor a word for results,
             such as `scores`.
         split_finder: the splits of the images.
-        patients: the patients of the images.
-        patient_column: the column of patients that may be given to `--slide-column`; "" if there is none.
+        patients: the patients of the images, or other units that have several slides.
+        patient_column: the column of patients or such units that may be given to `--slide-column`; "" if there is none.
     """
 
     def __init__(self, names: list[str], options: TableOptions) -> None:
@@ -235,9 +235,10 @@ class LabelTables:
                 f"the slide {slide!r} belongs to {n:,} patients: if slides are numbered within each patient, {remedy}"
             )
         elif len(patients) < len(pairs) and not any(map(is_missing, patients)):
-            remedy = f"--slide-column {column}" if column else "the patient in place of each slide"
+            fine = f"values of the column {self._columns_used['slide']}" if "slide" in self._columns_used else "slides"
+            unit, remedy = column or "patient", f"--slide-column {column}" if column else "the patient as the slide"
             self.result.notes.append(
-                f"several slides belong to one patient: {remedy} keeps all patches of a patient in the same split"
+                f"several {fine} have the same {unit}: {remedy} keeps all patches of one {unit} in the same split"
             )
 
     def _add_values(

@@ -117,8 +117,19 @@ class PatchTable:
         return next(iter(self._list_columns(self._find_names(role))), None)
 
     def find_patients(self) -> str | None:
-        """Return the name of the column of patients; None if there is none."""
-        return next(iter(self._list_columns(_PATIENT_NAMES)), None)
+        """Return the column of patients, else another column of slides with larger units; None if there is none.
+
+        Each value of such a column belongs to several slides, as in a table with the columns `wsi` and `slide`.
+        """
+        patients, slides = self._list_columns(_PATIENT_NAMES), self._list_columns(_NAMES_OF_ROLE["slide"])
+        if patients:
+            return patients[0]
+        for name in slides[1:]:
+            pairs = set(zip(self.columns[slides[0]], self.columns[name], strict=True))
+            fine, coarse = map(set, zip(*pairs, strict=True)) if pairs else (set(), set())
+            if len(coarse) < len(fine) == len(pairs):
+                return name
+        return None
 
     def _list_columns(self, names: Sequence[str]) -> list[str]:
         """Return the columns with these usual names, in the order of the names."""

@@ -1,31 +1,29 @@
 """Read lists of images that are named after a split, such as `train.txt` and `test.txt`."""
 
 import csv
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from histocli.class_names import SplitError, find_split, replace_evaluation
-from histocli.errors import HistoError
-from histocli.files.file import File, is_image, make_file, read_bytes
+from histocli.files.file import File, is_image, read_bytes
 from histocli.files.tables import find_separator
 from histocli.labels.label_columns import is_fraction
-from histocli.labels.matching import ImageIndex, check_unambiguous
+from histocli.labels.matching import ImageIndex, TableMatch, check_unambiguous
 from histocli.labels.patch_tables import PatchTable
 from histocli.labels.result import format_examples
-from histocli.labels.table_files import decode_text
+from histocli.labels.table_files import decode_text, peek_lines
 
-_LIST_SUFFIX = re.compile(r"\.(txt|lst|list|csv|tsv)$", re.IGNORECASE)
+LIST_SUFFIX = re.compile(r"\.(txt|lst|list|csv|tsv)$", re.IGNORECASE)
 # Words beside that of the split in the name of a list, perhaps with a number, such as `test_ids.txt` and
 # `fold1_test.txt`; `test_log.txt` is about something else.
 _LIST_WORDS = (
     "list lists id ids name names file files filename filenames path paths image images img imgs patch patches tile "
-    "tiles sample samples split splits set data dataset fold folds cv slide slides wsi wsis patient patients case cases"
+    "tiles sample samples split splits set data dataset fold folds cv"
 )
+_GROUP_WORDS = ["slide", "slides", "wsi", "wsis", "patient", "patients", "case", "cases"]
+_FOLD = re.compile(r"(?:folds?|(?<![a-z])cv)[\W_]*(\d+)", re.IGNORECASE)
 _NUMBERS = re.compile(r"(-?\d+([.,]\d+)?(e-?\d+)?)(\s+-?[\d.,]+)*", re.IGNORECASE)  # a line, or a field
 
 
@@ -53,12 +51,22 @@ def choose_lists(lists: Sequence[SplitList], labelled: AbstractSet[str]) -> list
     """Return the lists that give splits: those of several splits, or those of val or test if labelled images remain.
 
     Then the other labelled images can be used for training.
+
+    Raises:
+        SplitError: they are of several folds, or of val, test and eval.
     """
     splits = replace_evaluation({found.name: found.split for found in lists})
     has_rest = not labelled <= {image for found in lists for image in found.images}
     if len(set(splits.values())) < 2 and ("train" in splits.values() or not has_rest):
         return []
+    if has_several_folds(splits):
+        raise SplitError(f"{format_examples(sorted(splits))} are of several folds", "keep the files of one fold")
     return [found._replace(split=splits[found.name]) for found in lists]
+
+
+def has_several_folds(names: Iterable[str]) -> bool:
+    """Return whether there are files of several folds, such as `fold1_test.txt` and `fold2/test.txt`."""
+    return len({fold[1] for name in names if (fold := _FOLD.search(name))}) > 1
 
 
 def read_lists(
@@ -78,7 +86,7 @@ def read_lists(
         SplitError: a list has no image, and some labelled images are in no list: they could be used for training.
         HistoError: a line of a list is the name of two images.
     """
-    files = [file for file in others if _LIST_SUFFIX.search(file.name) and find_split_of_table(file.name)]
+    files = [file for file in others if LIST_SUFFIX.search(file.name) and find_split_of_table(file.name)]
     if len({find_split_of_table(file.name) for file in files}) < 2:
         files = [file for file in files if _has_list_name(file.name)]
     lists = [_read_list(file, index) for file in files]
@@ -94,60 +102,61 @@ def read_lists(
     if unused := [one.name for one in found if len(one.images) < len(index.names)]:
         names = format_examples(unused)
         if found[0].split == "train":
-            notes.append(f"only {names} was found: a list of val or test is needed")
+            was = "was" if len(unused) == 1 else "were"
+            notes.append(f"only {names} {was} found: a list of val or test is needed")
         else:
             notes.append(f"not used as a split: {names}, which would leave no labelled image for training")
     return [], notes
 
 
-def read_lists_beside(folder: Path, index: ImageIndex, slides: Mapping[str, str]) -> list[SplitList]:
-    """Return the lists in a folder that have images, or only names of slides; `slides` has the slide of each image."""
-    names: list[str] = []
-    with suppress(OSError), os.scandir(folder) as entries:  # the folder may not be entered
-        names = sorted(entry.name for entry in entries if _LIST_SUFFIX.search(entry.name) and entry.is_file())
-    found = []
-    for name in names:
-        if find_split_of_table(name) and _has_list_name(name):
-            with suppress(HistoError):  # it cannot be read, or is about other images
-                one = _read_list(make_file(folder / name, name), index)
-                ids = set(one.ids)
-                if not one.images and one.is_list and ids <= set(slides.values()):
-                    one = one._replace(images=[image for image, slide in slides.items() if slide in ids])
-                if one.images and (one.is_list or len(one.images) == len(one.ids)):
-                    found.append(one)
-    return found
+def is_list_of_images(file: File, index: ImageIndex) -> bool:
+    """Return whether a file has the name of a list of a split, and its start names images; the rest is not read.
+
+    Raises:
+        UnreadableTableError: the file cannot be read.
+    """
+    if not LIST_SUFFIX.search(file.name) or not find_split_of_table(file.name) or not _has_list_name(file.name):
+        return False
+    lines = peek_lines(file)
+    ids, is_list = _read_ids(file.name, lines) if lines else ([], False)
+    n = len(_match(ids, index, "", "", should_guess=False).rows)
+    return n > 1 and (is_list or n == len(ids))  # a single number may be a count
 
 
 def _read_list(file: File, index: ImageIndex) -> SplitList:
-    """Read a list and match its lines with images: whole lines, else without their last words, else their first words.
+    """Read a list and match its lines with images.
 
     Raises:
         HistoError: a line is the name of two images.
     """
-    lines = [line for line in decode_text(read_bytes(file)).splitlines() if line.strip()]
+    lines = [line for line in decode_text(read_bytes(file)).splitlines() if re.search(r"\w", line)]
     ids, is_list = _read_ids(file.name, lines) if lines else ([], False)
     folder, split = file.name.rpartition("/")[0], find_split_of_table(file.name)
-    for keys in (ids, [key.rsplit(maxsplit=1)[0] for key in ids], [key.split()[0] for key in ids]):
-        matched = index.match(keys, folder, split)
-        if matched.rows or matched.ambiguous:
-            break
+    matched = _match(ids, index, folder, split)
     has_list_name = _has_list_name(file.name)
     is_list = is_list and has_list_name
     if matched.rows or is_list:
         different = {row: pair for row, pair in matched.ambiguous.items() if pair[0] != pair[1]}
         check_unambiguous(file.name, "splits", matched._replace(ambiguous=different), ids)
     notes = list(matched.notes)
-    if not ids and len(lines) < 2 and has_list_name:  # it has column names, or nothing
-        notes.append(f"not used: {file.name} has no line with the name of an image")
-    elif not matched.rows and not is_list and has_list_name and all(map(str.isdecimal, ids)):
-        notes.append(
-            f"not used: {file.name} has no names of images. Numbers alone may count rows or be labels: write file "
-            "names, or call the column id"
-        )
+    if not ids and has_list_name:
+        what = "line with the name of an image"  # it has column names, or nothing
+        if len(lines) > 1:
+            what = "names of images. Numbers alone may count rows or be labels: write file names, or call the column id"
+        notes.append(f"not used: {file.name} has no {what}")
     missing = [ids[row] for row in matched.unmatched]
     if missing and matched.rows:
         notes.append(f"lines of {file.name} without an image: {len(missing):,} of {len(ids):,}, such as {missing[0]!r}")
     return SplitList(file.name, split, list(matched.rows), ids, is_list, notes)
+
+
+def _match(ids: Sequence[str], index: ImageIndex, folder: str, split: str, should_guess: bool = True) -> TableMatch:
+    """Match lines with images: whole lines, else without their last words, else their first words."""
+    for keys in (ids, [key.rsplit(maxsplit=1)[0] for key in ids], [key.split()[0] for key in ids]):
+        matched = index.match(keys, folder, split, should_guess)
+        if matched.rows or matched.ambiguous:
+            break
+    return matched
 
 
 def _split_stem(name: str) -> list[str]:
@@ -162,8 +171,13 @@ def _has_list_name(name: str) -> bool:
     A number alone is about a list only beside a word such as `fold`: `test_01.txt` may be about a slide.
     """
     words = _split_stem(name)
-    listed = {word for word in words if word.rstrip("0123456789") in _LIST_WORDS.split()}
+    listed = {word for word in words if word.rstrip("0123456789") in [*_LIST_WORDS.split(), *_GROUP_WORDS]}
     return all(word in listed or find_split(word) or (listed and re.fullmatch(r"\d\d?", word)) for word in words)
+
+
+def _is_about_groups(name: str) -> bool:
+    """Return whether the name of a file says that it is about slides or patients, such as `test_slides.txt`."""
+    return any(word.rstrip("0123456789") in _GROUP_WORDS for word in _split_stem(name))
 
 
 def _read_ids(name: str, lines: Sequence[str]) -> tuple[list[str], bool]:
@@ -180,7 +194,8 @@ def _read_ids(name: str, lines: Sequence[str]) -> tuple[list[str], bool]:
     except csv.Error:  # a field is too long for a name
         return [], False
     header = rows[0]
-    column = PatchTable(name, {title: [] for title in header}, []).find("id")
+    table = PatchTable(name, {title: [] for title in header}, [])
+    column = table.find("id")
     if column:
         at = header.index(column)
         ids = [row[at] for row in rows[1:] if len(row) > at and row[at]]
@@ -190,7 +205,8 @@ def _read_ids(name: str, lines: Sequence[str]) -> tuple[list[str], bool]:
     else:
         ids = [name for row in rows for name in _find_names(row)] or _find_numbered_names([row[0] for row in rows])
     has_names = sum(map(_is_name, ids)) > len(ids) / 2
-    return ids, has_names and (column is not None or len(header) == 1 or is_image(header[0]))
+    is_clinical = _is_about_groups(name) and any(table.other_columns)  # such as id,age
+    return ids, has_names and ((column is not None and not is_clinical) or len(header) == 1 or is_image(header[0]))
 
 
 def _are_labels(lines: Sequence[str]) -> bool:
@@ -227,11 +243,16 @@ def _check_unmatched(
     """Return notes on the lists without an image, or raise `SplitError` if they are about images that are here.
 
     This may be so if there are lists of several splits, and a labelled image that is in no list and in no folder of a
-    split.
+    split. Lists of slides or patients are ignored if other lists or folders give their split and another one.
     """
-    known = {image for one in found for image in one.images}
-    known.update(image for image in images if any(map(find_split, image.split("/")[:-1])))
-    splits = {one.split for one in found} | {one.split for one in unmatched}
+    if not unmatched:
+        return []
+    folders = {image: {find_split(part) for part in image.split("/")[:-1]} - {""} for image in images}
+    known = {image for one in found for image in one.images} | {image for image, split in folders.items() if split}
+    given = {one.split for one in found}.union(*folders.values())
+    if len(given) > 1:
+        unmatched = [one for one in unmatched if one.split not in given or not _is_about_groups(one.name)]
+    splits = {one.split for one in [*found, *unmatched]}
     notes = []
     for one in unmatched:
         text = f"no line of {one.name} is the name of an image. Its lines are like {format_examples(one.ids)}, "
@@ -239,8 +260,8 @@ def _check_unmatched(
         if len(splits) > 1 and not labelled <= known:
             raise SplitError(
                 text,
-                "write the name or path of an image on each line, not of a slide or patient; if these images are not "
-                "here, move the list to another folder",
+                "write the name or path of an image on each line, not of a slide or patient, or write a column split "
+                "in a table; if these images are not here, move the list to another folder",
             )
         notes.append(f"not used: {text}. To use it, write the name or path of an image on each line")
     return notes

@@ -4,8 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
-from pathlib import Path
 
 from histocli.class_names import (
     EVALUATION,
@@ -16,20 +14,12 @@ from histocli.class_names import (
     find_unknown_splits,
     replace_evaluation,
 )
-from histocli.errors import HistoError
-from histocli.files.file import File, make_file
+from histocli.files.file import File
 from histocli.labels.label_columns import is_missing, normalise_name
 from histocli.labels.matching import ImageIndex
 from histocli.labels.patch_tables import PatchTable
-from histocli.labels.result import Labels, format_examples
-from histocli.labels.split_lists import (
-    SplitList,
-    choose_lists,
-    find_split_of_table,
-    read_lists,
-    read_lists_beside,
-)
-from histocli.labels.table_files import peek_table
+from histocli.labels.result import Labels
+from histocli.labels.split_lists import SplitList, choose_lists, find_split_of_table, read_lists
 from histocli.text import format_count
 
 # Short words of tables. As the name of a folder they could be anything, such as the state Virginia.
@@ -48,7 +38,6 @@ _FLAG_COLUMN = re.compile(
 )
 _FLAG_VALUES = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "t", "f", "y", "n", ""}
 _MAX_WORDS = 8  # different words in a column of splits
-_MAX_TABLES = 20  # tables next to the images whose columns are read
 
 
 def read_split_column(
@@ -169,7 +158,8 @@ class SplitFinder:
         Tables of one split, such as `test.csv` alone, give only the images without a split this split.
 
         Raises:
-            SplitError: an image is in two splits, a list has no image, or a folder and a table contradict each other.
+            SplitError: an image is in two splits, a list has no image, there are several folds, or a folder and a
+                table contradict each other.
             HistoError: a line of a list is the name of two images.
         """
         result, names = self._result, self._index.names
@@ -197,33 +187,6 @@ class SplitFinder:
             f"split {one.split}: {format_count(len(one.images), 'image')} of {one.name}" for one in tables if one.images
         ]
         _check_folders(splits, "list" if lists else "table")
-
-    def note_splits_beside(self, locations: Sequence[Path]) -> None:
-        """Add a note on lists and tables next to the locations that have splits of the images; they are not used.
-
-        There is no note if the splits are known, also from the names of folders.
-        """
-        result, names = self._result, self._index.names
-        places = [location.absolute() for location in locations]
-        parts = {part for name in names for part in name.split("/")[:-1]} | {place.name for place in places}
-        if result.splits or any(map(find_split, parts)):
-            return
-        folders = dict.fromkeys(place.parent for place in places)
-        lists = [one for folder in folders for one in read_lists_beside(folder, self._index, result.slides)]
-        found = [one.name for one in lists]
-        with suppress(SplitError):  # there are lists of val, test and eval
-            found = [one.name for one in choose_lists(lists, set(result.labels or names))]
-        paths = [path for folder in folders for path in sorted(folder.glob("*.csv")) if path.is_file()]
-        for path in paths[:_MAX_TABLES]:
-            with suppress(HistoError):  # it is not a table of these images
-                start = peek_table(make_file(path))
-                if read_split_column(start, self._given)[0] and self._index.match(start.read_ids()).rows:
-                    found.append(path.name)
-        if found:
-            result.notes.append(
-                f"the splits may be in {format_examples(list(dict.fromkeys(found)))} next to the images, but only "
-                "files in the folder of the images are used: move them there"
-            )
 
     def _add(self, splits: Iterable[tuple[str, str]], where: str) -> None:
         """Add images and their splits from lists or tables; raise `SplitError` if an image is in two splits."""

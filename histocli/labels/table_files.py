@@ -119,16 +119,24 @@ def peek_table(file: File) -> PatchTable:
     Raises:
         UnreadableTableError: the file cannot be read.
     """
-    data = _read_start(file)
-    lines = [line for line in decode_text(data).splitlines() if line.strip()] or [""]
+    lines = peek_lines(file) or [""]
     lines = lines[1:] if lines[0].startswith("sep=") and len(lines) > 1 else lines
-    if len(data) >= _PEEKED_BYTES and len(lines) > 1:
-        lines.pop()  # it may be cut off
     mark = find_separator(lines[0])
     rows = [[field.strip().strip('"') for field in line.split(mark if mark in lines[0] else " ")] for line in lines]
     rows = [row for row in rows if len(row) == len(rows[0])]
     columns = {name: [row[at] for row in rows[1:]] for at, name in enumerate(rows[0]) if name}
     return PatchTable(file.name, columns, list(range(2, len(rows) + 1)))
+
+
+def peek_lines(file: File) -> list[str]:
+    """Return the first lines of a file that have a text.
+
+    Raises:
+        UnreadableTableError: the file cannot be read.
+    """
+    data = _read_start(file)
+    lines = [line for line in decode_text(data).splitlines() if line.strip()]
+    return lines[:-1] if len(data) >= _PEEKED_BYTES and len(lines) > 1 else lines  # the last one may be cut off
 
 
 def _read_start(file: File) -> bytes:

@@ -20,7 +20,7 @@ from histocli.labels.result import ContradictionError, format_examples
 from histocli.labels.table_files import UnreadableTableError, peek_table
 
 _TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
-_RESULT_TABLE = re.compile(
+RESULT_TABLE = re.compile(
     "submission|predict(ion|ed)|score|result|(?<![a-z])preds?(?![a-z])", re.IGNORECASE
 )  # the labels in these are predictions
 _PREDICTION_COLUMN = re.compile(r"pred|predictions?|predicted|probs?|probability|pred(icted)?_(class|label|prob)")
@@ -35,7 +35,7 @@ def use_tables_inside(tables: LabelTables, others: Sequence[File]) -> None:
         base = file.name.rpartition("/")[2]
         if not _TABLE.search(base):
             continue
-        if _RESULT_TABLE.search(base):
+        if RESULT_TABLE.search(base):
             tables.unused_tables.append(file.name)
             continue
         is_named = "label" in base.lower() and not base.lower().endswith(".txt")
@@ -145,7 +145,7 @@ def use_tables_beside(tables: LabelTables, locations: Sequence[Path], found: Seq
             images_of.setdefault(path.parent, {})[_simplify(remove_archive_suffix(path.name))] = images
     for folder, images_by_name in images_of.items():
         paths = [path for path in sorted(folder.glob("*.csv")) if path.is_file()]
-        results = [path for path in paths if _RESULT_TABLE.search(path.name)]
+        results = [path for path in paths if RESULT_TABLE.search(path.name)]
         labelled = [path for path in paths if _is_label_table(path.name)]
         tables.tables_beside += [path for path in paths if path not in results + labelled]
         if labelled and not _is_complete(tables):

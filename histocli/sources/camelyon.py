@@ -42,7 +42,7 @@ def read_meta(path: Path) -> tuple[list[str], list[int | None]]:
     centres: list[int | None] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream)
+            rows = csv.DictReader(stream, strict=True)
             if "wsi" not in (rows.fieldnames or ()):
                 raise HistoError(f"{path}, line 1: there is no column 'wsi'", "give the meta table of PCam")
             for row in rows:

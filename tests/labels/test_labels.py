@@ -1,6 +1,7 @@
 """Tables of labels and slides as people and spreadsheets write them, matched with images."""
 
 import gzip
+import json
 import re
 
 import numpy as np
@@ -587,22 +588,37 @@ def test_a_table_with_one_row_for_each_patient_is_refused_with_what_to_do(tmp_pa
     ],
 )
 def test_patients_with_several_slides_are_named(tmp_path, patients, options, is_noted):
-    for form in ("table", "two tables", *([] if options else ["json"])):
-        remedy = "the patient in place of each slide" if form == "json" else "--slide-column patient"
-        note = f"several slides belong to one patient: {remedy} keeps all patches of a patient in the same split"
+    for form, column in COLUMN_OF_FORM.items() if not options else [("table", "patient"), ("two tables", "case_id")]:
+        fine = "slides" if form == "json" else "values of the column slide"
+        unit, remedy = column, f"--slide-column {column}"
+        if form in ("json", "--slides"):
+            unit, remedy = "patient", "the patient as the slide"
+        note = f"several {fine} have the same {unit}: {remedy} keeps all patches of one {unit} in the same split"
         assert (note in read_patients(tmp_path / form, "abc", patients, form, options)) == is_noted
 
 
+# Where the slides and patients are, and the name of the column or key of patients.
+COLUMN_OF_FORM = {"table": "patient", "two tables": "case_id", "json": "patient_id", "--slides": "case"}
+COLUMN_OF_FORM["larger slides"] = "slide_id"
+
+
 def read_patients(folder, slides, patients, form, options):
-    """Return the notes on images of these slides and patients, which are in one table, in two, or in .json files."""
-    rows = list(zip("abc", slides, map(str.strip, patients), strict=True))
-    files = {"labels.csv": "id,label,slide,patient\n" + "".join(f"{key},1,{slide},{who}\n" for key, slide, who in rows)}
+    """Return the notes on images of these slides and patients."""
+    rows, column = list(zip("abc", slides, map(str.strip, patients), strict=True)), COLUMN_OF_FORM[form]
+    of_slides = "".join(f"{key},1,{slide}\n" for key, slide, _ in rows)
+    of_patients = f"id,label,{column}\n" + "".join(f"{key},1,{who}\n" for key, _, who in rows)
+    files = {
+        "labels.csv": f"id,label,slide,{column}\n" + "".join(f"{key},1,{slide},{who}\n" for key, slide, who in rows)
+    }
     if form == "two tables":
-        files = {"labels.csv": "id,label,slide\n" + "".join(f"{key},1,{slide}\n" for key, slide, _ in rows)}
-        files["more.csv"] = "id,patient\n" + "".join(f"{key},{who}\n" for key, _, who in rows)
+        files = {"labels.csv": "id,label,slide\n" + of_slides, "more.csv": of_patients}
     elif form == "json":
-        template = '{{"label": 1, "slide": "{}", "patient": "{}"}}'
-        files = {f"in/{key}.json": template.format(slide, who) for key, slide, who in rows}
+        values = {key: {"label": 1, "slide": slide, column: who} for key, slide, who in rows}
+        files = {f"in/{key}.json": json.dumps(value) for key, value in values.items()}
+    elif form == "--slides":
+        options = {"slides": folder.with_name("slides.csv")}
+        options["slides"].write_text("id,age,slide\n" + of_slides)
+        files = {"labels.csv": of_patients}
     return open_folder(folder, IMAGES, files, **options).report.notes
 
 
@@ -616,8 +632,10 @@ def read_patients(folder, slides, patients, form, options):
     ],
 )
 def test_a_slide_of_several_patients_is_named(tmp_path, slides, patients, options, is_noted):
-    for form in ("table", "two tables", *([] if options else ["json"])):
-        remedy = "write the patient into the name of each slide" if form == "json" else "give --slide-column patient"
+    for form in ("table", "two tables", *([] if options else ["json", "--slides"])):
+        remedy = f"give --slide-column {COLUMN_OF_FORM[form]}"
+        if form in ("json", "--slides"):
+            remedy = "write the patient into the name of each slide"
         note = f"the slide '1' belongs to 2 patients: if slides are numbered within each patient, {remedy}"
         assert (note in read_patients(tmp_path / form, slides, patients, form, options)) == is_noted
 

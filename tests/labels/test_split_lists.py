@@ -4,6 +4,7 @@ import pytest
 
 from histocli.class_names import SplitError
 from histocli.errors import HistoError
+from histocli.sources.folder import FolderOptions, FolderSource
 from tests.labels.test_labels import IMAGES, TEXT, labels_of, open_folder, splits_of
 
 
@@ -35,6 +36,7 @@ def test_lists_may_be_tables(tmp_path, text):
         {"train.csv": "id,label\na,1\nb,0\n", "test.txt": "q\n"},
         {"splits/train.txt": "q1.png 0\nq2.png 1\n", "splits/val.txt": "my q 3.png 0\n"},
         {"train_slides.txt": "q1\n", "test_patients.csv": "patient\nq2\n"},
+        {"train.txt": "a\n", "val.txt": "b\n", "test_slides.txt": "q\n"},  # the image c may be of this slide
     ],
 )
 def test_a_list_without_an_image_is_an_error_if_its_images_could_be_used_for_training(tmp_path, lists):
@@ -53,10 +55,32 @@ def test_a_list_without_an_image_is_an_error_if_its_images_could_be_used_for_tra
         (IMAGES, {"train.txt": "images for the training\n", "test.txt": "images for the test\n"}),
         (IMAGES, {"train.txt": "loss 0.4\nauc: 0.9\n", "test.txt": "loss 0.5\nauc: 0.8\n"}),
         (IMAGES, {"train.csv": "epoch,loss\n10,0.5\n", "val.csv": "epoch,loss\n10,0.6\n"}),
+        (IMAGES, {"train.txt": "a\n", "test.txt": "b\n", "test_slides.txt": "q\n"}),
+        (("train/a.tif", "test/b.tif", "test/c.tif"), {"train_cases.txt": "q1\n", "test_cases.txt": "q2\n"}),
+        (IMAGES, {"train_patients.csv": "id,age\nq1,50\n", "test_patients.csv": "id,age\nq2,60\n"}),
     ],
 )
 def test_other_files_and_lists_of_images_that_are_elsewhere_are_no_error(tmp_path, images, lists):
-    assert labels_of(open_lists(tmp_path / "x", lists, images)).keys() == set("abc")
+    source = open_lists(tmp_path / "x", lists, images)
+    assert labels_of(source).keys() == set("abc")
+    assert not any("slides" in note or "cases" in note or "patients" in note for note in source.report.notes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("fold1_test.txt", "fold2_test.txt"), ("fold-1/val.txt", "fold-2/test.txt"), ("cv1_val.csv", "cv2_val.csv")],
+)
+def test_lists_of_several_folds_are_an_error(tmp_path, names):
+    with pytest.raises(SplitError, match="are of several folds") as caught:
+        open_lists(tmp_path / "x", {names[0]: "id\na\n", names[1]: "id\nb\n"})
+    assert caught.value.hint == "keep the files of one fold"
+
+
+def test_several_lists_of_one_split_are_read_together(tmp_path):
+    source = open_lists(tmp_path / "x", {"test_set_1.txt": "a\n", "test_set_2.txt": "b\n"})
+    assert splits_of(source) == ["test", "test", ""]
+    notes = open_lists(tmp_path / "y", {"train_list1.txt": "a\n", "train_list2.txt": "b\n"}).report.notes
+    assert "only 'train_list1.txt', 'train_list2.txt' were found: a list of val or test is needed" in notes
 
 
 @pytest.mark.parametrize(
@@ -79,6 +103,7 @@ def test_other_files_and_lists_of_images_that_are_elsewhere_are_no_error(tmp_pat
         ("test_slides.txt", "q\n", ["", "", ""]),
         ("train.txt", "", ["", "", ""]),
         ("test.csv", "id\n", ["", "", ""]),
+        ("test.csv", ",\n,\n", ["", "", ""]),
     ],
 )
 def test_a_single_list_gives_the_split_of_some_images(tmp_path, name, text, splits):
@@ -87,7 +112,7 @@ def test_a_single_list_gives_the_split_of_some_images(tmp_path, name, text, spli
     notes = "\n".join(source.report.notes)
     assert ("only 'train.txt' was found: a list of val or test is needed" in notes) == (text == "a\n")
     assert (f"not used: no line of {name} is the name of an image" in notes) == (text == "q\n")
-    assert (f"not used: {name} has no line with the name of an image" in notes) == (text in ("", "id\n"))
+    assert (f"not used: {name} has no line with the name of an image" in notes) == (text in ("", "id\n", ",\n,\n"))
 
 
 @pytest.mark.parametrize(
@@ -150,26 +175,49 @@ def test_lines_without_an_image_are_counted(tmp_path):
     assert "lines of test.txt without an image: 2 of 3, such as 'zzz'" in source.report.notes
 
 
+LISTS = {"train.txt": "1\n2\n", "test.txt": "3\n4\n"}
+COLUMN = "id,split\n1,train\n2,train\n3,test\n4,test\n"
+
+
 @pytest.mark.parametrize(
-    ("files", "folder", "noted"),
+    ("files", "folder", "names", "remedy"),
     [
-        ({"train.txt": "a\nb\n", "test.txt": "c\n"}, "in", "'test.txt', 'train.txt'"),
-        ({"test.txt": "c\n"}, "in", "'test.txt'"),
-        ({"test_slides.txt": "s2\n"}, "in", "'test_slides.txt'"),
-        ({"parts.csv": "id,split\na,train\nb,train\nc,test\n"}, "in", "'parts.csv'"),
-        ({"train.txt": "a\nb\n", "test.txt": "q\n"}, "in", ""),  # the images of the test are elsewhere
-        ({"test.txt": "a\nb\nc\n"}, "in", ""),
-        ({"test.txt": "c\n", "test_log.txt": "c\n"}, "train", ""),
+        (LISTS, "x", "'test.txt', 'train.txt'", "move them into x/"),
+        (
+            {"train.csv": "id,label\n1,0\n2,1\n", "test.csv": "id,label\n3,0\n4,1\n"},
+            "x",
+            "'test.csv', 'train.csv'",
+            "move",
+        ),
+        (
+            {f"fold{i}_{name}": text for i in "12" for name, text in LISTS.items()},
+            "x",
+            "",
+            "move those of one fold into",
+        ),
+        ({"parts.csv": COLUMN}, "x", "'parts.csv'", "move them into x/"),
+        ({"test.txt": LISTS["test.txt"]}, "x", "", None),
+        (LISTS, "train", "", None),  # all of these images are for training
+        ({"train.txt": "3\n", "test.txt": "1\n"}, "x", "", None),  # the numbers of images
+        (LISTS | {"test.txt": "q\n" * 3000 + LISTS["test.txt"]}, "x", "", None),  # only the start of a list is read
+        ({"parts.csv": COLUMN.replace("test", "train")}, "x", "", None),
+        ({"predictions.csv": COLUMN}, "x", "", None),
+        ({"parts.csv": "id,split,class,prob\n1,train,1,0.5\n2,test,1,0.6\n"}, "x", "", None),
     ],
 )
-def test_lists_and_tables_of_splits_next_to_the_images_are_named(tmp_path, files, folder, noted):
+def test_lists_and_tables_of_splits_next_to_the_images_are_named(tmp_path, files, folder, names, remedy):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    images = [f"{folder}/{key}.tif" for key in "abc"]
-    table = "id,label,slide\na,1,s1\nb,0,s1\nc,1,s2\n"
-    notes = open_folder(tmp_path / "x", images, {"labels.csv": table}).report.notes
+    images = [f"in/{key}.tif" for key in "1234"]
+    notes = open_folder(tmp_path / folder, images, {}).report.notes
     found = [note for note in notes if "next to the images" in note]
-    assert [note.partition(" next to")[0] for note in found] == ([f"the splits may be in {noted}"] if noted else [])
+    assert len(found) == (remedy is not None)  # the tables are not suggested for their labels too
+    if remedy is not None:
+        assert found[0].startswith(f"the splits may be in {names}")
+        assert f"the folder of the images are used: {remedy}" in found[0]
+        open_folder(tmp_path / "y", ["5.tif"], {})
+        several = FolderSource(FolderOptions((str(tmp_path / folder), str(tmp_path / "y"))))
+        assert any("and the images into one folder, and give that folder" in note for note in several.report.notes)
 
 
 def test_a_line_that_is_the_name_of_two_images_is_an_error_unless_the_folder_of_the_split_has_one(tmp_path):

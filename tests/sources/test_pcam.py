@@ -314,6 +314,14 @@ def meta_not_text(pcam_folder):
     (pcam_folder / (file_name("valid", "meta") + ".csv")).write_bytes(b"\xff\xfe\x00wsi\n")
 
 
+def open_quote(pcam_folder):
+    (pcam_folder / (file_name("valid", "meta") + ".csv")).write_text('wsi,center_tumor_patch\n"a,True\nb,True\n')
+
+
+def empty_row(pcam_folder):
+    (pcam_folder / (file_name("valid", "meta") + ".csv")).write_text("wsi,center_tumor_patch\na,True\n,\nb,True\n")
+
+
 def enormous_chunks(pcam_folder):
     with h5py.File(pcam_folder / (file_name("valid", "x") + ".h5"), "w") as file:
         file.create_dataset("x", (20, 96, 96, 3), np.uint8, chunks=(50_000, 96, 96, 3), maxshape=(None, 96, 96, 3))
@@ -356,7 +364,9 @@ def bytes_elsewhere(pcam_folder):
         (bomb, "unpacks to more than"),
         (no_wsi, "line 1: there is no column 'wsi'"),
         (odd_truth, "line 3, column center_tumor_patch: 'perhaps'"),
-        (meta_not_text, "_meta.csv is not UTF-8 text"),
+        (meta_not_text, "not a CSV table"),
+        (open_quote, "not a CSV table"),
+        (empty_row, "line 3, column center_tumor_patch: ''"),  # without it, the slides would be those of other rows
         (enormous_chunks, "chunks of .* too large"),
         (linked_elsewhere, "no array 'x'"),
         (bytes_elsewhere, "is stored in other files"),
