@@ -29,8 +29,8 @@ class Place:
     """A place of images.
 
     `path` is its real path. The id of an image is `prefix` and what `make_id` makes of the file's path in the place; in
-    an array, it is `prefix` and the number of the row. `rows` is the number of rows, None if it is not an array, or if
-    an earlier version recorded it. Two places are equal even if `rows` differs: the array has grown.
+    an array, it is `prefix` and the number of the row. `rows` is the number of rows, None if it is not an array. Two
+    places are equal even if `rows` differs: the array has grown.
     """
 
     path: str
@@ -87,17 +87,10 @@ def find_listed_places(lines: Iterable[bytes], kind: IdKind) -> tuple[Place, ...
 
 
 def read_places(record: Mapping[str, Any]) -> tuple[Place, ...]:
-    """Return the places in the record of a file of predictions.
-
-    Earlier versions recorded one `folder` or array, which can be a link; or the `folders` of all images; or nothing.
-    """
-    places, folder, folders = record.get("places"), record.get("folder"), record.get("folders")
-    if isinstance(places, list):
-        return tuple(place for value in places if (place := _read_place(value)))
-    if isinstance(folder, str):
-        return (Place(folder, PlaceKind.FOLDER if record.get("id") else PlaceKind.ARRAY),)
-    listed = folders if isinstance(folders, list) else []
-    return tuple(Place(path, PlaceKind.FILES) for path in listed if isinstance(path, str))
+    """Return the places in the record of a file of predictions."""
+    places = record.get("places")
+    listed = places if isinstance(places, list) else []
+    return tuple(place for value in listed if (place := _read_place(value)))
 
 
 def _read_place(value: object) -> Place | None:

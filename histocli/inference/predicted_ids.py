@@ -141,7 +141,7 @@ def _read_record(path: Path) -> dict[str, Any] | None:
 
 
 def _read_white(record: dict[str, Any]) -> dict[str, float]:
-    """Return the values of white in a record; earlier versions did not record them."""
+    """Return the values of white in a record."""
     white = record.get("white")
     listed = white.items() if isinstance(white, dict) else ()
     return {kind: top for kind, top in listed if isinstance(top, int | float) and 0 < top < math.inf}
@@ -157,16 +157,11 @@ def normalise_option(value: str | None) -> str | None:
 
 
 def _find_differences(record: dict[str, Any], made_with: RowOptions) -> list[str]:
-    """Return what differs from a record, such as `another --tta`; the ids and white are compared elsewhere.
-
-    If an earlier version wrote the record, it may lack a flag, which then was not given, and texts are not normalised.
-    """
-    recorded = {name: normalise_option(value) if isinstance(value, str) else value for name, value in record.items()}
+    """Return what differs from a record, such as `another --tta`; the ids and white are compared elsewhere."""
     return [
         "other checkpoints" if name == "checkpoints" else f"another --{name.replace('_', '-')}"
         for name, value in to_json(made_with).items()
-        if name not in ("id", "places", "white")
-        and recorded.get(name, False if isinstance(value, bool) else None) != value
+        if name not in ("id", "places", "white") and record.get(name) != value
     ]
 
 
