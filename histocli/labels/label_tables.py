@@ -228,17 +228,18 @@ class LabelTables:
         patients = {patient for _, patient in pairs}
         counts = Counter(slide for slide, patient in pairs if not is_missing(patient))
         slide, n = min(counts.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
-        column = self.patient_column
+        column, fine = self.patient_column, self._columns_used.get("slide", "slide")
+        unit = column or "patient"
         if n > 1:
             remedy = f"give --slide-column {column}" if column else "write the patient into the name of each slide"
             self.result.notes.append(
-                f"the slide {slide!r} belongs to {n:,} patients: if slides are numbered within each patient, {remedy}"
+                f"the {fine} {slide!r} belongs to {n:,} {unit}s: if {fine}s are numbered within each {unit}, {remedy}"
             )
-        elif len(patients) < len(pairs) and not any(map(is_missing, patients)):
-            fine = f"values of the column {self._columns_used['slide']}" if "slide" in self._columns_used else "slides"
-            unit, remedy = column or "patient", f"--slide-column {column}" if column else "the patient as the slide"
+        elif 1 < len(patients) < len(pairs) and not any(map(is_missing, patients)):
+            several = f"several values of the column {fine}" if "slide" in self._columns_used else "several slides"
+            remedy = f"--slide-column {column}" if column else "the patient as the slide"
             self.result.notes.append(
-                f"several {fine} have the same {unit}: {remedy} keeps all patches of one {unit} in the same split"
+                f"{several} have the same {unit}: {remedy} keeps all patches of one {unit} in the same split"
             )
 
     def _add_values(

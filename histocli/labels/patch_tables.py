@@ -127,7 +127,7 @@ class PatchTable:
         for name in slides[1:]:
             pairs = set(zip(self.columns[slides[0]], self.columns[name], strict=True))
             fine, coarse = map(set, zip(*pairs, strict=True)) if pairs else (set(), set())
-            if len(coarse) < len(fine) == len(pairs):
+            if 1 < len(coarse) < len(fine) == len(pairs):
                 return name
         return None
 

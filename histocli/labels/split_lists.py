@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import zip_longest
 from typing import NamedTuple
 
 from histocli.class_names import SplitError, find_split, replace_evaluation
@@ -23,7 +24,7 @@ _LIST_WORDS = (
     "tiles sample samples split splits set data dataset fold folds cv"
 )
 _GROUP_WORDS = ["slide", "slides", "wsi", "wsis", "patient", "patients", "case", "cases"]
-_FOLD = re.compile(r"(?:folds?|(?<![a-z])cv)[\W_]*(\d+)", re.IGNORECASE)
+_FOLD = re.compile(r"(?<![a-z])(?:k?folds?|cv)[\W_]*0*(\d+)", re.IGNORECASE)
 _NUMBERS = re.compile(r"(-?\d+([.,]\d+)?(e-?\d+)?)(\s+-?[\d.,]+)*", re.IGNORECASE)  # a line, or a field
 
 
@@ -53,20 +54,23 @@ def choose_lists(lists: Sequence[SplitList], labelled: AbstractSet[str]) -> list
     Then the other labelled images can be used for training.
 
     Raises:
-        SplitError: they are of several folds, or of val, test and eval.
+        SplitError: they are of val, test and eval.
     """
     splits = replace_evaluation({found.name: found.split for found in lists})
     has_rest = not labelled <= {image for found in lists for image in found.images}
     if len(set(splits.values())) < 2 and ("train" in splits.values() or not has_rest):
         return []
-    if has_several_folds(splits):
-        raise SplitError(f"{format_examples(sorted(splits))} are of several folds", "keep the files of one fold")
     return [found._replace(split=splits[found.name]) for found in lists]
 
 
-def has_several_folds(names: Iterable[str]) -> bool:
-    """Return whether there are files of several folds, such as `fold1_test.txt` and `fold2/test.txt`."""
-    return len({fold[1] for name in names if (fold := _FOLD.search(name))}) > 1
+def find_folds(names: Iterable[str]) -> list[str]:
+    """Return the files that are of several folds, such as `fold1_test.txt` and `fold2/test.txt`; else [].
+
+    Files of train do not count: those of several folds may be the parts of one training set.
+    """
+    folds = {name: _FOLD.findall(name) for name in names if find_split_of_table(name) != "train"}
+    is_one = all(len(set(numbers) - {None}) == 1 for numbers in zip_longest(*folds.values()))
+    return [] if is_one else sorted(name for name in folds if folds[name])
 
 
 def read_lists(
@@ -252,7 +256,7 @@ def _check_unmatched(
     given = {one.split for one in found}.union(*folders.values())
     if len(given) > 1:
         unmatched = [one for one in unmatched if one.split not in given or not _is_about_groups(one.name)]
-    splits = {one.split for one in [*found, *unmatched]}
+    splits = given | {one.split for one in unmatched}
     notes = []
     for one in unmatched:
         text = f"no line of {one.name} is the name of an image. Its lines are like {format_examples(one.ids)}, "

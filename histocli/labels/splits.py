@@ -18,8 +18,8 @@ from histocli.files.file import File
 from histocli.labels.label_columns import is_missing, normalise_name
 from histocli.labels.matching import ImageIndex
 from histocli.labels.patch_tables import PatchTable
-from histocli.labels.result import Labels
-from histocli.labels.split_lists import SplitList, choose_lists, find_split_of_table, read_lists
+from histocli.labels.result import Labels, format_examples
+from histocli.labels.split_lists import SplitList, choose_lists, find_folds, find_split_of_table, read_lists
 from histocli.text import format_count
 
 # Short words of tables. As the name of a folder they could be anything, such as the state Virginia.
@@ -165,17 +165,22 @@ class SplitFinder:
         result, names = self._result, self._index.names
         splits, labelled = result.splits, set(result.labels or names)
         lists: list[SplitList] = []
+        notes: list[str] = []
         tables = choose_lists(self._named, labelled)
         is_complete = len({table.split for table in tables}) > 1
         if not is_complete and not splits:
             unused = [file for file in others if file.name not in result.used]
             lists, notes = read_lists(unused, self._index, self._named, labelled)
-            self._add(((image, one.split) for one in lists for image in one.images), "the lists")
-            if lists:
-                result.used.update(found.name for found in lists)
-                counts = describe_splits(list(splits.values()), len(names))
-                result.notes.append(f"splits from {', '.join(sorted(found.name for found in lists))}: {counts}")
-            result.notes += notes
+        for kind in (tables, lists) if not labelled <= splits.keys() else ():
+            if folds := find_folds(one.name for one in kind):
+                hint = "keep the files of one fold, or rename them to train, val and test"
+                raise SplitError(f"{format_examples(folds)} are of several folds", hint)
+        self._add(((image, one.split) for one in lists for image in one.images), "the lists")
+        if lists:
+            result.used.update(found.name for found in lists)
+            counts = describe_splits(list(splits.values()), len(names))
+            result.notes.append(f"splits from {', '.join(sorted(found.name for found in lists))}: {counts}")
+        result.notes += notes
         if not is_complete:
             for one in tables:
                 if n := sum(splits.get(name, one.split) != one.split for name in one.images):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from histocli.class_names import find_split
 from histocli.errors import HistoError
 from histocli.files.file import File, make_file
 from histocli.labels.label_tables import LabelTables
+from histocli.labels.patch_tables import PatchTable, check_ids
 from histocli.labels.result import format_examples
-from histocli.labels.split_lists import LIST_SUFFIX, find_split_of_table, has_several_folds, is_list_of_images
+from histocli.labels.split_lists import LIST_SUFFIX, find_folds, find_split_of_table, is_list_of_images
 from histocli.labels.splits import read_split_column
 from histocli.labels.table_files import peek_table, read_patch_table
 from histocli.labels.table_search import RESULT_TABLE, find_predictions
@@ -22,33 +24,38 @@ def note_splits_beside(tables: LabelTables, locations: Sequence[Path]) -> None:
     """Add a note on lists and tables next to the locations that put the images into two or more splits.
 
     There is no note if the splits are known, also from the names of folders. A file that this note names is not
-    suggested for labels or slides too.
+    suggested for labels or slides too. The tables of `--labels` and `--slides` are used, and so not named.
     """
     places = [location.absolute() for location in locations]
     parts = {part for name in tables.names for part in name.split("/")[:-1]} | {place.name for place in places}
     if tables.result.splits or any(map(find_split, parts)):
         return
-    files = [file for folder in dict.fromkeys(place.parent for place in places) for file in _list_tables(folder)]
-    names = _find_lists(tables, files) + _find_tables(tables, files)
+    used = {path.resolve() for path in (tables.options.labels, tables.options.slides) if path}
+    files = [file for folder in dict.fromkeys(place.parent for place in places) for file in _list_tables(folder, used)]
+    names = list(dict.fromkeys(_find_lists(tables, files) + _find_tables(tables, files)))
     if not names:
         return
     tables.tables_beside = [path for path in tables.tables_beside if path.name not in names]
-    them = "those of one fold" if has_several_folds(names) else "them"
+    starts = [peek_table(file) for file in files if file.name in names]
+    has_labels = any("label" in start.list_roles(tables.options.columns) for start in starts)
+    what = "labels and splits" if has_labels and not tables.result.labels else "splits"
+    them = "those of one fold" if find_folds(names) else "them" if len(names) > 1 else "it"
     remedy = f"put {them} and the images into one folder, and give that folder"
     if len(places) == 1 and places[0].is_dir():
         remedy = f"move {them} into {places[0].name}/"
     tables.result.notes.append(
-        f"the splits may be in {format_examples(list(dict.fromkeys(names)))} next to the images, but only files in the "
-        f"folder of the images are used: {remedy}"
+        f"the {what} may be in {format_examples(names)} next to the images, but only files in the folder of the images "
+        f"are used: {remedy}"
     )
 
 
-def _list_tables(folder: Path) -> list[File]:
-    """Return the files in a folder that may be lists or tables, by their names."""
+def _list_tables(folder: Path, used: AbstractSet[Path]) -> list[File]:
+    """Return the files in a folder that may be lists or tables, by their names, and are not `used`."""
     names: list[str] = []
     with suppress(OSError), os.scandir(folder) as entries:  # the folder may not be entered
         names = sorted(entry.name for entry in entries if LIST_SUFFIX.search(entry.name) and entry.is_file())
-    return [make_file(folder / name, name) for name in names]
+    real_folder = folder.resolve()
+    return [make_file(folder / name, name) for name in names if real_folder / name not in used]
 
 
 def _find_lists(tables: LabelTables, files: Sequence[File]) -> list[str]:
@@ -64,21 +71,33 @@ def _find_lists(tables: LabelTables, files: Sequence[File]) -> list[str]:
 def _find_tables(tables: LabelTables, files: Sequence[File]) -> list[str]:
     """Return the names of the tables whose column of splits has two or more splits of the images.
 
-    Only the start of a table of other images is read. With `--labels`, tables in the folder are not used either.
+    Only the start of a table is read if this is enough. Tables that could not be used in the folder are left out: any
+    table with `--labels`, and one that has an image in two splits, as a table of folds.
     """
     names: list[str] = []
     csv_files = [file for file in files if file.name.endswith(".csv") and not RESULT_TABLE.search(file.name)]
     for file in csv_files[:_MAX_TABLES] if tables.options.labels is None else ():
         with suppress(HistoError):  # it is not a table of these images
             start = peek_table(file)
-            given = tables.options.columns
-            if find_predictions(tables, file, start) or not read_split_column(start, given.split)[0]:
+            if find_predictions(tables, file, start):
                 continue
-            if not tables.index.match(start.read_ids(given.id), should_guess=False).rows:
-                continue
-            table = read_patch_table(file, given)
-            splits = read_split_column(table, given.split)[1]
-            rows = tables.index.match(table.read_ids(given.id), should_guess=False).rows.values()
-            if len({splits[row] for row in rows} - {""}) > 1:
+            found = _find_splits(tables, start)
+            if len(found) == 1:  # the rows may be in the order of the splits
+                found = _find_splits(tables, read_patch_table(file, tables.options.columns))
+            if len(found) > 1:
                 names.append(file.name)
     return names
+
+
+def _find_splits(tables: LabelTables, table: PatchTable) -> set[str]:
+    """Return the splits of the images in a table.
+
+    Raises:
+        HistoError: the table has an id in two splits, or has no ids.
+    """
+    splits = read_split_column(table, tables.options.columns.split)[1]
+    if not splits:
+        return set()
+    ids = table.read_ids(tables.options.columns.id)
+    check_ids(table, ids, splits, "splits")
+    return {splits[row] for row in tables.index.match(ids, should_guess=False).rows.values()} - {""}

@@ -584,6 +584,7 @@ def test_a_table_with_one_row_for_each_patient_is_refused_with_what_to_do(tmp_pa
         ("ppq", {}, True),
         ("pqr", {}, False),  # each patient has one slide
         ("p q", {}, False),  # a patient is not known
+        ("ppp", {}, False),  # all patches would be in one split
         ("ppq", {"slide_column": "slide"}, False),
     ],
 )
@@ -633,11 +634,21 @@ def read_patients(folder, slides, patients, form, options):
 )
 def test_a_slide_of_several_patients_is_named(tmp_path, slides, patients, options, is_noted):
     for form in ("table", "two tables", *([] if options else ["json", "--slides"])):
-        remedy = f"give --slide-column {COLUMN_OF_FORM[form]}"
+        unit, remedy = COLUMN_OF_FORM[form], f"give --slide-column {COLUMN_OF_FORM[form]}"
         if form in ("json", "--slides"):
-            remedy = "write the patient into the name of each slide"
-        note = f"the slide '1' belongs to 2 patients: if slides are numbered within each patient, {remedy}"
+            unit, remedy = "patient", "write the patient into the name of each slide"
+        note = f"the slide '1' belongs to 2 {unit}s: if slides are numbered within each {unit}, {remedy}"
         assert (note in read_patients(tmp_path / form, slides, patients, form, options)) == is_noted
+
+
+def test_two_columns_of_slides_are_named_as_in_the_table(tmp_path):
+    first = "id,label,wsi,slide\na,1,1,s\nb,0,2,s\nc,1,3,t\n"
+    tables = {"labels.csv": first, "more.csv": "id,label,wsi,slide_id\nd,1,1,u\ne,0,4,u\nf,1,5,v\n"}
+    notes = open_folder(tmp_path / "x", [f"{key}.tif" for key in "abcdef"], tables).report.notes
+    assert "the wsi '1' belongs to 2 slides: if wsis are numbered within each slide, give --slide-column slide" in notes
+    tables = {"labels.csv": first.replace("t\n", "s\n"), "more.csv": "id,label,case\na,1,p\nb,0,p\nc,1,q\n"}
+    notes = open_folder(tmp_path / "y", IMAGES, tables).report.notes  # the column slide has only one value
+    assert any("several values of the column wsi have the same case: --slide-column case" in note for note in notes)
 
 
 def test_a_table_next_to_the_images_is_suggested_if_nothing_else_has_labels(tmp_path):

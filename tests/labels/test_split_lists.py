@@ -46,6 +46,12 @@ def test_a_list_without_an_image_is_an_error_if_its_images_could_be_used_for_tra
         open_lists(tmp_path / "x", lists)
 
 
+def test_a_list_without_an_image_is_an_error_if_folders_give_only_some_of_the_splits(tmp_path):
+    lists = {"train_slides.txt": "q1\n", "test_slides.txt": "q2\n"}
+    with pytest.raises(SplitError, match=r"no line of test_slides.txt is the name of an image"):
+        open_lists(tmp_path / "x", lists, ("train/a.tif", "val/b.tif", "c.tif"))
+
+
 @pytest.mark.parametrize(
     ("images", "lists"),
     [
@@ -68,12 +74,39 @@ def test_other_files_and_lists_of_images_that_are_elsewhere_are_no_error(tmp_pat
 
 @pytest.mark.parametrize(
     "names",
-    [("fold1_test.txt", "fold2_test.txt"), ("fold-1/val.txt", "fold-2/test.txt"), ("cv1_val.csv", "cv2_val.csv")],
+    [
+        ("fold1_test.txt", "fold2_test.txt"),
+        ("fold-1/val.txt", "kfold-2/test.txt"),
+        ("cv1_val.csv", "cv2_val.csv"),
+        ("cv5/fold1_test.txt", "cv5/fold2_test.txt"),
+    ],
 )
 def test_lists_of_several_folds_are_an_error(tmp_path, names):
-    with pytest.raises(SplitError, match="are of several folds") as caught:
-        open_lists(tmp_path / "x", {names[0]: "id\na\n", names[1]: "id\nb\n"})
-    assert caught.value.hint == "keep the files of one fold"
+    with pytest.raises(SplitError, match=f"'{names[0]}', '{names[1]}' are of several folds") as caught:
+        open_lists(tmp_path / "x", {names[0]: "id\na\n", names[1]: "id\nb\n", "train_fold1.txt": "c\n"})
+    assert caught.value.hint == "keep the files of one fold, or rename them to train, val and test"
+
+
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        ({"train_fold1.txt": "a\n", "train_fold2.txt": "b\n", "test.txt": "c\n"}, ["train", "train", "test"]),
+        ({"train_fold1.csv": "id,label\na,1\n", "fold2_test.csv": "id,label\nc,1\n"}, ["train", "", "test"]),
+        ({"scaffold2/val.txt": "a\n", "scaffold3/test.txt": "b\n"}, ["valid", "test", ""]),
+        ({"cv5/fold1_val.txt": "a\n", "cv5/test.txt": "b\n"}, ["valid", "test", ""]),
+        ({"fold1/val.txt": "a\n", "fold01/test.txt": "b\n"}, ["valid", "test", ""]),
+        (
+            {  # the column of splits is complete, and comes first
+                "all.csv": "id,split\na,train\nb,train\nc,test\n",
+                "fold1_val.csv": "id,label\na,1\n",
+                "fold2_val.csv": "id,label\nb,0\n",
+            },
+            ["train", "train", "test"],
+        ),
+    ],
+)
+def test_training_lists_of_several_folds_and_files_of_one_fold_are_used(tmp_path, files, splits):
+    assert splits_of(open_lists(tmp_path / "x", files)) == splits
 
 
 def test_several_lists_of_one_split_are_read_together(tmp_path):
@@ -177,6 +210,7 @@ def test_lines_without_an_image_are_counted(tmp_path):
 
 LISTS = {"train.txt": "1\n2\n", "test.txt": "3\n4\n"}
 COLUMN = "id,split\n1,train\n2,train\n3,test\n4,test\n"
+OTHERS = "".join(f"q{i},train\n" for i in range(1000))  # more than the start of a table
 
 
 @pytest.mark.parametrize(
@@ -195,7 +229,11 @@ COLUMN = "id,split\n1,train\n2,train\n3,test\n4,test\n"
             "",
             "move those of one fold into",
         ),
-        ({"parts.csv": COLUMN}, "x", "'parts.csv'", "move them into x/"),
+        ({"train.csv": "1,0\n3,1\n", "test.csv": "2,0\n4,1\n"}, "x", "'test.csv', 'train.csv'", "move them into x/"),
+        ({"parts.csv": COLUMN}, "x", "'parts.csv'", "move it into x/"),
+        ({"parts.csv": "id,split\n1,train\n" + OTHERS + "4,test\n"}, "x", "'parts.csv'", "move it into x/"),
+        ({"Folds.csv": COLUMN + "4,train\n"}, "x", "", None),  # it would be an error in the folder
+        ({"Folds.csv": "id,split\n1,train\n" + OTHERS + "1,test\n"}, "x", "", None),
         ({"test.txt": LISTS["test.txt"]}, "x", "", None),
         (LISTS, "train", "", None),  # all of these images are for training
         ({"train.txt": "3\n", "test.txt": "1\n"}, "x", "", None),  # the numbers of images
@@ -213,11 +251,21 @@ def test_lists_and_tables_of_splits_next_to_the_images_are_named(tmp_path, files
     found = [note for note in notes if "next to the images" in note]
     assert len(found) == (remedy is not None)  # the tables are not suggested for their labels too
     if remedy is not None:
-        assert found[0].startswith(f"the splits may be in {names}")
+        what = "labels and splits" if "label" in "".join(files.values()) else "splits"
+        assert found[0].startswith(f"the {what} may be in {names}")
         assert f"the folder of the images are used: {remedy}" in found[0]
         open_folder(tmp_path / "y", ["5.tif"], {})
         several = FolderSource(FolderOptions((str(tmp_path / folder), str(tmp_path / "y"))))
         assert any("and the images into one folder, and give that folder" in note for note in several.report.notes)
+
+
+def test_tables_next_to_the_images_that_could_not_be_used_with_the_table_of_labels_are_not_named(tmp_path):
+    labels = tmp_path / "train.csv"
+    for path, text in {labels: "id,label\n1,0\n2,1\n", tmp_path / "test.csv": "id\n3\n4\n"}.items():
+        path.write_text(text)
+    (tmp_path / "parts.csv").write_text(COLUMN)
+    notes = open_folder(tmp_path / "x", [f"{key}.tif" for key in "1234"], {}, labels=labels).report.notes
+    assert not any("next to the images" in note for note in notes)
 
 
 def test_a_line_that_is_the_name_of_two_images_is_an_error_unless_the_folder_of_the_split_has_one(tmp_path):
