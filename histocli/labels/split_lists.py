@@ -265,7 +265,7 @@ def _check_unmatched(
             raise SplitError(
                 text,
                 "write the name or path of an image on each line, not of a slide or patient, or write a column split "
-                "in a table; if these images are not here, move the list to another folder",
+                "in a table; if these images are not here, move the list out of the folder of the images",
             )
         notes.append(f"not used: {text}. To use it, write the name or path of an image on each line")
     return notes

@@ -173,7 +173,7 @@ class SplitFinder:
             lists, notes = read_lists(unused, self._index, self._named, labelled)
         for kind in (tables, lists) if not labelled <= splits.keys() else ():
             if folds := find_folds(one.name for one in kind):
-                hint = "keep the files of one fold, or rename them to train, val and test"
+                hint = "keep the files of one fold, or rename files or folders, so that their paths have no fold"
                 raise SplitError(f"{format_examples(folds)} are of several folds", hint)
         self._add(((image, one.split) for one in lists for image in one.images), "the lists")
         if lists:

@@ -18,6 +18,7 @@ from histocli.labels.table_files import peek_table, read_patch_table
 from histocli.labels.table_search import RESULT_TABLE, find_predictions
 
 _MAX_TABLES = 20  # tables next to the images whose columns are read
+_MAX_BYTES = 16 << 20  # of a list or table, so that reading it takes a few seconds at most
 
 
 def note_splits_beside(tables: LabelTables, locations: Sequence[Path]) -> None:
@@ -36,8 +37,7 @@ def note_splits_beside(tables: LabelTables, locations: Sequence[Path]) -> None:
     if not names:
         return
     tables.tables_beside = [path for path in tables.tables_beside if path.name not in names]
-    starts = [peek_table(file) for file in files if file.name in names]
-    has_labels = any("label" in start.list_roles(tables.options.columns) for start in starts)
+    has_labels = any(_has_labels(tables, file) for file in files if file.name in names)
     what = "labels and splits" if has_labels and not tables.result.labels else "splits"
     them = "those of one fold" if find_folds(names) else "them" if len(names) > 1 else "it"
     remedy = f"put {them} and the images into one folder, and give that folder"
@@ -50,12 +50,20 @@ def note_splits_beside(tables: LabelTables, locations: Sequence[Path]) -> None:
 
 
 def _list_tables(folder: Path, used: AbstractSet[Path]) -> list[File]:
-    """Return the files in a folder that may be lists or tables, by their names, and are not `used`."""
+    """Return the files in a folder that may be lists or tables, by their names, and are not `used`; not large ones."""
     names: list[str] = []
     with suppress(OSError), os.scandir(folder) as entries:  # the folder may not be entered
-        names = sorted(entry.name for entry in entries if LIST_SUFFIX.search(entry.name) and entry.is_file())
+        listed = [entry for entry in entries if LIST_SUFFIX.search(entry.name) and entry.is_file()]
+        names = sorted(entry.name for entry in listed if entry.stat().st_size <= _MAX_BYTES)
     real_folder = folder.resolve()
     return [make_file(folder / name, name) for name in names if real_folder / name not in used]
+
+
+def _has_labels(tables: LabelTables, file: File) -> bool:
+    """Return whether a file has a column of labels; a file of another folder may have the name of one that is read."""
+    with suppress(HistoError):
+        return "label" in peek_table(file).list_roles(tables.options.columns)
+    return False
 
 
 def _find_lists(tables: LabelTables, files: Sequence[File]) -> list[str]:

@@ -84,7 +84,9 @@ def test_other_files_and_lists_of_images_that_are_elsewhere_are_no_error(tmp_pat
 def test_lists_of_several_folds_are_an_error(tmp_path, names):
     with pytest.raises(SplitError, match=f"'{names[0]}', '{names[1]}' are of several folds") as caught:
         open_lists(tmp_path / "x", {names[0]: "id\na\n", names[1]: "id\nb\n", "train_fold1.txt": "c\n"})
-    assert caught.value.hint == "keep the files of one fold, or rename them to train, val and test"
+    assert (
+        caught.value.hint == "keep the files of one fold, or rename files or folders, so that their paths have no fold"
+    )
 
 
 @pytest.mark.parametrize(
