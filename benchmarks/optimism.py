@@ -147,7 +147,7 @@ def _measure_run(workspace: Workspace, run: str, report: EvaluationReport) -> Me
     best = load_checkpoint(workspace.run_dir(run) / "best.pt")
     manifest = read_manifest(workspace.run_dir(run) / "manifest.csv", ("id", "label", "split"))
     measured, _, uncertainty = measure_scores(make_validation_table(best, manifest, best.temperature), best.threshold)
-    unseen = report.uncertainty.find_interval("auc") if report.uncertainty else None
+    unseen = report.uncertainty.find_interval("auc")
     on_validation, on_unseen = measured.metrics["auc"], report.measured.metrics["auc"]
     if on_validation is None or on_unseen is None:
         raise HistoError(f"the AUC of {run} is undefined: its patches are of one class")

@@ -1,7 +1,7 @@
 """Write dataclasses as JSON, and read them again; types and ranges are checked when a file is read.
 
-The `metadata` of a dataclass field can change how it is written. `key` is its name in the file, if it differs. `old` is
-the name that an earlier version used. `flat` writes the fields of a nested dataclass at the level of the outer one.
+The `metadata` of a dataclass field can change how it is written. `key` is its name in the file, if it differs. `flat`
+writes the fields of a nested dataclass at the level of the outer one.
 """
 
 import math
@@ -41,10 +41,10 @@ def to_json(report: object) -> Json:
     values: Json = {}
     for field in fields(report):
         value = getattr(report, field.name)
-        if not field.metadata.get("flat"):
-            values[_key(field)] = _to_plain(value)
-        elif value is not None:
+        if field.metadata.get("flat"):
             values |= to_json(value)
+        else:
+            values[_key(field)] = _to_plain(value)
     return values
 
 
@@ -136,11 +136,8 @@ class _Reader:
                 continue
             name = _key(field)
             if field.metadata.get("flat"):
-                if not (field.default is None and _first_key(hints[field.name]) not in values):
-                    known[field.name] = self.parse(hints[field.name], values, at)
+                known[field.name] = self.parse(hints[field.name], values, at)
                 continue
-            if name not in values and field.metadata.get("old") in values:
-                name = field.metadata["old"]
             if name in values:
                 known[field.name] = self.parse(hints[field.name], values[name], _join_keys(at, name))
             elif field.default is MISSING and field.default_factory is MISSING:
@@ -194,9 +191,3 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return len(value) <= _LONGEST and "\0" not in value
-
-
-def _first_key(kind: Any) -> str:
-    """Return the first key of an optional flat dataclass, which shows whether the dataclass is in the file."""
-    (nested,) = [arg for arg in get_args(kind) or (kind,) if is_dataclass(arg)]
-    return _key(fields(nested)[0])

@@ -6,7 +6,7 @@ from dataclasses import replace
 from histocli.console import Reporter, format_cell
 from histocli.enums import HeadKind, Weights
 from histocli.errors import HistoError
-from histocli.metrics import Interval, Uncertainty
+from histocli.metrics import Interval
 from histocli.metrics.groups import GroupMetrics, sort_by_accuracy
 from histocli.metrics.registry import find_metric_title
 from histocli.reports.caveats import Caveat
@@ -32,7 +32,6 @@ def show_evaluation(reporter: Reporter, evaluation: EvaluationReport, workspace:
         reporter.print_detail(f"checkpoint {checkpoint.checkpoint}, SHA-256 {checkpoint.checkpoint_sha256}")
     counts = f"{format_count(measured.n, 'patch')}, {measured.positives:,} tumour"
     title = f"{evaluation.run} on {evaluation.data}, {evaluation.split}: {counts}"
-    by = f" by {uncertainty.bootstrap.by}" if uncertainty else ""
     rows = [
         [find_metric_title(name), format_cell(value), format_interval(uncertainty, name) or "-"]
         for name, value in measured.metrics.items()
@@ -41,8 +40,8 @@ def show_evaluation(reporter: Reporter, evaluation: EvaluationReport, workspace:
         [f"{find_metric_title(name)} at prevalence {evaluation.assumed_prevalence:g}", format_cell(value), "-"]
         for name, value in evaluation.predictive_values.items()
     ]
-    reporter.print_table(title, ["metric", "value", f"95% interval{by}"], rows)
-    if uncertainty and uncertainty.delong and not uncertainty.has_delong_interval("auc"):
+    reporter.print_table(title, ["metric", "value", f"95% interval by {uncertainty.bootstrap.by}"], rows)
+    if uncertainty.delong and not uncertainty.has_delong_interval("auc"):
         reporter.note(f"AUC, 95% interval by DeLong: {_format_range(uncertainty.delong.interval)}")
     confusion = measured.confusion
     reporter.print_table(
@@ -56,8 +55,7 @@ def show_evaluation(reporter: Reporter, evaluation: EvaluationReport, workspace:
     _show_groups(reporter, "hospital", evaluation.hospitals, len(evaluation.hospitals))
     for name, reason in measured.undefined.items():
         reporter.warn(f"{find_metric_title(name)} cannot be computed: {reason}")
-    if uncertainty:
-        _show_missing_intervals(reporter, evaluation, uncertainty)
+    _show_missing_intervals(reporter, evaluation)
     show_caveats(reporter, evaluation.list_caveats())
     for what, count in evaluation.changed.items():
         reporter.warn(f"{format_count(count, 'image')}: {what}")
@@ -117,8 +115,9 @@ def _format_range(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
-def _show_missing_intervals(reporter: Reporter, evaluation: EvaluationReport, uncertainty: Uncertainty) -> None:
+def _show_missing_intervals(reporter: Reporter, evaluation: EvaluationReport) -> None:
     """Print which metrics have no interval by bootstrap, and why; an undefined metric needs no interval."""
+    uncertainty = evaluation.uncertainty
     for reason, names in uncertainty.group_missing_intervals(evaluation.measured).items():
         metrics = (
             "all metrics"
@@ -137,7 +136,7 @@ def _show_calibration(reporter: Reporter, evaluation: EvaluationReport) -> None:
         return
     shown = ", ".join(f"{temperature:.3f}" for temperature in temperatures)
     rows = [
-        [find_metric_title(name), format_cell(before), format_cell(evaluation.measured.metrics.get(name))]
+        [find_metric_title(name), format_cell(before), format_cell(evaluation.measured.metrics[name])]
         for name, before in evaluation.before_calibration.items()
     ]
     reporter.print_table(f"calibration with temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)

@@ -15,12 +15,11 @@ def show_balance(reporter: Reporter, balance: BalanceReport, *, has_audit: bool)
     rows = [[part, c.negative, c.positive, c.slides or "unknown"] for part, c in balance.counts.items()]
     title = f"patches of the subset of {balance.data}, split by {balance.split}"
     reporter.print_table(title, ["split", "normal", "tumour", "slides"], rows)
-    if has_audit and balance.audit:
+    if has_audit:
         _show_audit(reporter, balance.audit)
     _show_split_leaks(reporter, balance)
     _warn_of_few_slides(reporter, balance)
-    if balance.audit:
-        _show_audit_leaks(reporter, balance.audit)
+    _show_audit_leaks(reporter, balance.audit)
 
 
 def _show_audit(reporter: Reporter, audit: AuditReport) -> None:
@@ -54,7 +53,7 @@ def _show_split_leaks(reporter: Reporter, balance: BalanceReport) -> None:
             reporter.warn(f"a random split leaks: {consequence}; --split slide and --split overlap avoid this")
     elif balance.split == Split.OVERLAP:
         _show_overlap_leaks(reporter, balance, consequence)
-    elif balance.split == Split.SLIDE and balance.audit and balance.audit.overlaps is None:
+    elif balance.split == Split.SLIDE and balance.audit.overlaps is None:
         reporter.note("histo did not check whether overlapping patches are of one slide; --audit checks it")
     elif balance.split == Group.HOSPITAL and balance.hospitals:
         names = "; ".join(f"{part}: {', '.join(hospitals)}" for part, hospitals in balance.hospitals.items())

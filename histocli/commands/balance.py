@@ -96,6 +96,7 @@ def balance(
         appearance=count_groups(subset) if unit is Group.APPEARANCE else None,
         hospitals=list_hospitals(subset) if _has_all(usable, "hospital") else None,
         audit=audit(workspace, subset, manifest),
+        manifest_sha256="",  # `_write` sets it
     )
     return _write(workspace, subset, report)
 

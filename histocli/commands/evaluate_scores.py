@@ -134,7 +134,7 @@ def _list_changes(before: Measurement, now: Measurement) -> list[str]:
     counts = [("patches", before.n, now.n), ("tumour patches", before.positives, now.positives)]
     changes = [f"{name} from {a:,} to {b:,}" for name, a, b in counts if a != b]
     for name, key in (("AUC", "auc"), ("Brier score", "brier")):
-        a, b = before.metrics.get(key), now.metrics[key]
+        a, b = before.metrics[key], now.metrics[key]
         if a is not None and b is not None and not math.isclose(a, b, rel_tol=_TOLERANCE):
             digits = 4 if f"{a:.4f}" != f"{b:.4f}" else 10
             changes.append(f"{name} from {a:.{digits}f} to {b:.{digits}f}")

@@ -49,6 +49,5 @@ def _is_subset_of(workspace: Workspace, run: str, path: Path, report: BalanceRep
     if not (folder / "config.json").is_file():
         return False
     record = read_run(folder)
-    digests = record.manifest_sha256, report.manifest_sha256
-    is_same = not all(digests) or digests[0] == digests[1]
+    is_same = record.manifest_sha256 == report.manifest_sha256
     return path == workspace.balance_path(str(record.options.get("data", SUBSET))) and is_same

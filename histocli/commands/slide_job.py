@@ -87,12 +87,10 @@ def compute_fingerprint(job: SlideJob, state: SlideState, mpp: float | None) -> 
         "threshold": job.threshold,
         "histo": histocli.__version__,
         "compute": job.predictor.kind,
-        "no_mask": job.config.no_mask,
-        "size": state.file[0],
-        "time": state.file[1],
-        "mpp": [mpp, {}],  # in this form, because finished maps have the SHA-256 of it
+        "state": state,
+        "mpp": mpp,
     }
-    return _compute_hash(values if state.mask is None else values | {"mask": state.mask})
+    return _compute_hash(values)
 
 
 def hash_options(job: SlideJob) -> str:
@@ -101,10 +99,10 @@ def hash_options(job: SlideJob) -> str:
     Such options are `--no-mask`, and `--mask` with a folder. `--mask` with a file is not one: it is for one slide.
     """
     config = job.config
-    values = {name: getattr(config, name) for name in ("tta", "uncalibrated", "prevalence", "step")}
+    values = {name: getattr(config, name) for name in ("tta", "uncalibrated", "prevalence", "step", "no_mask")}
     values["checkpoints"] = job.predictor.digests
-    flags = {"masks": config.mask is not None and config.mask.is_dir(), "no_mask": config.no_mask}
-    return _compute_hash(values | {name: True for name, is_given in flags.items() if is_given})
+    values["masks"] = config.mask is not None and config.mask.is_dir()
+    return _compute_hash(values)
 
 
 def _compute_hash(values: dict[str, object]) -> str:
@@ -140,7 +138,7 @@ def refuse_another_slide(job: SlideJob, slide: SlideFile) -> None:
 
 
 def _read_map(folder: Path) -> FinishedSlide | None:
-    """Return the content of a slide's `slide.json`; None if there is none, or an older version wrote it, or damage."""
+    """Return the content of a slide's `slide.json`; None if there is none, or it is damaged."""
     try:
         return read_finished(folder)
     except HistoError:
@@ -158,8 +156,6 @@ def _is_of_another_slide(slide: SlideFile, finished: FinishedSlide) -> bool:
 
 def _is_current(job: SlideJob, slide: SlideFile, finished: FinishedSlide) -> bool:
     """Return whether a map was made from the slide and the mask as they are now, with the options of this call."""
-    if finished.file_state is None:
-        return False  # an earlier version wrote it, in which coordinates or the resolution could be wrong
     try:
         state = find_slide_state(job.config, slide)
     except HistoError:
@@ -263,7 +259,7 @@ def remove_other_records(out: Path, slides: list[SlideFile], listener: SlideList
         if isinstance(finished, HistoError) or finished.record.slide in names:
             continue
         slide, is_renamed = by_path.get(finished.path), False
-        if slide is None and finished.file_state and not os.path.exists(finished.path):  # noqa: PTH110
+        if slide is None and not os.path.exists(finished.path):  # noqa: PTH110
             slide, is_renamed = by_state.get(finished.file_state), True
         new = None if slide is None else _read_map(out / slide.name)
         if slide is None or new is None or (is_renamed and not _can_be_same_slide(finished, new)):

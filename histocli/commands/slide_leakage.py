@@ -1,7 +1,6 @@
 """Find the slides of an evaluation that the networks which made their maps were trained or validated on."""
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import NamedTuple
 
 from histocli.data.leakage import unify_name_of_file, unify_slide_names
@@ -20,7 +19,7 @@ class UsedSlides(NamedTuple):
     """The runs of the networks that made the maps, and the slides that these runs used; sorted by name.
 
     Attributes:
-        checkpoints: the names of the runs; empty if an earlier version made the maps.
+        checkpoints: the names of the runs.
         unknown_checkpoints: those whose slides are not known.
         in_training: the slides with training patches of one of the other runs.
         in_validation: the slides with validation patches of one of the other runs.
@@ -65,12 +64,12 @@ def find_used_slides(
 
 
 def _collect_manifest_digests(finished: Sequence[FinishedSlide]) -> dict[str, set[str]]:
-    """Return the runs that made the maps, sorted, and the SHA-256 of their manifests; earlier versions have none."""
+    """Return the runs that made the maps, sorted, and the SHA-256 of their manifests."""
     digests: dict[str, set[str]] = {}
     for slide in finished:
-        for run, digest in zip_longest(slide.record.checkpoint.split("; "), slide.manifests.split("; "), fillvalue=""):
+        for run, digest in zip(slide.record.checkpoint.split("; "), slide.manifests.split("; "), strict=False):
             digests.setdefault(run, set()).update({digest} - {""})
-    return {run: digests[run] for run in sorted(digests) if run}
+    return {run: digests[run] for run in sorted(digests)}
 
 
 def _read_slides(workspace: Workspace, run: str, digests: set[str]) -> dict[str, set[str]] | None:

@@ -168,13 +168,10 @@ def train_run(
 def _write_card_and_find_single_class(workspace: Workspace, run: Run) -> str:
     """Write the model card of a run, and return the class that its best epoch predicts for all validation patches.
 
-    The class is "" if the best epoch predicts both, or if the patches do not have both. A checkpoint of an early
-    version has no scores of the validation patches.
+    The class is "" if the best epoch predicts both, or if the patches do not have both.
     """
     best = load_checkpoint(run.dir / "best.pt")
     write_card(workspace, run.name, best)
-    if not best.validation:
-        return ""
     labels, log_odds = best.get_validation_scores()
     is_tumour = compute_probabilities(log_odds, best.temperature) >= best.threshold
     if labels.min() == labels.max() or is_tumour.min() != is_tumour.max():

@@ -40,11 +40,11 @@ class EvaluationReader:
     def _is_current(self, run: str, report: EvaluationReport) -> bool:
         """Return whether the run still has the evaluated checkpoint; also true if this is not known.
 
-        It is not known of ensembles and folds, of files of early versions, which do not name the checkpoint, of runs
-        without a folder, and of a run whose best.pt was removed after its first epoch.
+        It is not known of ensembles and folds, of runs without a folder, and of a run whose best.pt was removed after
+        its first epoch.
         """
         digests = [checkpoint.checkpoint_sha256 for checkpoint in report.checkpoints]
-        if len(digests) != 1 or not digests[0] or run not in self._workspace.list_runs():
+        if len(digests) != 1 or run not in self._workspace.list_runs():
             return True
         folder = self._workspace.runs_dir / run
         best, last, history = folder / "best.pt", folder / "last.pt", folder / "history.jsonl"

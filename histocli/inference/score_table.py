@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PATCH_COLUMNS = ("id", "label", "slide", "hospital", OVERLAP, "data", "index")  # of the manifest, where it has them
-_REQUIRED = ("id", "label", "prob", "data", "index")
+_REQUIRED = ("id", "label", "prob", "data", "index", "sha1")
 
 
 def write_scores(path: Path, table: "pd.DataFrame") -> None:
@@ -53,8 +53,6 @@ def read_scores(path: Path, hint: str = "histo eval writes it again") -> "pd.Dat
         if table.empty:
             raise HistoError(f"{path} has no row of scores", hint)
         table = table.astype({"label": "int64", "prob": "float64"})
-        if "sha1" not in table.columns:  # written by an earlier version
-            table["sha1"] = ""
         table["index"] = pd.to_numeric(table["index"].where(table["index"] != "")).astype("Int64")
     except FileNotFoundError:
         raise HistoError(f"there is no file {path}", hint) from None

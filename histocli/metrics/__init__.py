@@ -3,7 +3,7 @@
 Class 1 is tumour, and a patch is predicted as tumour when its probability is at or above the threshold.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -73,10 +73,9 @@ class Measurement:
     histogram: Histogram
 
     def __post_init__(self) -> None:
-        """Add the metrics that a file of another version does not have, which plots and pages look for."""
-        missing = set(NAMES) - self.metrics.keys()
-        self.metrics.update(dict.fromkeys(missing))
-        self.undefined.update(dict.fromkeys(missing, "not in the metrics file"))
+        """Check that no metric is missing, because plots and pages look for all of them."""
+        if missing := set(NAMES) - self.metrics.keys():
+            raise ValueError(f"does not have the metric {min(missing)}")
 
 
 @dataclass(frozen=True)
@@ -113,12 +112,12 @@ class PairedBootstrap:
 
     by: str
     clusters: Count
-    clusters_by_class: ClassCounts = field(metadata={"old": "holding"})
+    clusters_by_class: ClassCounts
     replicates: Count
     seed: int
     interval: Interval | None
     p: Fraction | None
-    undefined: str = ""
+    undefined: str
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ class GroupMetrics:
     metrics: dict[str, float | None]
 
     def __post_init__(self) -> None:
-        """Add the metrics that a file of another version does not have, which tables look for."""
-        for name in PER_GROUP:
-            self.metrics.setdefault(name, None)
+        """Check that no metric is missing, because tables look for all of them."""
+        if missing := set(PER_GROUP) - self.metrics.keys():
+            raise ValueError(f"does not have the metric {min(missing)}")
 
 
 def sort_by_accuracy(groups: Iterable[GroupMetrics]) -> list[GroupMetrics]:

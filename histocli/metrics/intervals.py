@@ -1,7 +1,7 @@
 """95% intervals of metrics by bootstrap, which draws whole clusters of patches."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +59,7 @@ class Resampling:
 
     by: str
     clusters: Count
-    clusters_by_class: ClassCounts = field(metadata={"old": "holding"})
+    clusters_by_class: ClassCounts
     replicates: Count
     seed: int
     level: Fraction

@@ -109,7 +109,13 @@ class Checkpoint:
         return model.eval()
 
     def get_validation_scores(self) -> tuple[Ints, Floats]:
-        """Return the labels (N,) and log odds (N,) of the validation patches, in the order of the run's manifest."""
+        """Return the labels (N,) and log odds (N,) of the validation patches, in the order of the run's manifest.
+
+        Raises:
+            HistoError: the checkpoint does not have them.
+        """
+        if not self.validation:
+            raise HistoError(f"{self.origin} has no scores of the validation patches", "train again")
         labels, log_odds = (self.validation[name].numpy() for name in ("labels", "log_odds"))
         return labels.astype(np.int64), log_odds.astype(np.float64)
 

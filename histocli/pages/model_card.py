@@ -64,7 +64,7 @@ def write_card(workspace: Workspace, run: str, best: Checkpoint) -> Path:
                 for name, value in record.options.items()
                 if value is not None and (name, value) != ("extended_after", 0)
             ],
-            validation=evaluate_best(loaded, manifest, record.data) if best.validation else None,
+            validation=evaluate_best(loaded, manifest, record.data),
             threshold_rule=best.config.get("threshold", "0.5"),
         )
     )
@@ -100,7 +100,7 @@ def _render_evaluations(workspace: Workspace, run: str, best_sha256: str) -> str
     evaluations = [
         report
         for report in read_evaluations(workspace, run).values()
-        if report.uncertainty and [checkpoint.checkpoint_sha256 for checkpoint in report.checkpoints] == [best_sha256]
+        if [checkpoint.checkpoint_sha256 for checkpoint in report.checkpoints] == [best_sha256]
     ]
     text = _make_environment().get_template("evaluations.md.j2").render(evaluations=evaluations)
     return f"{text.rstrip()}\n"
@@ -133,7 +133,7 @@ def _make_environment() -> "Environment":
 
 def _format_metric(value: float | None, uncertainty: Uncertainty | None = None, name: str = "") -> str:
     """Format a metric with four decimals, and its interval in parentheses; DeLong's interval is marked as such."""
-    interval = format_interval(uncertainty, name)
+    interval = format_interval(uncertainty, name) if uncertainty else ""
     return f"{format_metric(value)} ({interval})" if interval else format_metric(value)
 
 

@@ -39,8 +39,8 @@ class Overlaps:
     groups: Count
     patches: Count
     largest_group: Count
-    across_slides: Count = 0
-    examples: list[str] = field(default_factory=list)
+    across_slides: Count
+    examples: list[str]
 
 
 @dataclass(frozen=True)

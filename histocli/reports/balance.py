@@ -1,11 +1,10 @@
 """The report of `histo balance`: counts of the subset by split and slide, and the leakage audit."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histocli.atomic import read_json
-from histocli.config import SUBSET
 from histocli.reports.audit import AuditReport
 from histocli.schema import Count, Fraction, from_json
 
@@ -83,26 +82,26 @@ class BalanceReport:
         slides: the numbers of patches of each slide; None if slides are not known.
         hospitals: the hospitals of each split; None if they are not known.
         appearance: the patches of each appearance group; None unless the split keeps these together.
-        audit: the leakage audit; None in files of early versions.
+        audit: the leakage audit.
         manifest_sha256: the SHA-256 of the subset's manifest.
     """
 
     data: str
-    name: str = SUBSET
+    name: str
     n: Count
-    seed: Count = 0
+    seed: Count
     split: str
-    can_leak: bool = field(metadata={"old": "leaks"})
-    sharing_pixels: Count | None = None
-    val_fraction: Fraction = 0.1
+    can_leak: bool
+    sharing_pixels: Count | None
+    val_fraction: Fraction
     dropped: DroppedPatches
-    available: PatchCounts | None = None
+    available: PatchCounts
     counts: dict[str, SplitCounts]
     slides: list[SlideCounts] | None
-    hospitals: dict[str, list[str]] | None = None
-    appearance: dict[str, PatchCounts] | None = None
-    audit: AuditReport | None = None
-    manifest_sha256: str | None = None
+    hospitals: dict[str, list[str]] | None
+    appearance: dict[str, PatchCounts] | None
+    audit: AuditReport
+    manifest_sha256: str
 
 
 def read_balance_report(path: Path) -> BalanceReport:

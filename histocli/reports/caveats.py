@@ -29,7 +29,7 @@ def list_caveats(report: "EvaluationReport") -> list[Caveat]:
     caveats += _list_prevalence_caveats(report)
     if report.likeness and report.likeness.warning:
         caveats.append(Caveat(report.likeness.warning))
-    if report.uncertainty and (by := report.uncertainty.bootstrap.by) != "slide":
+    if (by := report.uncertainty.bootstrap.by) != "slide":
         why = "because patches of one slide are not independent"
         caveats.append(Caveat(f"not all slides are known: intervals by {by} are too narrow, {why}"))
     return caveats
@@ -88,7 +88,7 @@ def _list_weights_caveats(report: "EvaluationReport") -> list[Caveat]:
 
 def _is_pcam_test(report: "EvaluationReport") -> bool:
     """Return whether the patches are of PCam's test slides, which no published weights were trained on."""
-    return report.data_source == "pcam" and set(report.splits or [report.split]) == {"test"}
+    return report.data_source == "pcam" and set(report.splits) == {"test"}
 
 
 def _list_prevalence_caveats(report: "EvaluationReport") -> list[Caveat]:

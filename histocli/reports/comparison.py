@@ -9,10 +9,7 @@ from histocli.schema import Count
 
 @dataclass(frozen=True)
 class ComparedEvaluation:
-    """One of two compared evaluations: its file, run, data and split, its AUC on the common patches, and its caveats.
-
-    `caveats` is empty in files of early versions.
-    """
+    """One of two compared evaluations: its file, run, data and split, its AUC on the common patches and its caveats."""
 
     file: str
     run: str
@@ -22,7 +19,7 @@ class ComparedEvaluation:
     n_in_training: Count | None
     n_in_validation: Count | None
     auc: float | None
-    caveats: list[Caveat] = field(default_factory=list)
+    caveats: list[Caveat]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from histocli.schema import Count, Json, from_json, to_json
 from histocli.workspace import Workspace
 
 OUT_OF_FOLD = "out-of-fold"  # the split of the evaluation of all folds
-_HINT = "histo eval writes it again"
 _GROUPS = {
     "slides": "slide",
     "hospitals": "hospital",
@@ -38,7 +37,7 @@ class EvaluatedCheckpoint:
     checkpoint: str
     checkpoint_sha256: str
     engine: str
-    weights_note: str = ""
+    weights_note: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +48,9 @@ class EvaluationReport:
         run: the name of the run; for an ensemble, the names of all runs.
         data: the name of the data set or folder.
         split: the split of the data set.
-        splits: the splits of the measured patches; empty for a folder and in files of early versions.
+        splits: the splits of the measured patches; empty for a folder.
         folder: the path of the folder or zip; None for a packed data set.
-        checkpoints: the checkpoints that were evaluated; empty in files of early versions.
+        checkpoints: the checkpoints that were evaluated.
         manifest_sha256: the SHA-256 of the manifest that lists the patches.
         tta: whether the eight flips and right-angle rotations were averaged.
         is_calibrated: whether each checkpoint's temperature was applied.
@@ -77,7 +76,7 @@ class EvaluationReport:
         threshold_rule: the value of `--threshold`.
         measured: the metrics and curves.
         before_calibration: the metrics that depend on the temperature, computed without it.
-        uncertainty: the intervals; None in files of early versions.
+        uncertainty: the intervals.
         slides: the metrics of each slide.
         hospitals: the metrics of each hospital.
     """
@@ -87,7 +86,7 @@ class EvaluationReport:
     split: str
     splits: tuple[str, ...] = ()
     folder: str | None = None
-    checkpoints: tuple[EvaluatedCheckpoint, ...] = ()
+    checkpoints: tuple[EvaluatedCheckpoint, ...]
     manifest_sha256: str | None = None
     tta: bool
     is_calibrated: bool
@@ -97,20 +96,20 @@ class EvaluationReport:
     packed: str | None = None
     data_source: str = ""
     is_own: bool = False
-    n_in_training: Count | None = field(default=None, metadata={"old": "trained_on"})
-    n_in_validation: Count | None = field(default=None, metadata={"old": "chosen_on"})
+    n_in_training: Count | None = None
+    n_in_validation: Count | None = None
     n_of_training_slides: Count | None = None
     n_of_validation_slides: Count | None = None
     n_unknown_checkpoints: Count = 0
-    calibration_mismatch: bool = field(default=False, metadata={"old": "fitted_otherwise"})
+    calibration_mismatch: bool = False
     scores: str
     likeness: Likeness | None = None
     resize: str = "crop"
     mpp: float | None = None
     threshold_rule: str = STORED_THRESHOLD
     measured: Measurement = field(metadata={"flat": True})
-    before_calibration: dict[str, float | None] = field(default_factory=dict, metadata={"old": "uncalibrated"})
-    uncertainty: Uncertainty | None = field(default=None, metadata={"flat": True})
+    before_calibration: dict[str, float | None]
+    uncertainty: Uncertainty = field(metadata={"flat": True})
     slides: list[GroupMetrics] = field(default_factory=list)
     hospitals: list[GroupMetrics] = field(default_factory=list)
 
@@ -166,21 +165,22 @@ class EvaluationReport:
 
     @classmethod
     def from_json(cls, value: object, file: str) -> "EvaluationReport":
-        """Return the report of a metrics file, which may be from an earlier version.
+        """Return the report of a metrics file.
 
         Raises:
             HistoError: a field is missing or has a wrong type or value.
         """
+        hint = "histo eval writes it again"
         if not isinstance(value, dict):
-            return from_json(cls, value, file, _HINT)
+            return from_json(cls, value, file, hint)
+        if value.get("split") == OUT_OF_FOLD:
+            hint = "histo train --folds with --resume writes it again"
         values = dict(value)
-        if "raw" in values and "is_calibrated" not in values:
-            values["is_calibrated"] = values["raw"] is False
-        values["checkpoints"] = values.get("ensemble") or ([values] if "checkpoint" in values else [])
+        values["checkpoints"] = values.get("ensemble") or [values]
         for key, name in _GROUPS.items():
             rows = values.get(key, [])
             values[key] = [_parse_group_row(row, name) for row in rows] if isinstance(rows, list) else rows
-        return from_json(cls, values, file, _HINT)
+        return from_json(cls, values, file, hint)
 
 
 def _parse_group_row(row: object, name: str) -> object:
@@ -191,10 +191,10 @@ def _parse_group_row(row: object, name: str) -> object:
     return {"name": row.get(name), "n": row.get("n"), "positives": row.get("positives"), "metrics": metrics}
 
 
-def format_interval(uncertainty: Uncertainty | None, name: str, digits: int = 4) -> str:
+def format_interval(uncertainty: Uncertainty, name: str, digits: int = 4) -> str:
     """Return the 95% interval of a metric as text, "" if it has none; one by DeLong is marked as such."""
-    interval = uncertainty.find_interval(name) if uncertainty else None
-    if uncertainty is None or interval is None:
+    interval = uncertainty.find_interval(name)
+    if interval is None:
         return ""
     method = "DeLong: " if uncertainty.has_delong_interval(name) else ""
     return f"{method}{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"

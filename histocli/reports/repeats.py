@@ -35,7 +35,7 @@ class RepeatsReport:
 
     name: str
     kind: Literal["folds", "seeds"]
-    split_by: str = field(metadata={"old": "parted_by"})
+    split_by: str
     runs: list[RepeatedRun]
     mean: dict[str, float | None]
     standard_deviation: dict[str, float | None]

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,8 +82,7 @@ class RunRecord:
 class Epoch:
     """The metrics of an epoch: a row of `history.jsonl`.
 
-    Those of the validation patches are of uncalibrated probabilities; the accuracy is at the threshold 0.5. Early
-    versions did not write the fields with defaults.
+    Those of the validation patches are of uncalibrated probabilities; the accuracy is at the threshold 0.5.
     """
 
     epoch: Count
@@ -112,20 +111,7 @@ def read_run(run_dir: Path) -> RunRecord:
     hint = "restore it from a copy; without it the run cannot be resumed"
     if (run_dir / "best.pt").is_file():
         hint += f", but --ckpt {run_dir.name} still works"
-    value = read_json(path, hint)
-    if isinstance(value, dict) and not value.get("audit"):  # a run without an audit has an empty one
-        value["audit"] = None
-    record = from_json(RunRecord, value, str(path), hint)
-    return record if "is_repeat" in value else replace(record, is_repeat=_has_name_of_repeat(record))
-
-
-def _has_name_of_repeat(record: RunRecord) -> bool:
-    """Return whether the name of a run of an older version is that of a fold or of one of several seeds.
-
-    A fold has the name of its subset.
-    """
-    options = record.options
-    return options.get("data") == record.run or record.run.endswith(f"-seed{options.get('seed', 0)}")
+    return from_json(RunRecord, read_json(path, hint), str(path), hint)
 
 
 def list_members(workspace: Workspace, name: str | None = None, kind: str | None = None) -> list[str]:

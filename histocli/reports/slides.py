@@ -1,7 +1,7 @@
 """The report of `histo eval --maps`: slide-level AUC, FROC and the recall of lesions."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -58,10 +58,9 @@ class SlideEvaluation:
     one of them, None if none was chosen. `froc`, `false_positives` and `sensitivity` are the score and the curve of
     Camelyon16, `recall` is by size; without annotations they are empty. `undefined` says why a metric has no value.
 
-    `checkpoints` are the runs of the networks that made the maps (empty if this is not known), `unknown_checkpoints`
-    those whose slides are not known. `in_training` and `in_validation` are the measured slides that the known
-    checkpoints were trained and validated on. `weights_notes` are what a user must know of the weights that training
-    started from.
+    `checkpoints` are the runs of the networks that made the maps, `unknown_checkpoints` those whose slides are not
+    known. `in_training` and `in_validation` are the measured slides that the known checkpoints were trained and
+    validated on. `weights_notes` are what a user must know of the weights that training started from.
     """
 
     folder: str
@@ -78,13 +77,13 @@ class SlideEvaluation:
     false_positives: list[float]
     sensitivity: list[float]
     recall: dict[str, Recall]
-    chosen: ChosenScore | None = None
-    checkpoints: list[str] = field(default_factory=list)
-    unknown_checkpoints: list[str] = field(default_factory=list)
-    in_training: list[str] = field(default_factory=list)
-    in_validation: list[str] = field(default_factory=list)
-    weights_notes: list[str] = field(default_factory=list)
-    undefined: dict[str, str] = field(default_factory=dict)
+    chosen: ChosenScore | None
+    checkpoints: list[str]
+    unknown_checkpoints: list[str]
+    in_training: list[str]
+    in_validation: list[str]
+    weights_notes: list[str]
+    undefined: dict[str, str]
 
     def __post_init__(self) -> None:
         """Check that fields fit each other: the file may come from someone else."""
@@ -109,10 +108,8 @@ class SlideEvaluation:
             were = f"{format_count(self.slides, 'slide')} {'was' if len(used) == 1 else 'were'}"
             text = f"{len(used):,} of {were} used to train or validate the checkpoint ({names})"
             caveats.append(Caveat(f"{text}: the metrics are too good", is_serious=True))
-        if not self.checkpoints:
-            caveats.append(Caveat("it is not known which checkpoint made these maps, nor its training slides"))
         # The note on the packaged network says what it was trained on.
-        elif unknown := [name for name in self.unknown_checkpoints if name != Weights.HISTONET_PCAM]:
+        if unknown := [name for name in self.unknown_checkpoints if name != Weights.HISTONET_PCAM]:
             names = " and ".join(unknown)
             text = "the slides of its training patches are not in the workspace"
             caveats.append(Caveat(f"it is not known whether {names} was trained on these slides: {text}"))

@@ -1,10 +1,9 @@
 """The records of scored slides, and the table of slides."""
 
 import math
-import os
 import re
 from collections import Counter
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,22 +67,22 @@ class FinishedSlide:
     options that must be equal if the scores of two slides are to be compared. `step` is the side of its squares in
     pixels of 0.972 micrometres; `width` and `height` are those of level 0, and `mpp_y` is the height of its pixels in
     micrometres, None if it is the width. `origin` is that of the slide (`Slide.origin`).
-    `file_state` is the size and time of its file, None in maps of earlier versions. `manifests` has the SHA-256 of the
-    manifest of each run in `record.checkpoint`, separated by "; "; it is "" in maps of earlier versions.
+    `file_state` is the size and time of its file. `manifests` has the SHA-256 of the manifest of each run in
+    `record.checkpoint`, separated by "; ".
     """
 
     path: str
-    fingerprint: str = field(metadata={"old": "made_of"})
+    fingerprint: str
     threshold: Fraction
     step: Annotated[int, Range(1, MAX_LENGTH)]
     width: Annotated[int, Range(1, MAX_LENGTH)]
     height: Annotated[int, Range(1, MAX_LENGTH)]
     record: SlideRecord
-    mpp_y: Resolution | None = None
-    scored_with: str = ""
-    origin: tuple[Coordinate, Coordinate] = (0, 0)
-    file_state: State | None = None
-    manifests: str = ""
+    mpp_y: Resolution | None
+    scored_with: str
+    origin: tuple[Coordinate, Coordinate]
+    file_state: State
+    manifests: str
 
     @property
     def mpp(self) -> tuple[float, float]:
@@ -138,8 +137,7 @@ def read_finished(folder: Path) -> FinishedSlide | None:
     area = finished.width * finished.height * math.prod(finished.mpp) / 1e6
     if area > _MAX_AREA_MM2 or math.prod(finished.map_shape) > _MAX_SQUARES:  # its maps are read into memory
         raise HistoError(f"{path} has a slide of {area:,.0f} mm2, and no slide is so large", hint)
-    record = replace(finished.record, threshold=finished.threshold)  # records of earlier versions have none
-    return replace(finished, record=record, path=os.path.normpath(finished.path))  # earlier versions kept ".."
+    return finished
 
 
 def is_complete(folder: Path) -> bool:
@@ -221,9 +219,9 @@ def read_failed_slides(out: Path) -> list[SlideRecord]:
     path = out / TABLE
     if not path.is_file():
         return []
-    columns = _read_table(path, ("slide", "status", "error"), f"remove {path} and run histo predict again")
-    paths = columns.get("path", [""] * len(columns["slide"]))  # tables of earlier versions have no such column
-    rows = zip(columns["slide"], columns["status"], columns["error"], paths, strict=True)
+    names = ("slide", "status", "error", "path")
+    columns = _read_table(path, names, f"remove {path} and run histo predict again")
+    rows = zip(*(columns[name] for name in names), strict=True)
     return [
         SlideRecord(slide, FAILED, error=error, path=path) for slide, status, error, path in rows if status == FAILED
     ]

@@ -114,7 +114,7 @@ def make_measured_values(report: EvaluationReport, prefix: str) -> dict[str, flo
         if value is None:
             continue
         values[prefix + name] = value
-        interval = report.uncertainty.find_interval(name) if report.uncertainty else None
+        interval = report.uncertainty.find_interval(name)
         if interval is not None:
             values[f"{prefix}{name}_low"], values[f"{prefix}{name}_high"] = interval
     return values

@@ -110,8 +110,6 @@ class FlatOptimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        if "optimizers" in state:
-            raise ValueError("an earlier version of histo wrote it")
         for name in _STATE:
             own, saved = getattr(self, name), state.get(name)
             # `copy_` would repeat or convert another shape or type

@@ -1,6 +1,6 @@
 """The state of a run in its checkpoints: what last.pt and best.pt hold, and how a run continues from last.pt."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,9 +42,9 @@ class TrainingState:
     trainer: TrainerState
     history: list[Epoch]
     best: Epoch | None
-    epoch_stats: EpochStats | None = None
-    adapters: dict[str, torch.Tensor] = field(default_factory=dict)
-    processes: Annotated[int, Range(1, 1 << 20)] = 1
+    epoch_stats: EpochStats | None
+    adapters: dict[str, torch.Tensor]
+    processes: Annotated[int, Range(1, 1 << 20)]
 
 
 def collect_training_state(run: "Run") -> TrainingState:
@@ -81,9 +81,7 @@ def load_training_state(run: "Run") -> None:
 
 def _apply_checkpoint(run: "Run", checkpoint: Checkpoint) -> None:
     """Put a checkpoint into a run; a training state that does not fit raises `HistoError`, or an error of torch."""
-    stats = checkpoint.training.get("epoch_stats") or checkpoint.training.get("trained")  # the name in earlier versions
-    content = checkpoint.training | {"epoch_stats": stats or None}
-    state = from_json(TrainingState, content, f"{checkpoint.origin}, training", NEW_RUN_HINT)
+    state = from_json(TrainingState, checkpoint.training, f"{checkpoint.origin}, training", NEW_RUN_HINT)
     steps = state.trainer.step - (state.history[-1].step if state.history else 0)
     if not 0 <= steps <= run.train_loader.steps:
         raise ValueError(f"step {state.trainer.step:,} is not one of the epoch after {len(state.history):,} epochs")

@@ -47,7 +47,7 @@ class TrainerState:
     step: Count
     losses: Tensor
     model: dict[str, Tensor]
-    optimizer: dict[str, Any] = field(metadata={"old": "optimizers"})
+    optimizer: dict[str, Any]
 
 
 @dataclass(frozen=True)

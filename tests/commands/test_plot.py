@@ -20,7 +20,10 @@ from histocli.commands.runs import remove_runs
 from histocli.config import PlotConfig
 from histocli.enums import PlotFormat, PlotKind
 from histocli.errors import HistoError, UsageError
-from histocli.metrics import evaluate
+from histocli.metrics import estimate_uncertainty, evaluate
+from histocli.reports.audit import AuditReport, Contradictions
+from histocli.reports.balance import BalanceReport, DroppedPatches, PatchCounts, SlideCounts, SplitCounts
+from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
 from histocli.schema import to_json
 from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace
@@ -50,29 +53,57 @@ def add_run(workspace, run, epochs=3, age=0, is_repeat=False):
     lines = (json.dumps(row | {"epoch": epoch}) + "\n" for epoch in range(1, epochs + 1))
     write_text(workspace.run_dir(run) / "history.jsonl", "".join(lines))
     config = workspace.run_dir(run) / "config.json"
-    write_json(config, {"run": run, "data": "pcam", "val_patches": 40, "is_repeat": is_repeat})
+    record = {"run": run, "data": "pcam", "val_patches": 40, "manifest_sha256": "0" * 64, "is_repeat": is_repeat}
+    write_json(config, record)
     changed = config.stat().st_mtime - age
     os.utime(config, (changed, changed))
 
 
 def add_evaluation(workspace, run, data, split, labels, probs, packed=True, tta=False, end="", **fields):
     stem = f"{run}-{data}-{split}{end}"
-    names = {"run": run, "data": data, "split": split, "tta": tta, "raw": False, "scores": f"{stem}.csv"} | fields
-    write_json(workspace.metrics_dir / f"{stem}.json", to_json(evaluate(labels, probs)) | names)
+    measured = evaluate(labels, probs)
+    report = EvaluationReport(
+        run=run,
+        data=data,
+        split=split,
+        checkpoints=(EvaluatedCheckpoint(run, "histonet", 3, 1.0, "best.pt", "0" * 64, "torch", ""),),
+        tta=tta,
+        is_calibrated=True,
+        scores=f"{stem}.csv",
+        measured=measured,
+        before_calibration={},
+        uncertainty=estimate_uncertainty(labels, probs, measured.metrics, replicates=20),
+    )
+    write_json(workspace.metrics_dir / f"{stem}.json", report.to_json() | fields)
     with (workspace.metrics_dir / f"{stem}.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["id", "label", "prob", "data", "index"])
+        table.writerow(["id", "label", "prob", "data", "index", "sha1"])
         for i, (label, prob) in enumerate(zip(labels, probs, strict=True)):
-            table.writerow([f"patch-{i}", label, prob, data if packed else "", i if packed else ""])
+            table.writerow([f"patch-{i}", label, prob, data if packed else "", i if packed else "", ""])
 
 
 def add_balance(workspace):
-    counts = {"negative": 18, "positive": 16, "slides": 2}
-    slides = [
-        {"slide": f"s{i}", "split": split, "negative": 9, "positive": 8} for i, split in enumerate(["train", "val"] * 2)
-    ]
-    report = {"data": "pcam", "n": 68, "split": "slide", "leaks": False, "dropped": {"outliers": 0}, "slides": slides}
-    write_json(workspace.metrics_dir / "balance.json", report | {"counts": {"train": counts, "val": counts}})
+    counts = dict.fromkeys(("train", "val"), SplitCounts(18, 16, 2))
+    slides = [SlideCounts(f"s{i}", split, 9, 8) for i, split in enumerate(["train", "val"] * 2)]
+    report = BalanceReport(
+        data="pcam",
+        name="balanced",
+        n=68,
+        seed=0,
+        split="slide",
+        can_leak=False,
+        sharing_pixels=None,
+        val_fraction=0.1,
+        dropped=DroppedPatches(),
+        available=PatchCounts(36, 32),
+        counts=counts,
+        slides=slides,
+        hospitals=None,
+        appearance=None,
+        audit=AuditReport("pcam", [], 0, Contradictions(0, []), [], None, []),
+        manifest_sha256="0" * 64,
+    )
+    write_json(workspace.metrics_dir / "balance.json", to_json(report))
 
 
 @pytest.fixture
@@ -283,7 +314,7 @@ def test_patches_of_several_data_sets_are_read_from_the_right_one(workspace):
     add_data(workspace, "unseen", [0, 1, 1], np.full((3, 96, 96, 3), (200, 30, 90), np.uint8))
     path = workspace.metrics_dir / "net-1-pcam-val.csv"
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], "a,0,0.9,pcam,39", "b,1,0.1,unseen,2"]))
+    path.write_text("\n".join([lines[0], "a,0,0.9,pcam,39,", "b,1,0.1,unseen,2,"]))
     (sheet,) = plot(workspace, PlotConfig(kind=(PlotKind.ERRORS,)))
     image = cv2.cvtColor(cv2.imread(str(sheet)), cv2.COLOR_BGR2RGB)
     grey, red = ((image == colour).all(axis=2).sum() for colour in ((128, 128, 128), (200, 30, 90)))
@@ -452,10 +483,10 @@ def test_the_roc_has_a_band_where_the_bootstrap_has_enough_slides(workspace, sli
     ("text", "message"),
     [
         (None, "there is no"),
-        ("id,label,prob\nx,1,0.5\n", "no column data, index"),
-        ("id,label,prob,data,index\nx,1,much,pcam,0\n", "not a table of scores"),
-        ("id,label,prob,data,index\nx,0,0.9,pcam,4000\n", "row 4,000"),
-        ("id,label,prob,data,index\nx,0,0.9,gone,0\n", "not packed"),
+        ("id,label,prob,data,index\nx,1,0.5,pcam,0\n", "no column sha1"),
+        ("id,label,prob,data,index,sha1\nx,1,much,pcam,0,\n", "not a table of scores"),
+        ("id,label,prob,data,index,sha1\nx,0,0.9,pcam,4000,\n", "row 4,000"),
+        ("id,label,prob,data,index,sha1\nx,0,0.9,gone,0,\n", "not packed"),
         (f"id,label,prob,data,index,sha1\nx,0,0.9,pcam,0,{'0' * 40}\n", "'x' was scored with other pixels"),
     ],
 )
@@ -527,13 +558,13 @@ def test_a_metrics_file_that_was_changed_by_hand_is_refused_by_its_field(workspa
     assert "histo eval" in caught.value.hint
 
 
-def test_a_metrics_file_may_lack_a_metric_but_no_other_field(workspace):
+@pytest.mark.parametrize("kinds", [[PlotKind.ALL], [PlotKind.ROC]])
+def test_an_old_metrics_file_among_others_is_one_error_that_names_it(workspace, kinds):
+    add_evaluation(workspace, "net-1", "unseen", "all", [0, 1, 1], [0.1, 0.9, 0.2])
     path = workspace.metrics_dir / "net-1-pcam-val.json"
     values = json.loads(path.read_text())
-    del values["metrics"]["sensitivity"]
+    values["trained_on"] = values.pop("intervals")
     write_json(path, values)
-    assert plot(workspace, PlotConfig(kind=(PlotKind.ROC,)))
-    del values["confusion"]
-    write_json(path, values)
-    with pytest.raises(HistoError, match=r"net-1-pcam-val\.json: the field confusion is missing"):
-        plot(workspace, PlotConfig(kind=(PlotKind.ROC,)))
+    with pytest.raises(HistoError, match=r"net-1-pcam-val\.json: the field intervals is missing") as caught:
+        draw(workspace, None, kinds)
+    assert caught.value.hint == "histo eval writes it again"

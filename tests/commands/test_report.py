@@ -20,7 +20,9 @@ from histocli.pages.charts import Chart, Line, make_learning_curves, make_rate_a
 from histocli.reports.run import Epoch
 from histocli.reports.slides import Estimate, Recall, SlideEvaluation
 from histocli.schema import to_json
+from histocli.slides.records import SlideRecord, write_finished
 from tests.cli import QUICK, TRAIN, read_rows
+from tests.slides.files import make_finished
 from tools.browser import CHROMIUM, open_browser
 
 EVAL = ["eval", "--ckpt", "first", "--device", "cpu"]
@@ -574,11 +576,10 @@ def placed(histo):
 def write_heatmaps(folder, count, side):
     """Write what `histo predict` leaves of slides that the report shows."""
     for number in range(count):
-        record = {"slide": f"case {number} {HOSTILE}", "status": "scored", "squares": 9, "tumour_mm2": float(number)}
-        record["maximum"] = number / 20
-        finished = {"made_of": "", "threshold": 0.5, "step": 96, "width": 9, "height": 9, "record": record}
+        values = {"squares": 9, "tumour_mm2": float(number), "maximum": number / 20, "checkpoint": "first"}
+        record = SlideRecord(f"case {number} {HOSTILE}", "scored", **values)
         (folder / f"case-{number}").mkdir(parents=True)
-        write_json(folder / f"case-{number}" / "slide.json", finished | {"path": f"{number}.tif"})
+        write_finished(folder / f"case-{number}", make_finished(f"{number}.tif", record))
         noise = np.random.default_rng(number).integers(0, 255, (side, side, 3), np.uint8)
         cv2.imwrite(str(folder / f"case-{number}" / "heatmap.png"), noise)
 
@@ -665,6 +666,13 @@ def evaluate_maps(histo, folder, **changes):
         false_positives=[0.0, 2.0, 12.0],
         sensitivity=[0.0, 0.5, 1.0],
         recall={"micrometastasis": Recall(1, 2, Estimate(0.5))},
+        chosen=None,
+        checkpoints=["first"],
+        unknown_checkpoints=[],
+        in_training=[],
+        in_validation=[],
+        weights_notes=[],
+        undefined={},
     )
     write_json(histo.root / "metrics" / "slides-maps.json", to_json(replace(evaluation, **changes)))
 

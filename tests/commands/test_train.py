@@ -224,15 +224,13 @@ def test_a_run_that_is_not_finished_is_not_extended(histo):
     assert hint == "finish it first: histo train --resume --name first"
 
 
-@pytest.mark.parametrize("name", ["epoch_stats", "trained"])
-def test_an_epoch_that_was_trained_but_not_validated_is_validated_when_resumed(histo, name):
-    """The field `trained` of earlier versions is read too."""
+def test_an_epoch_that_was_trained_but_not_validated_is_validated_when_resumed(histo):
     path = histo.root / "runs" / "first" / "last.pt"
     before = history(histo, "first")
     last = torch.load(path, weights_only=True)
     training = last["training"] | {"history": last["training"]["history"][:1]}
-    assert training.pop("epoch_stats") is None
-    training[name] = {"loss": 0.25, "rate": 100.0, "seconds": 2.0}
+    assert training["epoch_stats"] is None
+    training["epoch_stats"] = {"loss": 0.25, "rate": 100.0, "seconds": 2.0}
     torch.save(last | {"training": training, "epoch": 1}, path)
     histo("train", "--resume", "--name", "first", "--device", "cpu")
     rows = history(histo, "first")
@@ -368,15 +366,6 @@ def test_a_single_run_with_a_name_like_one_of_several_seeds_is_not_one_of_them(h
     shutil.rmtree(histo.root / "checkpoints")  # as if the process had been killed before it copied them
     assert "next: histo eval --ckpt best.pt\n" in histo(*resume).stderr
     assert newest(histo) == ["s-seed1", "s-seed1"]
-    told = histo("eval", "--ckpt", "s-seed1", "--threshold", 0, "--device", "cpu").stderr
-    assert "train longer: histo train --resume --name s-seed1 --epochs 4\n" in told
-    path = histo.root / "runs" / "s-seed1" / "config.json"
-    record = json.loads(path.read_text())
-    assert record.pop("is_repeat") is False
-    path.write_text(json.dumps(record))  # as older versions wrote it: the name decides
-    shutil.rmtree(histo.root / "checkpoints")
-    assert "next: histo eval --ckpt s-seed1\n" in histo(*resume).stderr
-    assert not (histo.root / "checkpoints").exists()
     told = histo("eval", "--ckpt", "s-seed1", "--threshold", 0, "--device", "cpu").stderr
     assert "train longer: histo train --resume --name s-seed1 --epochs 4\n" in told
 

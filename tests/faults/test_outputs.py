@@ -13,10 +13,11 @@ import pytest
 
 from histocli.errors import UsageError
 from histocli.files.outputs import check_output
-from histocli.slides.records import FinishedSlide, SlideRecord, write_finished, write_table
+from histocli.slides.records import SlideRecord, write_finished, write_table
 from histocli.workspace import Workspace
 from tests.faults.processes import Process, histo
 from tests.faults.trees import differences, stamps, tree
+from tests.slides.files import make_finished
 
 pytestmark = pytest.mark.attack
 
@@ -247,7 +248,7 @@ def maps(tmp_path):
     folder, record = tmp_path / "maps" / "a" / "s", SlideRecord("a/s", "scored", squares=1)
     folder.mkdir(parents=True)
     (folder / "scores.csv").write_text("x,y,probability\n0,0,0.5\n")
-    write_finished(folder, FinishedSlide("s.tif", "", 0.5, 96, 96, 96, record))
+    write_finished(folder, make_finished("s.tif", record))
     write_table(tmp_path / "maps", [record])
     return tmp_path / "maps"
 

@@ -66,6 +66,13 @@ SLIDES = {
     "false_positives": [0.0, 9.0],
     "sensitivity": [0.0, 1.0],
     "recall": {},
+    "chosen": None,
+    "checkpoints": ["first"],
+    "unknown_checkpoints": [],
+    "in_training": [],
+    "in_validation": [],
+    "weights_notes": [],
+    "undefined": {},
 }
 
 

@@ -429,20 +429,6 @@ def test_the_last_checkpoint_of_a_frozen_run_has_only_the_head(histo, hub, tmp_p
     )
 
 
-def test_a_frozen_run_of_an_earlier_version_continues(histo, hub):
-    """Earlier versions wrote the whole network into last.pt."""
-    publish(SMALL, hub)
-    config = replace(FROZEN, epochs=2, name="old")
-    with pytest.raises(Stopped):
-        train(Workspace(histo.root), config, listener=StopAfterEpoch())
-    run = histo.root / "runs" / "old"
-    last, best = load_checkpoint(run / "last.pt"), load_checkpoint(run / "best.pt")
-    save_checkpoint(replace(last, model=best.model | last.model, backbone_sha256=""), run / "last.pt")
-    shutil.rmtree(hub)
-    histo("train", "--resume", "--name", "old")
-    assert load_checkpoint(run / "last.pt").epoch == 2
-
-
 def test_a_checkpoint_of_the_default_network_is_loaded_without_the_compiler():
     """Importing torch._dynamo takes as long as importing torch."""
     code = "import sys; from histocli.models import create_model; from histocli.models.limits import build_for\n"

@@ -65,7 +65,7 @@ def test_the_model_card_has_the_audit_and_a_warning_about_random_splits(histo):
         "duplicates": 3,
         "compared_with": [],
         "contradictions": {"patches": 2, "ids": ["mine: a", "other: b"]},
-        "overlaps": {"pairs": 7, "groups": 2, "patches": 12, "largest_group": 5},
+        "overlaps": {"pairs": 7, "groups": 2, "patches": 12, "largest_group": 5, "across_slides": 0, "examples": []},
         "leaks": [leak | {"from": "x|y: test", "held_out": True, "patches": 80, "duplicates": 4, "overlaps": None}],
     }
     (folder / "config.json").write_text(json.dumps(config))

@@ -20,10 +20,11 @@ from histocli.plots.sheets import PER_GROUP, Group, draw_sheet, find_sheet_size,
 from histocli.plots.style import PlotStyle, render, save
 from histocli.plots.subset import draw_balance
 from histocli.plots.training import draw_curves
+from histocli.reports.audit import AuditReport, Contradictions
 from histocli.reports.balance import BalanceReport
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.run import Epoch, RunRecord
-from histocli.schema import from_json
+from histocli.schema import from_json, to_json
 
 NAMES = {
     "run": "histonet-7",
@@ -55,7 +56,11 @@ def make_report(n=300, separation=2.0, threshold=0.5, **names):
 
 
 def report(measured, **names):
-    return EvaluationReport(measured=measured, **NAMES | names)
+    uncertainty = estimate_uncertainty([0, 1], [0.2, 0.8], measured.metrics)  # no interval: there are two patches
+    uncertainty = replace(uncertainty, delong=None)
+    return EvaluationReport(
+        checkpoints=(), measured=measured, before_calibration={}, uncertainty=uncertainty, **NAMES | names
+    )
 
 
 def history(epochs, auc=0.9):
@@ -67,9 +72,16 @@ def subset(slides, leaks=False):
     counts = {name: {"negative": 80, "positive": 75, "slides": slides} for name in ("train", "val")}
     values = {
         "data": "kaggle",
+        "name": "balanced",
         "n": 310,
+        "seed": 0,
         "split": "random" if leaks else "slide",
         "can_leak": leaks,
+        "val_fraction": 0.1,
+        "available": {"negative": 160, "positive": 150},
+        "audit": to_json(AuditReport("kaggle", [], 0, Contradictions(0, []), [], None, [])),
+        "manifest_sha256": "0" * 64,
+        **dict.fromkeys(("sharing_pixels", "hospitals", "appearance")),
         "dropped": {"held_out": 0, "unlabelled": 0, "outliers": 3, "duplicates": 17},
         "counts": counts,
         "slides": [

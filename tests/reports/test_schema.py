@@ -1,20 +1,26 @@
-"""Reports as JSON: current and earlier formats are read, and invalid files are refused."""
+"""Reports as JSON: they are read as they were written, and old and invalid files are refused."""
 
 import json
 import math
+import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from histocli.atomic import write_json
 from histocli.errors import HistoError
 from histocli.metrics import Clusters, compare_aucs, estimate_uncertainty, evaluate
 from histocli.metrics.groups import GroupMetrics
 from histocli.metrics.registry import PER_GROUP
+from histocli.reports.balance import read_balance_report
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
-from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
-from histocli.reports.repeats import RepeatedRun, RepeatsReport
+from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport, read_evaluation
+from histocli.reports.repeats import RepeatedRun, RepeatsReport, read_repeats
+from histocli.reports.slides import read_slide_evaluation
 from histocli.schema import Count, Fraction, from_json, to_json
+from histocli.workspace import Workspace
 
 LABELS, PROBS = [0, 1] * 20, [0.1, 0.8, 0.4, 0.3] * 10
 CODES = [i // 4 for i in range(40)]
@@ -29,7 +35,7 @@ def evaluation(n_checkpoints=1):
     import numpy as np
 
     measured = evaluate(LABELS, PROBS)
-    checkpoint = EvaluatedCheckpoint("a", "histonet", 3, 1.2, "/a/best.pt", "0" * 64, "torch")
+    checkpoint = EvaluatedCheckpoint("a", "histonet", 3, 1.2, "/a/best.pt", "0" * 64, "torch", "")
     return EvaluationReport(
         run="a",
         data="mine",
@@ -54,46 +60,52 @@ def evaluation(n_checkpoints=1):
     )
 
 
-@pytest.mark.parametrize("n_checkpoints", [0, 1, 2])
+@pytest.mark.parametrize("n_checkpoints", [1, 2])
 def test_an_evaluation_is_read_as_it_was_written(n_checkpoints):
     report = evaluation(n_checkpoints)
     assert EvaluationReport.from_json(json.loads(json.dumps(report.to_json())), "x.json") == report
 
 
-def test_an_evaluation_of_an_earlier_version_is_read():
-    report = evaluation()
-    values = json.loads(json.dumps(report.to_json()))
-    old = {
-        "n_in_training": "trained_on",
-        "n_in_validation": "chosen_on",
-        "calibration_mismatch": "fitted_otherwise",
-        "before_calibration": "uncalibrated",
-    }
-    for new, key in old.items():
-        values[key] = values.pop(new)
-    values["raw"] = not values.pop("is_calibrated")
-    values["bootstrap"]["holding"] = values["bootstrap"].pop("clusters_by_class")
-    assert EvaluationReport.from_json(values, "x.json") == report
-    for key in ("intervals", "bootstrap", "delong", "slides", "hospitals", *old.values()):  # in no early version
-        del values[key]
-    for key in (
-        "n_of_training_slides",
-        "n_of_validation_slides",
-        "n_unknown_checkpoints",
-        "weights_note",
-        "data_source",
-    ):
-        del values[key]
-    early = EvaluationReport.from_json(values, "x.json")
-    assert (early.measured, early.uncertainty, early.slides) == (report.measured, None, [])
+@pytest.mark.parametrize(
+    ("read", "name", "hint"),
+    [
+        (read_evaluation, "a-mine-val.json", "histo eval writes it again"),
+        (read_evaluation, "a-mine-out-of-fold.json", "histo train --folds with --resume writes it again"),
+        (read_balance_report, "balance.json", "histo balance writes it again"),
+        (
+            lambda path: read_repeats(Workspace(path.parent.parent), "a"),
+            "a-folds.json",
+            "histo train --folds or --seeds with --resume writes it again",
+        ),
+        (
+            lambda path: read_slide_evaluation(Workspace(path.parent.parent), Path("maps")),
+            "slides-maps.json",
+            "histo eval --maps maps writes it again",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.endswith(".json") else "",
+)
+def test_a_metrics_file_of_version_0_1_0_is_one_error_with_the_command_that_writes_it_again(tmp_path, read, name, hint):
+    path = tmp_path / "metrics" / name
+    values = {"run": "a", "data": "mine", "split": "out-of-fold" if "out-of-fold" in name else "val", "scores": "a.csv"}
+    values |= {"arch": "histonet", "tta": False, "metrics": {}, "curves": {}, "folder": str(Path("maps").resolve())}
+    write_json(path, values)
+    with pytest.raises(HistoError) as caught:
+        read(path)
+    assert re.fullmatch(rf"{re.escape(str(path))}: the field \S+ is missing", str(caught.value))
+    assert caught.value.hint == hint
 
 
-def test_a_metric_that_a_file_of_another_version_lacks_is_undefined():
-    values = json.loads(json.dumps(evaluation().to_json()))
-    del values["slides"][0]["accuracy"], values["metrics"]["mcc"]
-    read = EvaluationReport.from_json(values, "x.json")
-    assert read.slides[0].metrics["accuracy"] is None
-    assert (read.measured.metrics["mcc"], read.measured.undefined["mcc"]) == (None, "not in the metrics file")
+def test_an_evaluation_without_a_metric_is_refused():
+    for key, at in ((("metrics", "mcc"), "its content"), (("slides", 0, "accuracy"), "the field slides[0]")):
+        values = json.loads(json.dumps(evaluation().to_json()))
+        place = values
+        for part in key[:-1]:
+            place = place[part]
+        del place[key[-1]]
+        with pytest.raises(HistoError) as caught:
+            EvaluationReport.from_json(values, "x.json")
+        assert str(caught.value) == f"x.json: {at} does not have the metric {key[-1]}"
 
 
 def test_a_negative_number_of_expected_patches_is_refused():
@@ -112,12 +124,8 @@ def test_metrics_of_the_packaged_network_say_which_patches_it_was_trained_on():
     assert caveat.is_serious
     assert "if these patches are from PCam's or Kaggle's training set, the metrics are too good" in caveat.text
     pcam = replace(packaged, data_source="pcam", split="all")
-    for change, is_named in (
-        ({"split": "test"}, False),
-        ({"splits": ("test",)}, False),
-        ({"splits": ("test", "train")}, True),
-    ):
-        assert ("PCam" in " ".join(c.text for c in replace(pcam, **change).list_caveats())) == is_named
+    for splits, is_named in ((("test",), False), (("test", "train"), True)):
+        assert ("PCam" in " ".join(c.text for c in replace(pcam, splits=splits).list_caveats())) == is_named
 
 
 def test_metrics_of_a_network_that_started_from_weights_of_pcam_say_so():
@@ -127,7 +135,7 @@ def test_metrics_of_a_network_that_started_from_weights_of_pcam_say_so():
     for source, is_serious in (("kaggle", True), ("pcam", True), ("folder", False)):
         (caveat,) = (c for c in replace(report, data_source=source).list_caveats() if note in c.text)
         assert caveat.is_serious == is_serious
-    assert not any(note in c.text for c in replace(report, data_source="pcam", split="test").list_caveats())
+    assert not any(note in c.text for c in replace(report, data_source="pcam", splits=("test",)).list_caveats())
 
 
 def test_only_a_prevalence_that_is_far_from_the_measured_one_is_a_caveat():
@@ -140,15 +148,12 @@ def test_other_reports_are_read_as_they_were_written():
     import numpy as np
 
     paired = compare_aucs(LABELS, PROBS, PROBS[::-1], Clusters("slide", np.array(CODES), 10))
-    side = ComparedEvaluation("a.json", "a", "mine", "val", False, None, 3, 0.9)
+    side = ComparedEvaluation("a.json", "a", "mine", "val", False, None, 3, 0.9, [])
     comparison = ComparisonReport(side, side, 40, (0, 3), paired)
     assert from_json(ComparisonReport, read_back(comparison), "x.json") == comparison
     run = RepeatedRun("a-fold1", 1, 3, 40, 0.5, {"auc": 0.9, "mcc": None})
     repeats = RepeatsReport("a", "folds", "slide", [run], {"auc": 0.9, "mcc": None}, {"auc": 0.0, "mcc": None})
-    values = read_back(repeats)
-    assert from_json(RepeatsReport, values, "x.json") == repeats
-    values["parted_by"] = values.pop("split_by")
-    assert from_json(RepeatsReport, values, "x.json") == repeats
+    assert from_json(RepeatsReport, read_back(repeats), "x.json") == repeats
 
 
 @dataclass(frozen=True)

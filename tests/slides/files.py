@@ -5,6 +5,8 @@ import json
 import numpy as np
 import tifffile
 
+from histocli.slides.records import FinishedSlide
+
 
 def write_slide(path, image, mpp=0.243, *, levels=(1,), tile=256, unit="CENTIMETER", per_unit=None, ome=False):
     """A lossless tiled TIFF of an RGB image, with levels that take every n-th pixel; without `mpp`, no resolution."""
@@ -81,3 +83,11 @@ def write_asap(path, *annotations, groups=""):
     groups = f"<AnnotationGroups>{groups}</AnnotationGroups>"
     path.write_text(f"<ASAP_Annotations><Annotations>{body}</Annotations>{groups}</ASAP_Annotations>")
     return path
+
+
+def make_finished(path, record, **fields):
+    """The record of a map of one square, with other values of `fields`."""
+    values = {"fingerprint": "", "threshold": 0.5, "step": 96, "width": 96, "height": 96, "mpp_y": None}
+    values |= {"scored_with": "", "origin": (0, 0), "file_state": (0, 0)}
+    manifests = "; " * record.checkpoint.count("; ")  # of each checkpoint, none is known
+    return FinishedSlide(path=str(path), record=record, **values | {"manifests": manifests} | fields)

@@ -13,11 +13,11 @@ from sklearn.metrics import roc_auc_score
 from histocli.data.manifest import hash_file
 from histocli.reports.slides import find_slide_evaluation_path
 from histocli.slides.asap import read_asap
-from histocli.slides.records import FinishedSlide, SlideRecord, write_finished
+from histocli.slides.records import SlideRecord, write_finished
 from histocli.slides.synthetic import draw_slide, plan_synthetic_slide, write_annotation
 from histocli.workspace import Workspace
 from tests.cli import Histo, read_rows, template
-from tests.slides.files import make_area, make_ring, write_features
+from tests.slides.files import make_area, make_finished, make_ring, write_features
 
 TUMOUR = {"objectType": "annotation", "classification": {"name": "Tumor"}}  # properties of an area in QuPath's GeoJSON
 
@@ -172,8 +172,8 @@ def test_an_auc_that_is_the_same_in_every_resample_has_no_interval(histo, tmp_pa
         folder = tmp_path / "maps" / f"s{i}"
         folder.mkdir(parents=True)
         (folder / "scores.csv").write_text(f"x,y,probability\n0,0,{probability}\n")
-        record = SlideRecord(folder.name, "scored", squares=1)
-        write_finished(folder, FinishedSlide(f"{folder.name}.tif", "", 0.5, 96, 96, 96, record))
+        record = SlideRecord(folder.name, "scored", squares=1, checkpoint="first")
+        write_finished(folder, make_finished(f"{folder.name}.tif", record))
     (tmp_path / "labels.csv").write_text("id,label\ns0,1\ns1,1\ns2,1\ns3,0\ns4,0\ns5,0\n")
     result = histo("eval", "--maps", tmp_path / "maps", "--labels", tmp_path / "labels.csv", "--json")
     assert (json.loads(result.stdout)["auc"]["maximum"]["interval"] is not None) == has_interval
@@ -186,7 +186,7 @@ def write_maps(folder, paths, checkpoint, **fields):
         out.mkdir(parents=True, exist_ok=True)
         (out / "scores.csv").write_text(f"x,y,probability\n0,0,0.{i}\n")
         record = SlideRecord(path.stem, "scored", squares=1, maximum=i / 10, checkpoint=checkpoint)
-        write_finished(out, FinishedSlide(str(path), "", 0.5, 96, 96, 96, record, **fields))
+        write_finished(out, make_finished(path, record, **fields))
     labels = [f"{Path(path).name},{i % 2}\n" for i, path in enumerate(paths)]
     (folder / "labels.csv").write_text("id,label\n" + "".join(labels))
     return ["eval", "--maps", folder / "maps", "--labels", folder / "labels.csv", "--json"]

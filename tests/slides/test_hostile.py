@@ -21,17 +21,10 @@ from histocli.slides.grid import Grid
 from histocli.slides.lesions import find_lesions
 from histocli.slides.polygons import Polygon, fill_polygons, measure_crossings
 from histocli.slides.reading import open_slide
-from histocli.slides.records import (
-    FinishedSlide,
-    SlideRecord,
-    read_failed_slides,
-    read_finished_slides,
-    read_map,
-    write_finished,
-)
+from histocli.slides.records import SlideRecord, read_failed_slides, read_finished_slides, read_map, write_finished
 from tests.cli import REPOSITORY
 from tests.faults.test_harms import lying_png
-from tests.slides.files import tissue_image, write_slide
+from tests.slides.files import make_finished, tissue_image, write_slide
 
 pytestmark = pytest.mark.attack
 
@@ -121,8 +114,8 @@ def test_a_slide_in_one_enormous_part_is_refused(tmp_path):
 # maps that someone else wrote
 
 SIDE = 192  # of a square in level-0 pixels
-RECORD = SlideRecord("slide", "scored", mpp=0.486, squares=3, maximum=0.75)
-FINISHED = FinishedSlide("/slides/slide.tif", "", 0.5, 96, 5 * SIDE, 4 * SIDE, RECORD)
+RECORD = SlideRecord("slide", "scored", mpp=0.486, squares=3, maximum=0.75, checkpoint="first")
+FINISHED = make_finished("/slides/slide.tif", RECORD, width=5 * SIDE, height=4 * SIDE)
 ROWS = [f"0,0,{SIDE},{SIDE},0.25", f"{SIDE},0,{SIDE},{SIDE},0.5", f"{4 * SIDE},{3 * SIDE},{SIDE},{SIDE},0.75"]
 HEAD = "x,y,width,height,probability"
 
@@ -185,6 +178,7 @@ def test_a_damaged_table_of_a_map_raises_an_error_that_names_it(maps, lines):
         *(("mpp", mpp) for mpp in (-1.0, 1e-300, 1e300)),
         ("squares", -1),
         ("maximum", 17),
+        ("file_state", None),
         *(("slide", name) for name in ("../../other", "/etc/x", "a/../../x")),
     ],
 )
