@@ -21,11 +21,12 @@ def plan_balance(workspace: Workspace, run: str | None, data: Sequence[str]) -> 
     from histocli.plots.style import COLUMN
     from histocli.plots.subset import draw_balance
 
-    reports = {path: read_balance_report(path) for path in workspace.list_balance_reports()}
+    if run is not None and not data:
+        reports = _read_report_of_run(workspace, run)
+    else:
+        reports = {path: read_balance_report(path) for path in workspace.list_balance_reports()}
     if data:
         reports = {path: report for path, report in reports.items() if {report.name, report.data} & set(data)}
-    elif run is not None:
-        reports = {path: report for path, report in reports.items() if _is_subset_of(workspace, run, path, report)}
     if not reports:
         which = f"that {run} was trained on" if run and workspace.list_balance_reports() else "yet"
         which = f"of {', '.join(data)}" if data else which
@@ -43,11 +44,12 @@ def plan_balance(workspace: Workspace, run: str | None, data: Sequence[str]) -> 
     ]
 
 
-def _is_subset_of(workspace: Workspace, run: str, path: Path, report: BalanceReport) -> bool:
-    """Return whether a run was trained on this subset, as it is now."""
+def _read_report_of_run(workspace: Workspace, run: str) -> dict[Path, BalanceReport]:
+    """Return the report of the subset that a run was trained on; nothing if the subset has changed or is unknown."""
     folder = workspace.run_dir(run)
     if not (folder / "config.json").is_file():
-        return False
+        return {}
     record = read_run(folder)
-    is_same = record.manifest_sha256 == report.manifest_sha256
-    return path == workspace.balance_path(str(record.options.get("data", SUBSET))) and is_same
+    path = workspace.balance_path(str(record.options.get("data", SUBSET)))
+    report = read_balance_report(path) if path in workspace.list_balance_reports() else None
+    return {path: report} if report and report.manifest_sha256 == record.manifest_sha256 else {}

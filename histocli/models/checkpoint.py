@@ -48,8 +48,6 @@ class Checkpoint:
 
     If `backbone_sha256` is not empty, `model` has the weights of the head only. The backbone is the one of the network
     `arch` whose weights have this SHA-256, and best.pt in the same folder contains it.
-
-    A file of an older version that lacks some of these fields gets their defaults.
     """
 
     arch: str

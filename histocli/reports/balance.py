@@ -110,7 +110,8 @@ def read_balance_report(path: Path) -> BalanceReport:
     Raises:
         HistoError: the file cannot be read, or a field is missing or has a wrong type or value.
     """
-    return from_json(BalanceReport, read_json(path), str(path), "histo balance writes it again")
+    hint = "draw the subset again with histo balance and its options, or remove the file"
+    return from_json(BalanceReport, read_json(path), str(path), hint)
 
 
 def count_patches(subset: "pd.DataFrame") -> dict[str, SplitCounts]:

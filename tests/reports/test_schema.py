@@ -71,7 +71,11 @@ def test_an_evaluation_is_read_as_it_was_written(n_checkpoints):
     [
         (read_evaluation, "a-mine-val.json", "histo eval writes it again"),
         (read_evaluation, "a-mine-out-of-fold.json", "histo train --folds with --resume writes it again"),
-        (read_balance_report, "balance.json", "histo balance writes it again"),
+        (
+            read_balance_report,
+            "balance.json",
+            "draw the subset again with histo balance and its options, or remove the file",
+        ),
         (
             lambda path: read_repeats(Workspace(path.parent.parent), "a"),
             "a-folds.json",
