@@ -527,7 +527,7 @@ def test_the_stored_threshold_is_the_default_and_rules_use_the_validation_patche
     assert "youden" in hint
 
 
-def test_a_checkpoint_of_the_first_version_is_evaluated_without_calibration(histo):
+def test_a_checkpoint_without_validation_scores_is_evaluated_without_calibration(histo):
     """A checkpoint without temperature, validation scores and appearance is not calibrated and has threshold 0.5."""
     path = histo.root / "checkpoints" / "best.pt"
     content = torch.load(path, weights_only=True)
@@ -541,7 +541,9 @@ def test_a_checkpoint_of_the_first_version_is_evaluated_without_calibration(hist
     assert "has no validation scores" in error
     assert "number" in hint
     shutil.copy(path, histo.root / "runs" / "first" / "best.pt")
-    histo("train", "--resume", "--name", "first")  # it is finished, and its card is written again
+    error, hint = histo.fails("train", "--resume", "--name", "first")  # it is finished; the model card needs the scores
+    assert error.endswith("has no scores of the validation patches")
+    assert hint == "train again"
 
 
 def test_two_checkpoints_are_compared_on_the_same_patches(two_runs):

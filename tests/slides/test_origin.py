@@ -105,12 +105,3 @@ def test_the_evaluation_of_a_map_places_annotations_as_the_slide_did(histo, slid
     write_geojson(tmp_path / "json", 1750, 100)
     error, _ = histo.fails("eval", "--maps", maps, "--annotations", tmp_path / "json")
     assert "lies outside the slide" in " ".join(error.split())
-
-
-def test_a_map_of_an_earlier_version_has_no_corner(histo, slide, tmp_path):
-    predict(histo, slide, "--out", tmp_path / "maps")
-    path = tmp_path / "maps" / "a" / "slide.json"
-    finished = json.loads(path.read_text())
-    assert finished.pop("origin") == [LEFT, TOP]
-    path.write_text(json.dumps(finished))
-    histo("eval", "--maps", tmp_path / "maps", "--annotations", write_geojson(tmp_path / "json", 1750, 100))
