@@ -118,7 +118,10 @@ def compute_md5(path: Path) -> str:
 
 
 def _request_size(url: str, timeout: float) -> int | None:
-    """Request the first byte: some servers refuse a request of the header alone, or do not send the size with it."""
+    """Return the size of a file on a server, None if it is not known.
+
+    The first byte is requested, because some servers refuse a HEAD request, or do not send the size with it.
+    """
     try:
         with open_url(url, timeout, {"Range": "bytes=0-0"}) as response:
             refuse_web_page(url, response)

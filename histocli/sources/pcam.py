@@ -222,7 +222,7 @@ class PcamSource:
         )
 
     def _plan_file(self, name: str) -> PlannedFile:
-        """Return the size of a file to download."""
+        """Return the name and size of a file, and whether it is already downloaded."""
         from histocli.sources.download import find_remote_size, is_complete
 
         url, target = self._find_url(name), self._context.downloads_dir / name
