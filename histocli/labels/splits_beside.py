@@ -79,8 +79,8 @@ def _find_lists(tables: LabelTables, files: Sequence[File]) -> list[str]:
 def _find_tables(tables: LabelTables, files: Sequence[File]) -> list[str]:
     """Return the names of the tables whose column of splits has two or more splits of the images.
 
-    Only the start of a table is read if this is enough. Tables that could not be used in the folder are left out: any
-    table with `--labels`, and one that has an image in two splits, as a table of folds.
+    If the start of a table has no splits of the images, the rest is not read. Tables that could not be used in the
+    folder are left out: any table with `--labels`, and one that has an image in two splits, as a table of folds.
     """
     names: list[str] = []
     csv_files = [file for file in files if file.name.endswith(".csv") and not RESULT_TABLE.search(file.name)]
@@ -89,11 +89,10 @@ def _find_tables(tables: LabelTables, files: Sequence[File]) -> list[str]:
             start = peek_table(file)
             if find_predictions(tables, file, start):
                 continue
-            found = _find_splits(tables, start)
-            if len(found) == 1:  # the rows may be in the order of the splits
-                found = _find_splits(tables, read_patch_table(file, tables.options.columns))
-            if len(found) > 1:
-                names.append(file.name)
+            if _find_splits(tables, start):
+                table = read_patch_table(file, tables.options.columns)
+                if len(_find_splits(tables, table)) > 1:
+                    names.append(file.name)
     return names
 
 

@@ -236,6 +236,7 @@ OTHERS = "".join(f"q{i},train\n" for i in range(1000))  # more than the start of
         ({"parts.csv": "id,split\n1,train\n" + OTHERS + "4,test\n"}, "x", "'parts.csv'", "move it into x/"),
         ({"Folds.csv": COLUMN + "4,train\n"}, "x", "", None),  # it would be an error in the folder
         ({"Folds.csv": "id,split\n1,train\n" + OTHERS + "1,test\n"}, "x", "", None),
+        ({"Folds.csv": COLUMN + OTHERS + "1,test\n"}, "x", "", None),
         ({"test.txt": LISTS["test.txt"]}, "x", "", None),
         (LISTS, "train", "", None),  # all of these images are for training
         ({"train.txt": "3\n", "test.txt": "1\n"}, "x", "", None),  # the numbers of images
