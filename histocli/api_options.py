@@ -9,8 +9,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from histocli.config import PACKAGED_ARCH, BalanceConfig, EvalConfig, TrainConfig, TuneConfig
-from histocli.enums import Weights
+from histocli.config import BalanceConfig, EvalConfig, TrainConfig, TuneConfig
 from histocli.errors import UsageError
 from histocli.workspace import is_path
 
@@ -46,8 +45,6 @@ def make_config(kind: type[Config], config: Config | None, options: dict[str, An
     values = {name: convert(name, _name_paths(value), hints.get(name)) for name, value in options.items()}
     if isinstance(batch_size := values.get("batch_size"), int):
         check_batch_size(batch_size)
-    if values.get("weights") is Weights.HISTONET_PCAM:  # no other architecture can start from these weights
-        values.setdefault("arch", (PACKAGED_ARCH,) if kind is TuneConfig else PACKAGED_ARCH)
     return kind(**values)
 
 

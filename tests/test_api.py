@@ -1,6 +1,7 @@
 """The Python API: light to import, the same options as the commands, and the examples of docs/python.md."""
 
 import doctest
+import json
 import re
 import subprocess
 import sys
@@ -15,10 +16,10 @@ import torch
 from PIL import Image
 
 import histocli as histo
-from histocli.api_options import make_config
-from histocli.config import PACKAGED_ARCH, TrainConfig, TuneConfig
-from histocli.enums import Device
+from histocli.config import PACKAGED_ARCH, RunConfig, TrainConfig, TuneConfig
+from histocli.enums import Device, Weights
 from histocli.errors import HistoError, UsageError
+from histocli.training.options import complete_config
 from histocli.workspace import Workspace
 from tests.cli import REPOSITORY, write_images
 
@@ -200,9 +201,20 @@ def test_an_unknown_option_names_the_command_and_a_similar_option(ran):
 
 
 def test_the_weights_that_come_with_histo_choose_the_architecture():
-    assert make_config(TrainConfig, None, {"weights": "histonet-pcam"}).arch == PACKAGED_ARCH
-    assert make_config(TuneConfig, None, {"weights": "histonet-pcam"}).arch == (PACKAGED_ARCH,)
-    assert make_config(TrainConfig, None, {"weights": "histonet-pcam", "arch": "resnet18"}).arch == "resnet18"
+    config = RunConfig(weights=Weights.HISTONET_PCAM)
+    assert complete_config(config, {"weights"}).arch == PACKAGED_ARCH
+    for given in (set(), {"arch"}):  # from a variable, or on the command line
+        with pytest.raises(UsageError, match=f"--weights histonet-pcam fits only --arch {PACKAGED_ARCH}"):
+            complete_config(replace(config, arch="resnet18"), given)
+    with pytest.raises(UsageError, match="histonet has no pretrained weights") as caught:
+        complete_config(config, {"arch"})
+    assert f"--arch {PACKAGED_ARCH} --weights histonet-pcam" in caught.value.hint
+
+
+def test_a_run_from_options_as_an_object_can_start_from_the_weights_that_come_with_histo(ran):
+    options = TrainConfig(weights=Weights.HISTONET_PCAM, epochs=1, batch_size=16, device=Device.CPU, name="tuned")
+    histo.train(ran.root, options)
+    assert json.loads((ran.root / "runs" / "tuned" / "config.json").read_text())["options"]["arch"] == PACKAGED_ARCH
 
 
 def test_a_run_is_resumed_with_its_own_options(ran):

@@ -204,6 +204,7 @@ def test_wrong_usage_exits_with_2_and_names_the_problem(empty, line):
         "eval --threshold 7 --data nowhere",
         "eval --prevalence 2 --data nowhere",
         "eval --mpp 40x --data nowhere",
+        "eval --mpp 0_5 --data nowhere",
         "eval --classes tumour --data nowhere",
         "eval --slide-pattern ( --data nowhere",
         "eval --threshold 7 --scores nowhere.csv",

@@ -65,9 +65,9 @@ def show_evaluation(reporter: Reporter, evaluation: EvaluationReport, workspace:
 
 def _warn_of_one_class(reporter: Reporter, evaluation: EvaluationReport, workspace: Workspace) -> None:
     """Warn if all patches are predicted as one class: a network that was trained for few steps does this."""
-    confusion, measured = evaluation.measured.confusion, evaluation.measured
-    predicted_class = {0: "normal", measured.n: "tumour"}.get(confusion.tp + confusion.fp)
-    if not predicted_class or not 0 < measured.positives < measured.n:
+    measured = evaluation.measured
+    predicted_class = measured.confusion.single_class
+    if not predicted_class:
         return
     text = f"at threshold {measured.threshold:.4g} every patch is predicted as {predicted_class}"
     # The network that comes with histo is trained long enough.

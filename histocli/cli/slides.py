@@ -135,10 +135,10 @@ def run_predict_slides(state: State, config: PredictConfig, found: FoundSlides) 
 
 
 def report_no_slides(state: State, config: PredictConfig, names: Sequence[str]) -> bool:
-    """Say that there is no slide in the inputs `names`, and return True, if this is no error; else return False.
+    """If it is no error that the inputs `names` have no slide, say so and return True; else return False.
 
-    It is none for a job that runs every night and finds no new slide: the inputs are folders without images, and
-    `config.out` has the maps of earlier calls. An image, such as a damaged slide, would be skipped without an error.
+    It is no error if the inputs are folders without images and `config.out` has the maps of earlier calls, as for a job
+    that runs every night and finds no new slide. An image, such as a damaged slide, would be skipped without an error.
 
     Raises:
         UsageError: an option is wrong, which would be an error if there were slides.

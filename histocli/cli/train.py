@@ -205,8 +205,6 @@ def train(
     if processes > 1 and not is_distributed():
         launch(find_arguments(ctx), processes)
         return
-    if weights is Weights.HISTONET_PCAM and not options.is_given(ctx, "arch", "ENVIRONMENT"):
-        arch = PACKAGED_ARCH
     config = TrainConfig(
         epochs=epochs,
         arch=arch,

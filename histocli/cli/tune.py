@@ -7,7 +7,7 @@ import typer
 from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.options import DATA, MODEL, TRAINING
-from histocli.config import PACKAGED_ARCH, TuneConfig
+from histocli.config import TuneConfig
 from histocli.enums import Augment, Weights
 from histocli.stdio import write_out_json
 
@@ -120,8 +120,6 @@ def tune(
     from histocli.commands.tune import tune as run_tune
     from histocli.schema import to_json
 
-    if weights is Weights.HISTONET_PCAM and not options.is_given(ctx, "arch", "ENVIRONMENT"):
-        arch = [PACKAGED_ARCH]
     config = TuneConfig(
         trials=trials,
         hours=hours,

@@ -9,6 +9,7 @@ from histocli.atomic import write_json
 from histocli.config import SUBSET, BalanceConfig
 from histocli.data.appearance import GROUP_NAMES, find_appearance_groups
 from histocli.data.dataset import find_source_name, open_packed
+from histocli.data.folds import is_fold
 from histocli.data.groups import OVERLAP, find_connected_components
 from histocli.data.leakage import audit, find_leaking, list_audited_names
 from histocli.data.manifest import SUBSET_COLUMNS, hash_file, is_subset, write_manifest
@@ -196,6 +197,8 @@ def _check_options(workspace: Workspace, config: BalanceConfig) -> None:
     """
     config.check()
     check_name(config.name, "subset")
+    if is_fold(config.name):
+        raise UsageError(f"--name {config.name} is the name of a fold of histo train --folds", "use another name")
     is_taken = workspace.manifest_path(config.name).is_file() and not is_subset(workspace.manifest_path(config.name))
     if config.name in workspace.list_datasets() or (is_taken and config.name != SUBSET):
         raise UsageError(f"--name {config.name} is the name of a data set", "give the subset another name")

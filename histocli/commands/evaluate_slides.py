@@ -10,7 +10,7 @@ import numpy as np
 
 from histocli.atomic import write_json
 from histocli.commands.slide_leakage import UsedSlides, find_used_slides
-from histocli.commands.slide_truth import Annotations, Labels
+from histocli.commands.slide_truth import SlideAnnotations, SlideLabels
 from histocli.config import PATCH_MPP, SlideEvalConfig
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import compute_auc
@@ -68,7 +68,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     """
     if (config.labels is None) == (config.annotations is None):
         raise UsageError("--maps needs --annotations DIR or --labels FILE", "give one of them")
-    finished = read_finished_slides(config.slides)
+    finished = read_finished_slides(config.maps)
     threshold = finished[0][1].threshold if config.threshold is None else config.threshold
     training = [] if config.choose_on is None else read_finished_slides(config.choose_on)
     files = _find_slide_files([slide for _, slide in finished + training])
@@ -76,7 +76,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     slides, without_truth = _evaluate_slides(finished, truth, threshold)
     if not slides:
         raise HistoError(
-            f"no slide in {config.slides} has a label or an annotation", f"slides: {', '.join(without_truth)}"
+            f"no slide in {config.maps} has a label or an annotation", f"slides: {', '.join(without_truth)}"
         )
     chosen = None
     if config.choose_on is not None:
@@ -85,22 +85,22 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     measured = [slide for _, slide in finished if slide.record.slide not in without_truth]
     used = find_used_slides(workspace, measured, files)
     report = _compute_report(config, slides, without_truth, threshold, chosen, used)
-    path = find_slide_evaluation_path(workspace, config.slides)
+    path = find_slide_evaluation_path(workspace, config.maps)
     write_json(path, to_json(report))
     plots = write_slide_curves(workspace.plots_dir, path.stem, report)
     return WrittenSlideEvaluation(report, path, plots, truth.notes)
 
 
-def _open_truth(config: SlideEvalConfig, files: dict[str, SlideFile]) -> Annotations | Labels:
+def _open_truth(config: SlideEvalConfig, files: dict[str, SlideFile]) -> SlideAnnotations | SlideLabels:
     """Return the annotations or the labels that the options name."""
     if config.annotations is not None:
-        return Annotations(config.annotations, files)
+        return SlideAnnotations(config.annotations, files)
     assert config.labels is not None
-    return Labels(config.labels, files)
+    return SlideLabels(config.labels, files)
 
 
 def _evaluate_slides(
-    finished: list[tuple[Path, FinishedSlide]], truth: Annotations | Labels, threshold: float
+    finished: list[tuple[Path, FinishedSlide]], truth: SlideAnnotations | SlideLabels, threshold: float
 ) -> tuple[list[EvaluatedSlide], list[str]]:
     """Return the measured slides, and the names of those without a label or annotation."""
     slides, without_truth = [], []
@@ -192,9 +192,9 @@ def _compute_report(
     for size, (found, count) in count_found_lesions(_collect_matches(slides), threshold).items():
         recall[size] = Recall(found, count, estimate(partial(_compute_recall, threshold=threshold, size=size)))
     measured = {slide.name for slide in slides}  # a map is kept if its slide or mask could not be found in a later call
-    failed = [record.slide for record in read_failed_slides(config.slides) if record.slide not in measured]
+    failed = [record.slide for record in read_failed_slides(config.maps) if record.slide not in measured]
     return SlideEvaluation(
-        folder=str(config.slides.resolve()),
+        folder=str(config.maps.resolve()),
         truth=str((config.annotations or config.labels or Path()).resolve()),
         threshold=threshold,
         slides=len(slides),

@@ -55,8 +55,8 @@ def plot(
     resolutions = read_resolutions(config.mpp)
     _refuse_kinds_of_one_run(config)
     check_runs(workspace, config.run)
-    has_evaluations = not set(config.kind) <= _WITHOUT_EVALUATION
-    runs = list(dict.fromkeys(config.run)) or list_newest_run(workspace, has_evaluations=has_evaluations)
+    can_be_without_run = not set(config.kind) <= _WITHOUT_EVALUATION
+    runs = list(dict.fromkeys(config.run)) or list_newest_run(workspace, can_be_without_run=can_be_without_run)
     check_data(workspace, config.data, runs)
     reader = EvaluationReader(workspace, lambda warning, _: listener.on_warning(warning))
     plan = _plan_overlay if len(runs) > 1 else _plan_plots
@@ -113,13 +113,13 @@ def check_runs(workspace: Workspace, runs: Sequence[str]) -> None:
             )
 
 
-def list_newest_run(workspace: Workspace, *, has_evaluations: bool = True) -> list[str]:
-    """Return a list with the run that was trained or evaluated last, which is empty if the workspace has no run.
+def list_newest_run(workspace: Workspace, *, can_be_without_run: bool = True) -> list[str]:
+    """Return a list with the run that was trained or evaluated last; it is empty if there is none.
 
-    If evaluations are drawn, it may be a network without a run, such as the packaged one (`find_newest_name`).
+    With `can_be_without_run`, it may be an evaluated network without a run, such as the packaged one.
     """
     newest, runs = find_newest_name(workspace), workspace.list_runs()
-    if newest in runs or has_evaluations:
+    if newest in runs or can_be_without_run:
         return [newest] if newest else []
     return runs[-1:]
 

@@ -192,9 +192,7 @@ def _make_run_section(
         split_by="" if manifest is None else find_split_unit(manifest),
         dataset=read_dataset(workspace, record.data) if record and record.data else None,
         repeats=_find_repeats(workspace, run),
-        weights_note=describe_weights(
-            str(trained_with.get("arch") or ""), str(trained_with.get("weights") or "random")
-        ),
+        weights_note=describe_weights(trained_with.get("arch"), trained_with.get("weights")),
         evaluations=[
             _make_evaluation_section(workspace, path, evaluation, options, listener)
             for path, evaluation in evaluations.items()

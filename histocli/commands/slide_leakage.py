@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from histocli.data.leakage import unify_name_of_file, unify_slide_names
 from histocli.data.manifest import hash_file, read_manifest
-from histocli.enums import Weights
 from histocli.errors import HistoError
 from histocli.models import describe_weights, packaged
 from histocli.reports.run import read_run, select_used_rows
@@ -98,4 +97,4 @@ def _find_weights_note(workspace: Workspace, run: str) -> str:
         options = read_run(workspace.run_dir(run)).options
     except HistoError:
         return ""
-    return describe_weights(str(options.get("arch") or ""), str(options.get("weights") or Weights.RANDOM))
+    return describe_weights(options.get("arch"), options.get("weights"))

@@ -13,7 +13,7 @@ from histocli.slides.slide_files import FoundAnnotation, NoAnnotationError, desc
 from histocli.text import format_count
 
 
-class Annotations:
+class SlideAnnotations:
     """A folder with an annotation file for each slide."""
 
     def __init__(self, folder: Path, files: dict[str, SlideFile]) -> None:
@@ -45,7 +45,7 @@ class Annotations:
         return [*self._problems, *describe_found(self._found)]
 
 
-class Labels:
+class SlideLabels:
     """A table of the labels of slides. An id is the name of a slide, with or without its suffix."""
 
     def __init__(self, path: Path, files: dict[str, SlideFile]) -> None:

@@ -12,8 +12,7 @@ from histocli.compute.device import apply_compute_settings, make_deterministic
 from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, make_memory_error, release_memory
 from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.errors import UsageError
-from histocli.metrics.calibration import compute_probabilities
-from histocli.models.checkpoint import load_checkpoint, publish_checkpoints
+from histocli.models.checkpoint import publish_checkpoints
 from histocli.pages.model_card import write_card
 from histocli.reports.run import Epoch, read_run
 from histocli.signals import catch_signals
@@ -155,7 +154,7 @@ def train_run(
                 listener.on_start(run, steps_before)
                 run.fit(listener, stop)
         is_published = not is_repeat and ranks.on_rank0(lambda: publish_checkpoints(workspace, run.dir))
-        single_class = ranks.on_rank0(lambda: _write_card_and_find_single_class(workspace, run))
+        single_class = ranks.on_rank0(lambda: write_card(workspace, run.name).measured.confusion.single_class)
         if is_training:
             listener.on_end(run)
     assert run.best is not None
@@ -163,20 +162,6 @@ def train_run(
     return TrainReport(
         run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, single_class, is_published
     )
-
-
-def _write_card_and_find_single_class(workspace: Workspace, run: Run) -> str:
-    """Write the model card of a run, and return the class that its best epoch predicts for all validation patches.
-
-    The class is "" if the best epoch predicts both, or if the patches do not have both.
-    """
-    best = load_checkpoint(run.dir / "best.pt")
-    write_card(workspace, run.name, best)
-    labels, log_odds = best.get_validation_scores()
-    is_tumour = compute_probabilities(log_odds, best.temperature) >= best.threshold
-    if labels.min() == labels.max() or is_tumour.min() != is_tumour.max():
-        return ""
-    return "tumour" if is_tumour.all() else "normal"
 
 
 def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> RunConfig:

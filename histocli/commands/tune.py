@@ -9,7 +9,8 @@ from histocli.atomic import write_json
 from histocli.compute.device import apply_compute_settings
 from histocli.compute.memory import is_out_of_memory, make_memory_error, release_memory
 from histocli.compute.rendezvous import is_distributed
-from histocli.config import BATCH_SIZE, RunConfig, TuneConfig
+from histocli.config import BATCH_SIZE, PACKAGED_ARCH, RunConfig, TuneConfig
+from histocli.enums import Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models.encoders import find_short_name
 from histocli.packages import require_packages
@@ -74,7 +75,9 @@ def tune(
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     start, ended, listener = time.monotonic(), 0, listener or TuneListener()
-    config = replace(config, arch=tuple(map(find_short_name, config.arch)))
+    has_default_arch = "arch" not in given and config.arch == TuneConfig.arch
+    is_packaged = config.weights is Weights.HISTONET_PCAM and has_default_arch
+    config = replace(config, arch=(PACKAGED_ARCH,) if is_packaged else tuple(map(find_short_name, config.arch)))
     config.check()
     with catch_signals(listener.on_signal) as stop, apply_compute_settings():
         study = open_study(workspace, config, given)

@@ -57,7 +57,7 @@ class EvalConfig:
 class SlideEvalConfig:
     """The options of `histo eval --maps`."""
 
-    slides: Path  # the folder that `histo predict` wrote
+    maps: Path  # the folder that `histo predict` wrote
     labels: Path | None = None
     annotations: Path | None = None
     threshold: float | None = None  # None: that of the predictions
@@ -87,7 +87,7 @@ class PredictConfig:
     resize: Resize = Resize.CROP
     errors: OnError = OnError.SKIP
     batch_size: int = 1024  # fewer keep a GPU waiting for the host
-    can_halve_batch: bool = False  # halve the batches that do not fit the memory: --batch-size auto
+    can_halve_batch: bool = False  # halve the batches that do not fit the memory: no --batch-size, or auto
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
     engine: Engine = Engine.AUTO

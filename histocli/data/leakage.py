@@ -49,7 +49,8 @@ def audit(
         workspace: where the data sets are.
         subset: the subset's rows, with the columns `split`, `data` and `index`.
         manifest: its data set's manifest.
-        is_fold: whether the subset is a fold of a cross-validation, which divides the data set's own `valid` too.
+        is_fold: whether the subset is a fold of a cross-validation. Folds may contain patches of the data set's own
+            split `valid`, so this split is then not one for evaluation only.
 
     Raises:
         HistoError: a manifest or the file of overlaps cannot be read.

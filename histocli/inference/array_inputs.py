@@ -24,11 +24,6 @@ _HDF5 = (".h5", ".hdf5")
 _GZIPPED_HDF5 = (".h5.gz", ".hdf5.gz")
 
 
-def is_array(path: Path) -> bool:
-    """Return whether the name of a file is that of an array."""
-    return path.name.lower().endswith((".npy", *_HDF5, *_GZIPPED_HDF5))
-
-
 def open_array(path: Path) -> "np.memmap | Hdf5Array":
     """Open an array of patches (N,H,W,3), without reading the patches yet.
 

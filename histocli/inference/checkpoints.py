@@ -10,7 +10,7 @@ from histocli.compute.device import Compute, choose_compute, move_model
 from histocli.config import STORED_THRESHOLD, EvalConfig, PredictConfig
 from histocli.data.likeness import LikenessMeter
 from histocli.data.manifest import hash_file
-from histocli.enums import Device, Engine, ExportFormat, Precision, Weights
+from histocli.enums import Device, Engine, ExportFormat, Precision
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import Network
 from histocli.inference.predictor import BatchPredictor, CalibratedNetwork, PredictorOptions
@@ -46,9 +46,7 @@ class LoadedCheckpoint(NamedTuple):
             checkpoint=str(self.path),
             checkpoint_sha256=self.sha256,
             engine=self.engine,
-            weights_note=describe_weights(
-                self.checkpoint.arch, str(self.checkpoint.config.get("weights") or Weights.RANDOM)
-            ),
+            weights_note=describe_weights(self.checkpoint.arch, self.checkpoint.config.get("weights")),
         )
 
 
@@ -127,24 +125,15 @@ class CheckpointPredictor(BatchPredictor):
         return float(self._adjust(np.array(sum(thresholds) / len(thresholds))))
 
 
-def check_prevalence(prevalence: float | None) -> None:
-    """Check the value of `--prevalence`.
-
-    Raises:
-        UsageError: it is not above 0 and below 1.
-    """
-    if prevalence is not None and not 0 < prevalence < 1:
-        hint = "give the share of the patches that contain tumour, such as 0.05 for 5%"
-        raise UsageError(f"--prevalence {prevalence:g} is not above 0 and below 1", hint)
-
-
 def check_scoring_options(config: EvalConfig | PredictConfig) -> None:
     """Check the values of `--prevalence` and `--threshold`, without the checkpoints.
 
     Raises:
         UsageError: one of them cannot be used.
     """
-    check_prevalence(config.prevalence)
+    if config.prevalence is not None and not 0 < config.prevalence < 1:
+        hint = "give the share of the patches that contain tumour, such as 0.05 for 5%"
+        raise UsageError(f"--prevalence {config.prevalence:g} is not above 0 and below 1", hint)
     if config.threshold not in (None, STORED_THRESHOLD):
         parse_threshold(str(config.threshold))
 

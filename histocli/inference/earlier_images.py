@@ -15,7 +15,7 @@ from histocli.sources.folder import make_id
 _MAX_COMPARED = 100  # images whose bytes are compared
 
 
-def find_other(patches: Sequence[Patch], places: Iterable[Place], kind: IdKind) -> tuple[Patch, str] | None:
+def find_id_of_other_image(patches: Sequence[Patch], places: Iterable[Place], kind: IdKind) -> tuple[Patch, str] | None:
     """Return the first patch whose id is that of another image in a place, and the path of this image; else None.
 
     Only files with the same suffix are compared, because `a.jpg` beside `a.png` may be a preview that was not scored.
@@ -78,8 +78,8 @@ def _find_path(reader: object) -> str:
 def _compare_states(patch: Patch, file: File) -> bool | None:
     """Return whether a patch is another image than `file`, if that is known without reading; else None.
 
-    A row of an array is. A packed patch may be made from `file`. So it counts as the same image, and so do files of
-    which one is missing.
+    A row of an array is always another image. A packed patch counts as the same image, because it may have been made
+    from `file`. If one of the two files is missing, they count as the same image too.
     """
     if not isinstance(patch.load, ImageFile):
         return isinstance(patch.load, ImageArray)

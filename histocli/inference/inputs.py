@@ -15,12 +15,12 @@ from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive
 from histocli.files.file import DiskReader, File, describe_others, find_images, make_file, to_utf8
-from histocli.files.formats import explain_no_images
+from histocli.files.formats import explain_no_images, is_array
 from histocli.files.listing import list_files, walk_folder
 from histocli.images.decode import Preparation
 from histocli.images.image_files import ImageFile, infer_file_ranges
 from histocli.images.intensity import list_white
-from histocli.inference.array_inputs import is_array, open_array, read_array_patches
+from histocli.inference.array_inputs import open_array, read_array_patches
 from histocli.inference.dataset_inputs import open_dataset_patches
 from histocli.inference.input_notes import describe_shadowed, suggest_input
 from histocli.inference.path_list import read_path_list, read_stdin_lines
@@ -153,7 +153,7 @@ def _open_input(
         state = sha256(b"".join(lines or [])).hexdigest()
         listed = _read_paths(source, preparation, kind)
         return Inputs(count, listed, state, id_kind=kind if count != 0 else None, places=places)
-    if os.path.isfile(path) and is_array(path):  # noqa: PTH113 - as above
+    if os.path.isfile(path) and is_array(name):  # noqa: PTH113 - as above
         array = open_array(path)
         ranges, rows = read_array_patches(array, path, preparation)
         places = (make_place(path, PlaceKind.ARRAY, array.shape[0]),)
@@ -164,7 +164,7 @@ def _open_input(
 def _has_image_files(name: str) -> bool:
     """Return whether an input is a folder, an archive or a file, and not an array."""
     is_file = os.path.isfile(name)  # noqa: PTH113 - as in `_open_input`
-    return _is_folder(Path(name)) or (is_file and not is_array(Path(name))) or _is_missing_image(name)
+    return _is_folder(Path(name)) or (is_file and not is_array(name)) or _is_missing_image(name)
 
 
 def _is_folder(path: Path) -> bool:
@@ -273,7 +273,9 @@ def _find_input_state(path: Path, images: list[File]) -> str:
 
 
 def _make_new_id(file: File, kind: IdKind, owners: dict[str, str]) -> str:
-    """Return the id of a file, and add it to `owners`, the names of the files by id, unless ids are names.
+    """Return the id of a file. If the kind is not `path`, check that no earlier file has this id.
+
+    `owners` has the name of the file of each id so far; the file is added.
 
     Raises:
         HistoError: another file has the same id.

@@ -8,7 +8,7 @@ from pathlib import Path
 from histocli.errors import HistoError
 from histocli.files.file import split_suffix, to_utf8
 from histocli.fs import is_same_file
-from histocli.inference.earlier_images import find_other
+from histocli.inference.earlier_images import find_id_of_other_image
 from histocli.inference.places import Place, PlaceKind
 from histocli.inference.predicted_ids import PredictedIds
 from histocli.patch import Patch
@@ -65,7 +65,7 @@ def _is_same_array(array: Place, place: Place) -> bool:
 
 def _refuse_ids_of_other_images(common: list[Patch], predicted: PredictedIds, out: Path) -> None:
     """Raise `HistoError` if a patch has the id of another image, which is still where it was in an earlier call."""
-    if predicted.id_kind and (other := find_other(common, predicted.places, predicted.id_kind)):
+    if predicted.id_kind and (other := find_id_of_other_image(common, predicted.places, predicted.id_kind)):
         patch, path = other
         raise HistoError(
             f"--skip-done: {to_utf8(patch.path)} would get the id {patch.id!r}, which {out} already has for {path}",

@@ -52,7 +52,7 @@ class PredictedIds(NamedTuple):
 class RowOptions:
     """The checkpoints, by their SHA-256, and the options that the rows of a file of predictions depend on.
 
-    `normalise_option` has made one text of equal values of `threshold` and `mpp`.
+    `threshold` and `mpp` are as `normalise_option` returns them: equal values are equal texts.
     """
 
     checkpoints: list[str]

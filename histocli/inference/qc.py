@@ -20,7 +20,7 @@ UNSTABLE = 0.5  # a patch is flagged if its probabilities of the eight views dif
 class QualityControl(NamedTuple):
     """The differences of N patches from the training data, as lists of N values.
 
-    `colour`, `focus` and `contrast` are those of `Distance` and of the patch itself. `duplicate` is the id of the
+    `colour` and `focus` are those of `Distance`. `contrast` is that of the patch itself. `duplicate` is the id of the
     training patch with the same pixels, or "". `flags` are the names of the flags of a patch, separated by ";".
     """
 

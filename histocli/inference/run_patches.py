@@ -113,10 +113,10 @@ def find_training_manifest(
 ) -> Path | None:
     """Return the manifest that the checkpoints were trained with; None if it is not in the workspace.
 
-    It is the copy in a run's folder, or `balanced.csv`, and is recognised by its hash.
+    It is the copy in a run's folder, or that of a subset, and is recognised by its hash.
     """
     copies = [workspace.run_dir(checkpoint.run) / "manifest.csv" for checkpoint in checkpoints]
-    for path in [*copies, workspace.manifest_path("balanced")]:
+    for path in [*copies, *map(workspace.manifest_path, workspace.list_subsets())]:
         if path.is_file() and manifests.sha256(path) == checkpoints[0].manifest_sha256:
             return path
     return None

@@ -16,13 +16,12 @@ from histocli.labels.result import ContradictionError, Labels, format_examples
 from histocli.labels.sidecars import find_words_in_names, read_labels_in_names, read_sidecars
 from histocli.labels.splits_beside import note_splits_beside
 from histocli.labels.table_files import UnreadableTableError, find_table, peek_table
-from histocli.labels.table_search import find_predictions, use_tables_beside, use_tables_inside
+from histocli.labels.table_search import MAX_TABLES, find_predictions, use_tables_beside, use_tables_inside
 from histocli.text import format_count
 
 _OTHER_TABLE = re.compile(
     r"\.(xlsx|xls|ods|jsonl|feather|parquet)$|(label|metadata|annotation)[^/]*\.(json|txt)$", re.IGNORECASE
 )
-_MAX_TABLES = 20  # tables next to the images whose columns are read
 
 
 def find_labels(
@@ -229,7 +228,7 @@ def _note_possible_tables(tables: LabelTables, others: Sequence[File]) -> None:
 
 def _note_table_beside(tables: LabelTables, role: str) -> None:
     """Add a note on a table next to the images, if it has columns of ids and of labels or slides (`role`)."""
-    for path in tables.tables_beside[:_MAX_TABLES]:
+    for path in tables.tables_beside[:MAX_TABLES]:
         file = make_file(path)
         try:
             start = peek_table(file)

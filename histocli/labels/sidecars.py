@@ -106,10 +106,10 @@ def _read_object(file: File) -> dict[str, Any]:
 
 
 def _find_other_keys(objects: Iterable[Mapping[str, Any]], classes: Mapping[str, int]) -> set[str]:
-    """Return the keys such as `Category` that are no labels: a usual name in another case, with a value that is none.
+    """Return the keys, such as `Category`, that look like keys of labels and are not.
 
-    If one of the values is a word for a label, such as `tumor`, the key is one of labels. In lower case, usual names
-    are always those of labels.
+    Such a key is a usual name of labels with capital letters. One of its values is not a label, and none is a word for
+    a label, such as `tumor`. Usual names in lower case are always keys of labels.
     """
     found: dict[str, set[str]] = {}
     for values in objects:

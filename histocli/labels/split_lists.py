@@ -49,9 +49,10 @@ def find_split_of_table(name: str) -> str:
 
 
 def choose_lists(lists: Sequence[SplitList], labelled: AbstractSet[str]) -> list[SplitList]:
-    """Return the lists that give splits: those of several splits, or those of val or test if labelled images remain.
+    """Return the lists if they can be used as splits, else [].
 
-    Then the other labelled images can be used for training.
+    They can if they are of several splits. Lists of val only, or of test only, can be used if some labelled images are
+    in none of them: these images are for training.
 
     Raises:
         SplitError: they are of val, test and eval.

@@ -15,9 +15,8 @@ from histocli.labels.result import format_examples
 from histocli.labels.split_lists import LIST_SUFFIX, find_folds, find_split_of_table, is_list_of_images
 from histocli.labels.splits import read_split_column
 from histocli.labels.table_files import peek_table, read_patch_table
-from histocli.labels.table_search import RESULT_TABLE, find_predictions
+from histocli.labels.table_search import MAX_TABLES, RESULT_TABLE, find_predictions
 
-_MAX_TABLES = 20  # tables next to the images whose columns are read
 _MAX_BYTES = 16 << 20  # of a list or table, so that reading it takes a few seconds at most
 
 
@@ -84,7 +83,7 @@ def _find_tables(tables: LabelTables, files: Sequence[File]) -> list[str]:
     """
     names: list[str] = []
     csv_files = [file for file in files if file.name.endswith(".csv") and not RESULT_TABLE.search(file.name)]
-    for file in csv_files[:_MAX_TABLES] if tables.options.labels is None else ():
+    for file in csv_files[:MAX_TABLES] if tables.options.labels is None else ():
         with suppress(HistoError):  # it is not a table of these images
             start = peek_table(file)
             if find_predictions(tables, file, start):

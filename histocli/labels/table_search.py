@@ -26,6 +26,7 @@ RESULT_TABLE = re.compile(
 _PREDICTION_COLUMN = re.compile(r"pred|predictions?|predicted|probs?|probability|pred(icted)?_(class|label|prob)")
 _CLASS_COLUMN = re.compile(r"class\w*|category")  # beside a prediction, it may be the predicted class
 _PROBABILITY = re.compile(r"[01]\.\d{6}")  # as `histo predict` writes it
+MAX_TABLES = 20  # tables next to the images whose columns are read
 _N_COMPARED = 50  # images whose names are looked for in another folder
 
 

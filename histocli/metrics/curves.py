@@ -37,6 +37,13 @@ class Confusion:
     fn: Count
     tp: Count
 
+    @property
+    def single_class(self) -> str:
+        """The class that is predicted for all patches although both classes are there; "" if there is none."""
+        if not self.tn + self.fp or not self.fn + self.tp:
+            return ""
+        return "normal" if not self.fp + self.tp else "" if self.tn + self.fn else "tumour"
+
 
 @dataclass(frozen=True)
 class RocCurve:

@@ -128,14 +128,17 @@ def rebuild_model(arch: str) -> Classifier:
     return create_model(arch)
 
 
-def describe_weights(arch: str, weights: str) -> str:
-    """Return what a user must know of the weights that training starts from, as a sentence, or ""."""
-    if weights == Weights.RANDOM:
+def describe_weights(arch: object, weights: object) -> str:
+    """Return what a user must know of the weights that training starts from, as a sentence, or "".
+
+    `arch` and `weights` may be missing in a record of options: weights that are None are random.
+    """
+    if weights in (None, Weights.RANDOM):
         return ""
     if weights == Weights.HISTONET_PCAM:
         return packaged.NOTE
-    note = ENCODERS[arch].note if arch in ENCODERS else ""
-    return f"{arch}: {note}" if note else ""
+    encoder = ENCODERS.get(str(arch))
+    return f"{arch}: {encoder.note}" if encoder and encoder.note else ""
 
 
 def check_architecture(arch: str) -> None:

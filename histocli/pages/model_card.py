@@ -6,23 +6,21 @@ The sections follow Mitchell et al., "Model Cards for Model Reporting" (2019). T
 
 import re
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histocli.atomic import write_atomically, write_text
 from histocli.data.dataset import read_dataset
 from histocli.data.groups import explain_weak_validation, find_split_unit
-from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
-from histocli.inference.checkpoints import TORCH, LoadedCheckpoint
+from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.inference.validation import evaluate_best
 from histocli.metrics import Uncertainty
 from histocli.metrics.registry import find_metric_title
 from histocli.models import describe_weights
-from histocli.models.checkpoint import Checkpoint
+from histocli.models.checkpoint import load_checkpoint
 from histocli.pages.markdown import escape_markdown, make_code_span
 from histocli.reports.audit import SPLIT_SENTENCES
 from histocli.reports.balance import SplitCounts, count_patches
-from histocli.reports.evaluation import format_interval, read_evaluations
+from histocli.reports.evaluation import EvaluationReport, format_interval, read_evaluations
 from histocli.reports.run import read_run, select_used_rows
 from histocli.text import format_metric, pluralise
 from histocli.workspace import Workspace
@@ -36,41 +34,45 @@ _EVALUATIONS = "## Evaluations\n"
 _HEADING = re.compile(rb"^## Evaluations\r?$", re.MULTILINE)  # an editor on Windows ends lines with \r\n
 
 
-def write_card(workspace: Workspace, run: str, best: Checkpoint) -> Path:
-    """Write the model card of a finished run, from its best.pt and from other files in its folder and the workspace.
+def write_card(workspace: Workspace, run: str) -> EvaluationReport:
+    """Write the model card of a finished run; return the evaluation of its best epoch, which is in the card.
+
+    It is made from the best.pt of the run and from other files in its folder and the workspace.
 
     Raises:
         HistoError: one of these files cannot be read.
     """
     folder = workspace.run_dir(run)
     record = read_run(folder)
-    loaded = LoadedCheckpoint(folder / "best.pt", hash_file(folder / "best.pt"), best, TORCH)
     manifest = read_manifest(folder / "manifest.csv", ("id", "label", "slide", "split"))
+    best = load_checkpoint(folder / "best.pt")
+    validation = evaluate_best(folder / "best.pt", best, manifest, record.data)
+    sha256 = validation.checkpoints[0].checkpoint_sha256
     text = (
         _make_environment()
         .get_template("model_card.md.j2")
         .render(
             run=record,
             best=best,
-            best_sha256=loaded.sha256,
+            best_sha256=sha256,
             n_weights=sum(tensor.numel() for tensor in best.model.values()),
             dataset=read_dataset(workspace, record.data),
             splits=count_labelled_patches(select_used_rows(manifest, record.shots)),
             split_by=find_split_unit(manifest),
             weakness=explain_weak_validation([manifest]),
-            weights_note=describe_weights(best.arch, str(record.options.get("weights") or "random")),
+            weights_note=describe_weights(best.arch, record.options.get("weights")),
             options=[
                 (name, value)
                 for name, value in record.options.items()
                 if value is not None and (name, value) != ("extended_after", 0)
             ],
-            validation=evaluate_best(loaded, manifest, record.data),
+            validation=validation,
             threshold_rule=best.config.get("threshold", "0.5"),
         )
     )
-    evaluations = _render_evaluations(workspace, run, loaded.sha256)
+    evaluations = _render_evaluations(workspace, run, sha256)
     write_text(folder / _CARD, f"{text.rstrip()}\n\n{_EVALUATIONS}\n{evaluations}")
-    return folder / _CARD
+    return validation
 
 
 def has_card(workspace: Workspace, run: str) -> bool:

@@ -17,7 +17,7 @@ from histocli.slides.polygons import (
     Polygon,
     Ring,
     count_outside,
-    describe_counts,
+    describe_shapes,
     fill_polygons,
     measure_crossings,
     shift_polygons,
@@ -48,7 +48,7 @@ class TumourAreas(NamedTuple):
         """Return a sentence about the shapes of the file `path` that were left out, and one about crossed outlines."""
         notes = []
         if self.left_out:
-            notes.append(f"{path}: left out {describe_counts(self.left_out)}: only areas of annotations count")
+            notes.append(f"{path}: left out {describe_shapes(self.left_out)}: only areas of annotations count")
         crossed, share = measure_crossings(self.tumour + self.excluded)
         if crossed:
             notes.append(

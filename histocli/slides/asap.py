@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from histocli.errors import HistoError
 from histocli.slides.classes import is_known_class
-from histocli.slides.polygons import AnnotatedAreas, Polygon, check_polygons, describe_counts, make_ring
+from histocli.slides.polygons import AnnotatedAreas, Polygon, check_polygons, describe_shapes, make_ring
 from histocli.slides.xml import read_elements
 
 _HINT = "export it again from ASAP"
@@ -75,7 +75,7 @@ def _sort(path: Path, annotations: list[_Annotation], parents: dict[str, str]) -
     check_polygons(polygons, path)
     if left_out and not polygons:
         raise HistoError(
-            f"{path} has {describe_counts(left_out)}, and no area that belongs to a group",
+            f"{path} has {describe_shapes(left_out)}, and no area that belongs to a group",
             "draw areas in ASAP, and put them into the group Tumor or Exclusion",
         )
     return AnnotatedAreas(polygons, left_out)

@@ -11,7 +11,7 @@ from histocli.slides.polygons import (
     AnnotatedAreas,
     Polygon,
     check_polygons,
-    describe_counts,
+    describe_shapes,
     parse_ring,
     shift_polygons,
 )
@@ -40,7 +40,7 @@ def read_geojson(path: Path, origin: tuple[int, int] = (0, 0)) -> AnnotatedAreas
     left_out = shapes.left_out + Counter(polygon.kind for polygon in shapes.polygons if polygon.kind != ANNOTATION)
     if left_out and not areas:
         raise HistoError(
-            f"{path} has {describe_counts(left_out)}, and no annotation with an area",
+            f"{path} has {describe_shapes(left_out)}, and no annotation with an area",
             "export the annotations from QuPath; where there is nothing to mark, write an empty list of features",
         )
     return AnnotatedAreas(shift_polygons(areas, *origin) if any(origin) else areas, left_out)

@@ -153,7 +153,7 @@ def count_outside(polygons: list[Polygon], size: tuple[int, int]) -> int:
     return int(((low >= size) | (high <= 0)).any(1).sum())
 
 
-def describe_counts(counts: Mapping[str, int]) -> str:
+def describe_shapes(counts: Mapping[str, int]) -> str:
     """Return numbers of shapes as text, such as "1,204 tiles and 1 line"."""
     return " and ".join(f"{number:,} {name if number != 1 else name[:-1]}" for name, number in sorted(counts.items()))
 

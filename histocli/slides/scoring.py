@@ -24,7 +24,7 @@ from histocli.slides.tissue import (
     load_mask,
 )
 
-Resolution = tuple[float, float]
+PixelSize = tuple[float, float]
 _MPP_TOLERANCE = 0.02  # relative difference between the width and height of a pixel that is reported
 _MAX_PICTURE_SIDE = 2048  # pixels: a small slide is shown at a finer resolution, up to this size
 
@@ -50,7 +50,7 @@ class SlidePlan(NamedTuple):
         return float(self.tissue.sum()) * (PATCH_MPP * OVERVIEW_FACTOR / 1000) ** 2
 
 
-def plan_slide(slide: Slide, mpp: Resolution, step: int, mask: Path | None, should_find_tissue: bool) -> SlidePlan:
+def plan_slide(slide: Slide, mpp: PixelSize, step: int, mask: Path | None, should_find_tissue: bool) -> SlidePlan:
     """Find the squares of a slide that are to be scored.
 
     A square is scored if at least a tenth of it is tissue. `mask` is the user's own mask; if `should_find_tissue` is
@@ -82,7 +82,7 @@ def plan_slide(slide: Slide, mpp: Resolution, step: int, mask: Path | None, shou
     return SlidePlan(grid, needed, tissue_share, overview, overview_mpp, tissue, flags)
 
 
-def _read_overview(slide: Slide, mpp: Resolution) -> tuple[Pixels, int]:
+def _read_overview(slide: Slide, mpp: PixelSize) -> tuple[Pixels, int]:
     """Return a picture of the whole slide, and the number of grid pixels along one of its pixels (2 to 8).
 
     A finer picture is not read from a level with many more pixels than the picture, which could be level 0.
@@ -94,14 +94,14 @@ def _read_overview(slide: Slide, mpp: Resolution) -> tuple[Pixels, int]:
     return np.ascontiguousarray(read_overview(slide, mpp, PATCH_MPP * factor)[:height, :width]), factor
 
 
-def _is_cheap(slide: Slide, mpp: Resolution, factor: int) -> bool:
+def _is_cheap(slide: Slide, mpp: PixelSize, factor: int) -> bool:
     """Return whether a picture with `factor` grid pixels per pixel is small, and is read from a small level."""
     level = slide.levels[find_level(slide, mpp, PATCH_MPP * factor)]
     is_small = max(_compute_size(slide, mpp, PATCH_MPP * factor)) <= _MAX_PICTURE_SIDE
     return is_small and max(level.width, level.height) <= 2 * _MAX_PICTURE_SIDE
 
 
-def _compute_size(slide: Slide, mpp: Resolution, wanted: float) -> tuple[int, int]:
+def _compute_size(slide: Slide, mpp: PixelSize, wanted: float) -> tuple[int, int]:
     """Return the height and width in pixels of the whole slide at `wanted` micrometres per pixel."""
     return max(1, round(slide.height * mpp[1] / wanted)), max(1, round(slide.width * mpp[0] / wanted))
 

@@ -13,7 +13,7 @@ from histocli.slides.geojson import read_geojson
 from histocli.slides.grid import Mask
 from histocli.slides.masks import read_tissue_png
 from histocli.slides.measures import Map
-from histocli.slides.polygons import Polygon, count_outside, describe_counts, fill_polygons
+from histocli.slides.polygons import Polygon, count_outside, describe_shapes, fill_polygons
 from histocli.slides.records import OWN_MASK
 from histocli.text import format_count
 
@@ -118,7 +118,7 @@ def load_mask(
             "coordinates are pixels of the largest level, from the corner that QuPath shows",
         )
     mask &= ~fill_polygons(removed, shape, scale)
-    flags = [f"{describe_counts(areas.left_out)} of the mask left out"] if areas.left_out else []
+    flags = [f"{describe_shapes(areas.left_out)} of the mask left out"] if areas.left_out else []
     if count := count_outside(areas.polygons, (round(size[0]), round(size[1]))):
         flags.append(f"{format_count(count, 'area')} of the mask outside the slide")
     return Tissue(mask, [OWN_MASK, *flags])

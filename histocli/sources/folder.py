@@ -13,7 +13,7 @@ from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive, remove_archive_suffix
 from histocli.files.file import File, describe_others, find_images, split_suffix, to_utf8
-from histocli.files.formats import explain_no_images
+from histocli.files.formats import explain_no_images, is_array
 from histocli.files.listing import list_files
 from histocli.labels.classes import find_classes, read_splits, read_splits_in_names
 from histocli.labels.find import find_labels
@@ -238,7 +238,7 @@ def _describe_magnifications(names: Sequence[str]) -> str:
 
 
 def _refuse_array(location: Path) -> None:
-    if location.is_file() and location.name.lower().endswith((".npy", ".h5", ".hdf5", ".h5.gz", ".hdf5.gz")):
+    if location.is_file() and is_array(location.name):
         raise HistoError(
             f"{location} is an array, which has no labels that --source folder reads",
             "save patches and labels together: numpy.savez('patches.npz', x=patches, y=labels); PCam: --source pcam",

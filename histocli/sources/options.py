@@ -115,7 +115,7 @@ def parse_mpp(text: str | None, resize: Resize) -> float | None:
     if text is None:
         return None
     try:
-        mpp = float(text)
+        mpp = float(text) if text.isascii() and "_" not in text else 0  # Python reads 0_5 as 5
     except ValueError:
         mpp = 0
     if not _MIN_MPP <= mpp <= _MAX_MPP:

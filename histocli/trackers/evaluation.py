@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from histocli.errors import read_first_line
+from histocli.errors import HistoError, read_first_line
 from histocli.listeners import CommandListener
 from histocli.reports.evaluation import EvaluationReport
 from histocli.trackers.records import make_measured_values, make_tracked_run, read_state
@@ -18,12 +18,16 @@ def send_evaluation(workspace: Workspace, report: EvaluationReport, name: str, l
     """
     folder = workspace.run_dir(report.run)
     metrics = make_measured_values(report, f"eval/{name}/")
-    for kind, state in read_state(folder).items():
+    try:
+        states = read_state(folder)
+    except HistoError as error:
+        listener.on_warning(f"the metrics were not sent to a tracker: {error}")
+        return
+    for kind, state in states.items():
         tracker = make_tracker(kind)
-        run = make_tracked_run(workspace, folder, state.id)
         try:
             check_packages([kind])
-            tracker.start(run)
+            tracker.start(make_tracked_run(workspace, folder, state.id))
             tracker.log_run_metrics(metrics)
             tracker.close("finished")
         except Exception as error:  # noqa: BLE001 - another library may raise anything

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histocli.atomic import read_json, write_json
-from histocli.data.manifest import hash_file, read_manifest
+from histocli.data.manifest import read_manifest
 from histocli.enums import Track
 from histocli.errors import HistoError
-from histocli.inference.checkpoints import TORCH, LoadedCheckpoint
 from histocli.inference.validation import evaluate_best
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.evaluation import EvaluationReport
@@ -89,9 +88,8 @@ def make_epoch_metrics(epoch: Epoch) -> dict[str, float]:
 def evaluate_best_of_run(folder: Path) -> EvaluationReport:
     """Return the evaluation of the best.pt of the run in a folder, as in the run's model card."""
     path = folder / "best.pt"
-    best = LoadedCheckpoint(path, hash_file(path), load_checkpoint(path), TORCH)
     manifest = read_manifest(folder / "manifest.csv", ("id", "label", "slide", "split"))
-    return evaluate_best(best, manifest, read_run(folder).data)
+    return evaluate_best(path, load_checkpoint(path), manifest, read_run(folder).data)
 
 
 def make_best_metrics(report: EvaluationReport) -> dict[str, float]:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from histocli.architectures import ENCODERS
-from histocli.config import RunConfig
+from histocli.config import PACKAGED_ARCH, RunConfig
 from histocli.enums import Augment, HeadKind, Weights
 from histocli.errors import UsageError
 from histocli.metrics.thresholds import parse_threshold
@@ -29,12 +29,15 @@ def check_values(config: RunConfig) -> None:
 def complete_config(config: RunConfig, given: Collection[str]) -> RunConfig:
     """Return the options with those that follow from others and were not given.
 
-    An architecture that names published weights starts from them, and a k-NN head needs one epoch.
+    An architecture that names published weights starts from them. The weights that come with histo fit only one
+    architecture. A k-NN head needs one epoch.
 
     Raises:
         UsageError: the architecture has no such weights, or an option was given that would change nothing.
     """
-    config = replace(config, arch=find_short_name(config.arch))
+    has_default_arch = "arch" not in given and config.arch == RunConfig.arch
+    is_packaged = config.weights is Weights.HISTONET_PCAM and has_default_arch
+    config = replace(config, arch=PACKAGED_ARCH if is_packaged else find_short_name(config.arch))
     if "weights" not in given:
         config = replace(config, weights=choose_weights(config.arch, config.weights))
     check_weights(config.arch, config.weights)  # a resumed run does not need them, and they may have changed

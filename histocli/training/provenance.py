@@ -101,12 +101,20 @@ def write_job(run_dir: Path, agents: set[str]) -> None:
         write_json(run_dir / "job.json", {"agents": sorted(agents)})
 
 
+def _read_agents(path: Path) -> set[str]:
+    """Return the torchrun agents in a `job.json`; none if it is missing or damaged, as that of an unrelated run."""
+    try:
+        return set(map(str, read_json(path)["agents"])) if path.is_file() else set()
+    except (HistoError, KeyError, TypeError):
+        return set()
+
+
 def find_interrupted_run(workspace: Workspace, agents: set[str]) -> str | None:
     """Return the newest run that one of these torchrun agents trained before it restarted its processes, or None."""
     if not agents:
         return None
     notes = {run: workspace.run_dir(run) / "job.json" for run in workspace.list_runs()}
-    same_job = [run for run, path in notes.items() if path.is_file() and agents & set(read_json(path)["agents"])]
+    same_job = [run for run, path in notes.items() if agents & _read_agents(path)]
     resumable = [run for run in same_job if (workspace.run_dir(run) / "last.pt").is_file()]
     return max(resumable, key=lambda run: notes[run].stat().st_mtime_ns, default=None)
 

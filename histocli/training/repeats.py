@@ -145,7 +145,8 @@ def write_folds(
     With `resume`, the manifests that were written when the runs were started are not changed. If the slides are not all
     known, and the overlaps of the data set have been searched, overlapping patches are in the same fold.
 
-    The folds of a study of `histo tune` (`is_study`) are written after its folder was made.
+    With `is_study`, `histo tune` writes the folds of its own study. The folder of this study exists already, and is no
+    reason to refuse.
 
     Raises:
         UsageError: the runs were started with another number of folds.

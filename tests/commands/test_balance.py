@@ -292,6 +292,8 @@ def test_a_subset_and_a_data_set_cannot_have_the_same_name(histo):
     error, hint = histo.fails("balance", "--n", 40, "--name", "synthetic", code=2)
     assert error == "--name synthetic is the name of a data set"
     assert hint
+    error, _ = histo.fails("balance", "--n", 40, "--name", "cv-fold1", code=2)  # it would be overwritten
+    assert error == "--name cv-fold1 is the name of a fold of histo train --folds"
     histo("balance", "--n", 40, "--name", "small")
     error, _ = histo.fails("download", "--source", "synthetic", "--n", 20, "--name", "small", code=2)
     assert error == "--name small is the name of a subset that histo balance writes"

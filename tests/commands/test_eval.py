@@ -284,7 +284,10 @@ def test_the_manifest_of_a_run_is_found_by_its_hash_after_a_new_balance(histo):
     before = report(histo)
     histo("balance", "--n", 40, "--seed", 8)
     assert report(histo)["metrics"] == before["metrics"]
+    (histo.root / "runs" / "first" / "manifest.csv").rename(histo.root / "manifests" / "kept.csv")
     shutil.rmtree(histo.root / "runs")
+    assert report(histo)["metrics"] == before["metrics"]
+    (histo.root / "manifests" / "kept.csv").unlink()
     error, hint = histo.fails(*EVAL)
     assert "manifest that run first was trained with is not in this workspace" in error
     assert "--data" in hint

@@ -157,6 +157,10 @@ def test_a_restarted_job_finds_its_run_by_any_of_its_torchrun_agents(tmp_path, h
         for name in ("config.json", "last.pt"):
             (workspace.run_dir(run) / name).touch()
         write_job(workspace.run_dir(run), torchruns)
+    for run, text in (("damaged", "{"), ("other", "[]"), ("empty", "{}")):
+        workspace.run_dir(run).mkdir()
+        (workspace.run_dir(run) / "config.json").touch()
+        (workspace.run_dir(run) / "job.json").write_text(text)
     assert find_interrupted_run(workspace, here) == found
 
 

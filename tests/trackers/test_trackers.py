@@ -297,6 +297,10 @@ def test_eval_is_complete_without_a_tracker_that_fails(histo, monkeypatch):
     assert "the metrics were not sent to mlflow: ZeroDivisionError" in " ".join(result.stderr.split())
     assert json.loads(result.stdout)["metrics"]
     assert read_mlflow(histo)[1].info.status == "FINISHED"  # the training
+    (histo.root / "runs" / "tracked" / "trackers.json").write_text('{"aim": {}}')
+    result = histo("eval", "--ckpt", "tracked", "--data", "synthetic", "--device", "cpu", "--json")
+    assert "trackers.json is damaged" in " ".join(result.stderr.split())
+    assert json.loads(result.stdout)["metrics"]
 
 
 def test_the_network_of_a_finished_run_is_not_kept_in_memory():
