@@ -10,6 +10,7 @@ Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
 PATCH_SIDE = 96  # pixels
 PATCH_SHAPE = (PATCH_SIDE, PATCH_SIDE, 3)
+CENTRE = slice(32, 64)  # the central 32x32 pixels, which decide the label
 
 
 class PortableLoader:

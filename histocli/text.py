@@ -21,6 +21,13 @@ def shorten_to_length(name: str, length: int) -> str:
     return name if len(name) <= length else f"{name[:head]}…{name[head + 1 - length :]}"
 
 
+def parse_number(text: str) -> float:
+    """Return a number that a person wrote; raise `ValueError` for other text, also for 0_5, which Python reads as 5."""
+    if "_" in text or not text.isascii():
+        raise ValueError(f"{text[:50]!r} is not a number")
+    return float(text)
+
+
 def parse_finite(text: str) -> float:
     """Return a number of a JSON file, in which Python takes 1e999 for infinity; raise `ValueError` for this and NaN."""
     if not math.isfinite(value := float(text)):

@@ -164,9 +164,13 @@ class Workspace:
         return (last if last.is_file() else last.with_name("config.json")).stat().st_mtime_ns
 
     def list_subsets(self) -> list[str]:
-        """Return the names of all manifests that are not of a packed data set: subsets and folds."""
+        """Return the names of all manifests that are not of a packed data set: subsets and folds.
+
+        A file with a name that a subset cannot have, such as `balanced copy.csv`, is left out.
+        """
         datasets = {*self.list_datasets(), *self.list_incomplete()}
-        return sorted(path.stem for path in self.manifests_dir.glob("[!.]*.csv") if path.stem not in datasets)
+        names = {path.stem for path in self.manifests_dir.glob("[!.]*.csv")} - datasets
+        return sorted(name for name in names if make_name(name) == name)
 
     def list_checkpoints(self) -> list[str]:
         """Return the names that `--ckpt` takes: of the checkpoints in the workspace, and of runs with a best.pt."""

@@ -202,6 +202,7 @@ def test_wrong_usage_exits_with_2_and_names_the_problem(empty, line):
         "train --lr 0 --folds 3",
         "train --threshold bad --resume",
         "eval --threshold 7 --data nowhere",
+        "eval --threshold 0_1 --data nowhere",
         "eval --prevalence 2 --data nowhere",
         "eval --mpp 40x --data nowhere",
         "eval --mpp 0_5 --data nowhere",
@@ -214,6 +215,7 @@ def test_wrong_usage_exits_with_2_and_names_the_problem(empty, line):
         "balance --group hospital --split slide --data nowhere",
         "balance --n 7 --data nowhere",
         "tune --lr 1:0.1 --trials 1",
+        "tune --lr 0_001:1 --trials 1",
         "plot --mpp far --kind map --run nowhere",
         "plot --kind confusion --run nowhere --run elsewhere",
         "report --mpp far --run nowhere",
@@ -229,9 +231,16 @@ def test_values_are_checked_before_files(empty, line):
     assert option in error
 
 
-@pytest.mark.parametrize("name", ["a/b", "best.pt", "histonet-pcam"])
-def test_the_name_of_a_run_is_checked_before_files(empty, name):
-    assert name in empty.fails("train", "--name", name, code=2)[0]
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("a/b", "'a/b' cannot name a run"),
+        ("best.pt", "--ckpt best.pt means another"),
+        ("histonet-pcam", "--ckpt histonet-pcam means another"),
+    ],
+)
+def test_the_name_of_a_run_is_checked_before_files(empty, name, why):
+    assert why in empty.fails("train", "--name", name, code=2)[0]
 
 
 def test_an_expected_failure_is_two_lines_on_stderr(empty):

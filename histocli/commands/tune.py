@@ -10,7 +10,6 @@ from histocli.compute.device import apply_compute_settings
 from histocli.compute.memory import is_out_of_memory, make_memory_error, release_memory
 from histocli.compute.rendezvous import is_distributed
 from histocli.config import BATCH_SIZE, PACKAGED_ARCH, RunConfig, TuneConfig
-from histocli.enums import Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models.encoders import find_short_name
 from histocli.packages import require_packages
@@ -19,6 +18,7 @@ from histocli.schema import to_json
 from histocli.signals import Stopped, StopRequest, catch_signals
 from histocli.temporary import remove_folder
 from histocli.training.listeners import Listener
+from histocli.training.options import uses_packaged_arch
 from histocli.training.run import Run
 from histocli.training.search_space import format_train_command, make_base_config, make_trial_config
 from histocli.training.study import ClaimedTrial, Study, StudyWorkspace
@@ -75,8 +75,7 @@ def tune(
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     start, ended, listener = time.monotonic(), 0, listener or TuneListener()
-    has_default_arch = "arch" not in given and config.arch == TuneConfig.arch
-    is_packaged = config.weights is Weights.HISTONET_PCAM and has_default_arch
+    is_packaged = uses_packaged_arch(config, given)
     config = replace(config, arch=(PACKAGED_ARCH,) if is_packaged else tuple(map(find_short_name, config.arch)))
     config.check()
     with catch_signals(listener.on_signal) as stop, apply_compute_settings():

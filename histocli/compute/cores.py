@@ -41,7 +41,7 @@ class Cores:
         return list(self.pool.map(function, items))
 
 
-_cores = cache(Cores)  # one set of threads for each number of PyTorch's threads
+_cores = cache(Cores)  # one set of threads for each `count` and `threads`
 
 
 def start_cores() -> Cores:

@@ -52,7 +52,7 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
         HistoError: the given device does not exist or cannot be used.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    problem = _find_gpu_problem() if device in (Device.AUTO, Device.CUDA) else None
+    problem = _prepare_gpu() if device in (Device.AUTO, Device.CUDA) else None
     if device is Device.CUDA and (problem or not cuda):
         raise HistoError(f"--device cuda: {problem or 'no GPU was found'}", "--device cpu, or --device auto")
     if device is Device.MPS and not mps:
@@ -64,7 +64,7 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     if problem:
         reason = "the GPU cannot be used"
     name = torch.cuda.get_device_name() if kind == "cuda" else format_count(count_threads(), "thread")
-    chosen, why = (precision, "given") if precision is not Precision.AUTO else _fastest_precision(kind)
+    chosen, why = (precision, "given") if precision is not Precision.AUTO else _choose_precision(kind)
     if kind == "cuda" and chosen is Precision.FP32:
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's default: 10 bits of mantissa in convolutions
     name = "Apple GPU" if kind == "mps" else name
@@ -112,7 +112,7 @@ def select_local_gpu() -> None:
     torch.cuda.set_device(number)
 
 
-def _find_gpu_problem() -> str | None:
+def _prepare_gpu() -> str | None:
     """Return why the GPU of this process cannot be used; None if it can be used, or if the machine has none.
 
     In a job of several processes, this selects the GPU of the process.
@@ -238,7 +238,7 @@ def seed_device(device: torch.device, seed: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
-def _fastest_precision(kind: str) -> tuple[Precision, str]:
+def _choose_precision(kind: str) -> tuple[Precision, str]:
     """Return the fastest number format of a kind of device, and why: emulated bf16 is slower than fp32."""
     if kind == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):

@@ -87,7 +87,7 @@ class PredictConfig:
     resize: Resize = Resize.CROP
     errors: OnError = OnError.SKIP
     batch_size: int = 1024  # fewer keep a GPU waiting for the host
-    can_halve_batch: bool = False  # halve the batches that do not fit the memory: no --batch-size, or auto
+    can_halve_batch: bool = False  # halve batches that do not fit the memory; the command does without --batch-size
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
     engine: Engine = Engine.AUTO

@@ -79,7 +79,8 @@ def _parse_range(flag: str, text: str | float, kind: type[_Number]) -> tuple[_Nu
     """
     low, colon, high = str(text).partition(":")
     try:
-        ends = kind(low), kind(high if colon else low)
+        # Python reads 0_5 as 5.
+        ends = None if "_" in str(text) else (kind(low), kind(high if colon else low))
     except ValueError:
         ends = None
     if ends is None or not ends[0] <= ends[1]:

@@ -13,7 +13,7 @@ _DEFAULT_STRIDE = 16  # the stride if the number of patches is not known before
 
 
 def choose_stride(total: int | None) -> int:
-    """Return n: each n-th of `total` patches gives a sample of about 300. It is 16 if `total` is not known."""
+    """Return n: each n-th of `total` patches gives a sample of 300 to 600. It is 16 if `total` is not known."""
     return _DEFAULT_STRIDE if total is None else max(1, total // _SAMPLE_SIZE)
 
 

@@ -19,7 +19,7 @@ from histocli.files.tables import SEPARATORS, make_table_writer, read_columns, r
 if TYPE_CHECKING:
     import pandas as pd
 
-POSITION_COLUMNS = ("x", "y", "mpp_x", "mpp_y")  # the fields of `sources.Position`, for patches of slides
+POSITION_COLUMNS = ("x", "y", "mpp_x", "mpp_y")  # the fields of `histocli.patch.Position`, for patches of slides
 SUBSET_COLUMNS = ("id", "label", "slide", "hospital", "split", "data", "index")
 UNLABELLED = -1  # the value of a missing label, which is an empty field in the file
 
@@ -95,7 +95,7 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
 
 
 def is_subset(path: Path) -> bool:
-    """Return whether this is the manifest of a subset that `balance` drew, and not of a data set, or missing."""
+    """Return whether a file is the manifest of a subset; False for that of a data set, and if there is no file."""
     return path.is_file() and "index" in read_header(path)
 
 

@@ -163,9 +163,9 @@ def _list_zip(name: str, open_file: Open) -> list[File]:
     lock = Lock()  # all members share one file object
     members = {}
     for member in archive.infolist():
-        if member.is_dir():
-            continue
         path = _DOT_SLASH.sub("", member.filename.replace("\\", "/"))
+        if member.is_dir() or _is_hidden(path):
+            continue
         if path in members:
             raise HistoError(f"{name} contains {path!r} twice", "make the archive again with each file once")
         members[path] = member
@@ -173,7 +173,6 @@ def _list_zip(name: str, open_file: Open) -> list[File]:
     return [
         _name_skipped(path, _OUTSIDE) if _is_outside(path) else File(path, _ZipMember(archive, member, lock))
         for path, member in sorted(members.items())
-        if not _is_hidden(path)
     ]
 
 

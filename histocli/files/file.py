@@ -39,6 +39,7 @@ _IMAGE_START = re.compile(
 )
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _FOLDER_ICONS = frozenset({"favicon.ico", "folder.ico", ".volumeicon.icns"})  # images, but not patches
+HDF5_SUFFIXES, GZIPPED_HDF5_SUFFIXES = (".h5", ".hdf5"), (".h5.gz", ".hdf5.gz")
 NO_SUFFIX = "without a suffix"
 HEAD_BYTES = 32  # of a file that show whether it is an image
 
@@ -122,6 +123,11 @@ def find_images(files: Iterable[File]) -> ImageList:
 def is_image(name: str) -> bool:
     """Return whether a file name has the suffix of an image format."""
     return _IMAGE_SUFFIX.fullmatch(split_suffix(name)[1].lower()) is not None
+
+
+def is_array(name: str) -> bool:
+    """Return whether the name of a file is that of an array."""
+    return name.lower().endswith((".npy", *HDF5_SUFFIXES, *GZIPPED_HDF5_SUFFIXES))
 
 
 def is_incomplete(name: str) -> bool:

@@ -53,16 +53,10 @@ _HINT_OF_SUFFIX = {  # what to do with a folder that has such files and no image
     ".001": "join the parts of the archive first: cat NAME.zip.* > NAME.zip",
     ".cls": "the images are missing",
 }
-_ARRAY_SUFFIXES = (".npy", ".h5", ".hdf5", ".h5.gz", ".hdf5.gz")
 
 
 class NoImageColumnError(HistoError):
     """A Parquet file has no column of images."""
-
-
-def is_array(name: str) -> bool:
-    """Return whether the name of a file is that of an array."""
-    return name.lower().endswith(_ARRAY_SUFFIXES)
 
 
 def explain_no_images(others: Sequence[File]) -> str:

@@ -33,7 +33,7 @@ _MAX_LINKS = 40  # symbolic links in a row that Linux follows
 
 def is_stream(path: Path) -> bool:
     """Return whether a path is a pipe, a device or an open descriptor (`/dev/stdout`), which is written to directly."""
-    if _descriptor(path) is not None:
+    if _parse_descriptor(path) is not None:
         return True
     try:
         mode = path.stat().st_mode
@@ -117,7 +117,7 @@ def open_stream(path: Path) -> Iterator[IO[bytes]]:
         BrokenPipeError: the reader of the pipe has ended.
     """
     try:
-        number = _descriptor(path)
+        number = _parse_descriptor(path)
         descriptor = os.open(path, os.O_WRONLY) if number is None else os.dup(number)
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -137,7 +137,7 @@ def find_record_path(path: Path) -> Path:
     return path.with_name(f".{shorten_name(path.name)}.made-with.json")
 
 
-def _descriptor(path: Path) -> int | None:
+def _parse_descriptor(path: Path) -> int | None:
     """Return N for `/dev/fd/N`, `/dev/stdout` and links to these; None for other paths.
 
     Such a path must not be opened again: this would truncate a file that the shell appends to.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _SHARD = re.compile(r"(?:^|/)(\w+?)[-_]\d+[-_]of[-_]\d+\.parquet$")  # as in Hugging Face's data sets
-_IMAGE_COLUMNS = ("image", "img", "patch", "tile", "x")  # is preferred to others, such as `mask`
+_IMAGE_COLUMNS = ("image", "img", "patch", "tile", "x")  # these names are preferred to others, such as `mask`
 _MAX_ROWS = 50_000_000
 _MAX_GROUP_BYTES = 1 << 30  # the largest group of rows of a Parquet file, which is read into memory
 

@@ -112,7 +112,7 @@ class LimitedStream:
         self.seek, self.tell, self.close = file.seek, file.tell, file.close
 
     def read(self, size: int = -1) -> bytes:
-        """Read at most `MAX_FILE_BYTES`."""
+        """Read `size` bytes; raise `OSError` if this is negative or above `MAX_FILE_BYTES`."""
         if not 0 <= size <= files_module.MAX_FILE_BYTES:
             raise OSError(f"a header of {size:,} bytes")
         return self._file.read(size)

@@ -28,7 +28,6 @@ cv2.setNumThreads(1)  # patches are small: several threads decode one patch each
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # depends on OpenCV's version
 _set_log_level(0)  # silent: the error of histo names the unreadable file
 
-CENTRE = slice(32, 64)  # the central 32x32 that decides a patch's label
 LARGEST_SIDE = 2048  # pixels on a side of an image that is scored as one patch; a larger one is a slide
 CUT, PADDED, CUT_AND_PADDED, SCALED = "cut to the centre", "padded", "cut and padded", "scaled"
 _SAME_MPP = 0.1  # relative difference of two resolutions that are about the same

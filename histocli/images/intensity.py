@@ -29,14 +29,13 @@ class ValueRange:
             return f"fractions from 0 to {self.top:g}"
         return f"{int(self.top).bit_length()}-bit integers, 0 to {self.top:,.0f}"
 
-    def convert(self, values: Values) -> Values:
-        """Return the values as uint8.
+    def convert(self, values: Values, high: float) -> Values:
+        """Return the values as uint8; `high` is the largest of them.
 
         Raises:
             ImageError: a value is below 0, above `top` or not finite; or all are so small that the image may have
                 another range than its set.
         """
-        high = _find_largest(values)
         if 0 < high <= self.top / _DARKNESS_FACTOR:
             raise ImageError(
                 f"it holds values up to {high:,.4g} only, but the other images hold {self}: it would be nearly black",
@@ -73,7 +72,7 @@ def to_uint8(values: Values, ranges: Ranges | None) -> tuple[Values, str]:
         )
     if isinstance(found, ImageError):
         raise found
-    return found.convert(values), f"read as {found}"
+    return found.convert(values, high), f"read as {found}"
 
 
 def _infer_range(kind: str, largest: float) -> ValueRange | ImageError:

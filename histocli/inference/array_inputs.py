@@ -9,6 +9,7 @@ import numpy as np
 
 from histocli.data.store import map_array
 from histocli.errors import HistoError
+from histocli.files.file import GZIPPED_HDF5_SUFFIXES, HDF5_SUFFIXES
 from histocli.files.hdf5_array import Hdf5Array, convert_damage_errors, find_array
 from histocli.files.streams import unpack_gzip
 from histocli.images import MAX_PIXELS
@@ -20,8 +21,6 @@ from histocli.patch import Patch
 from histocli.unchanged import State, check_unchanged, find_state
 
 _SLICE_BYTES = 1 << 24  # how much of a mapped array is passed on at once
-_HDF5 = (".h5", ".hdf5")
-_GZIPPED_HDF5 = (".h5.gz", ".hdf5.gz")
 
 
 def open_array(path: Path) -> "np.memmap | Hdf5Array":
@@ -31,10 +30,10 @@ def open_array(path: Path) -> "np.memmap | Hdf5Array":
         HistoError: the file is damaged, or has no such array.
     """
     name = path.name.lower()
-    if name.endswith(_GZIPPED_HDF5):
+    if name.endswith(GZIPPED_HDF5_SUFFIXES):
         with unpack_gzip(path) as unpacked:  # the block removes its name, but the file stays open until it is read
             return _open_h5(Path(unpacked.name), path)
-    if name.endswith(_HDF5):
+    if name.endswith(HDF5_SUFFIXES):
         return _open_h5(path, path)
     array: np.memmap = _check_array(map_array(path), path)
     return array

@@ -14,8 +14,8 @@ from histocli.data.manifest import hash_file
 from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive
-from histocli.files.file import DiskReader, File, describe_others, find_images, make_file, to_utf8
-from histocli.files.formats import explain_no_images, is_array
+from histocli.files.file import DiskReader, File, describe_others, find_images, is_array, make_file, to_utf8
+from histocli.files.formats import explain_no_images
 from histocli.files.listing import list_files, walk_folder
 from histocli.images.decode import Preparation
 from histocli.images.image_files import ImageFile, infer_file_ranges

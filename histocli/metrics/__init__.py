@@ -250,14 +250,14 @@ def compare_aucs(
             replicates=REPLICATES,
             seed=first.seed,
             interval=interval,
-            p=_p_value(differences, informative) if interval or not differences.any() else None,
+            p=_compute_p_value(differences, informative) if interval or not differences.any() else None,
             undefined=reason,
         ),
         delong=compute_delong_difference(y, p, q, clusters),
     )
 
 
-def _p_value(differences: Floats, n_informative: int) -> float:
+def _compute_p_value(differences: Floats, n_informative: int) -> float:
     """Return the two-sided p-value of resampled differences (R,), widened for few clusters as the interval is."""
     from scipy.special import ndtri, stdtr
 

@@ -40,9 +40,11 @@ class Confusion:
     @property
     def single_class(self) -> str:
         """The class that is predicted for all patches although both classes are there; "" if there is none."""
-        if not self.tn + self.fp or not self.fn + self.tp:
+        if 0 in (self.tn + self.fp, self.fn + self.tp):
             return ""
-        return "normal" if not self.fp + self.tp else "" if self.tn + self.fn else "tumour"
+        if self.fp + self.tp == 0:
+            return "normal"
+        return "tumour" if self.tn + self.fn == 0 else ""
 
 
 @dataclass(frozen=True)

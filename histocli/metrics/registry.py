@@ -1,7 +1,8 @@
 """The list of metrics. To add one, add an entry to `METRICS`: tables, intervals, reports and plots use this list.
 
 The function of a metric takes `WeightedScores` and returns one value for each of R rows of weights, shape (R,). The
-value is NaN if the metric is undefined. The function need not check for division by zero, which gives NaN.
+value is NaN if the metric is undefined. The function need not check for division by zero: a value that is not
+finite becomes NaN.
 """
 
 from collections.abc import Callable

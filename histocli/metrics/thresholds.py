@@ -6,6 +6,7 @@ import numpy as np
 
 from histocli.errors import HistoError, UsageError
 from histocli.metrics.curves import Floats, Ints, rank_scores
+from histocli.text import parse_number
 
 RULES = "a number from 0 to 1, youden, sensitivity=0.95 or specificity=0.9"
 _RULE = re.compile(r"(youden)|(sensitivity|specificity)=(\d*\.?\d+)")
@@ -25,7 +26,7 @@ def parse_threshold(rule: str) -> float | None:
     if match and (match[1] or 0 < float(match[3]) <= 1):
         return None
     try:
-        value = float(rule)
+        value = parse_number(rule)
     except ValueError:
         value = -1  # refused below
     if not 0 <= value <= 1:

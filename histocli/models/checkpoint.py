@@ -179,8 +179,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         kind = HistoError if is_temporary else DamagedError
         raise kind(f"{path} cannot be read safely as a checkpoint: {read_first_line(error)}", hint) from error
     found = content.get("format") if isinstance(content, dict) else content
-    if isinstance(content, dict) and type(found) is int and found == 3:
-        content, found = _convert_from_3(content), FORMAT
     if not isinstance(content, dict) or type(found) is not int or found != FORMAT:
         raise HistoError(f"{path} is not a histo checkpoint of format {FORMAT} (found {describe_value(found)})")
     names = {item.name for item in fields(Checkpoint) if item.init}
@@ -200,16 +198,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if problem := _find_validation_problem(checkpoint.validation):
         raise HistoError(f"{path}: the field validation {problem}", "train again, or use another checkpoint")
     return checkpoint
-
-
-def _convert_from_3(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a checkpoint of format 3 as one of this format, in which its network has another name."""
-    content = {**content, "format": FORMAT}
-    if content.get("arch") == "histonet":
-        content["arch"] = "histonet-64"
-        if isinstance(content.get("config"), dict):
-            content["config"] = {**content["config"], "arch": "histonet-64"}
-    return content
 
 
 def _find_validation_problem(validation: dict[str, torch.Tensor]) -> str:

@@ -37,7 +37,7 @@ class KnnHead(nn.Module):
         """Return the logits (N,2) of features (N,F)."""
         return self._vote(self._normalise(features) @ self.bank.T)
 
-    def leave_one_out_loss(self) -> Tensor:
+    def compute_leave_one_out_loss(self) -> Tensor:
         """Return the cross entropy of patches throughout the bank, each without its own vote."""
         count = min(_MAX_LOSS_PATCHES, len(self.bank))
         rows = torch.linspace(0, len(self.bank) - 1, count, device=self.bank.device).long()

@@ -85,7 +85,7 @@ def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
             raise make_hub_error(arch, name.removeprefix(_HUB).partition("@")[0], error) from error
         place = "a folder with its config.json, as --arch timm/local-dir:FOLDER"
         raise make_missing_weights_error(arch, describe_hub_error(error), place) from error
-    return _describe_backbone(network, architecture, options if architecture != name else query_options, pretrained)
+    return _make_backbone(network, architecture, options if architecture != name else query_options, pretrained)
 
 
 def _make_options_error(arch: str, error: Exception) -> UsageError:
@@ -121,7 +121,7 @@ def _is_plain(value: Any, largest: int) -> bool:
     return value is None or (isinstance(value, int | float) and -1 <= value <= largest)
 
 
-def _describe_backbone(network: Any, architecture: str, options: dict[str, Any], pretrained: bool) -> Backbone:
+def _make_backbone(network: Any, architecture: str, options: dict[str, Any], pretrained: bool) -> Backbone:
     """Return the network with the input that it expects, and a name from which it can be built again."""
     from timm.data import resolve_model_data_config
 

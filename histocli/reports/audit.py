@@ -70,10 +70,10 @@ class Leak:
         }
         shared = [f"{count:,} {what}{more}" for what, (count, more) in counts.items() if count]
         unknown = [what for what, (count, _) in counts.items() if count is None]
-        who = f"The {self.patches:,} patches of {self.source}"
+        who = f"The {format_count(self.patches, 'patch')} of {self.source}"
         if self.held_out:
             who += " (for evaluation only)"
-        text = f"{who} share {', '.join(shared) or 'nothing'} with {self.into}."
+        text = f"{who} {'shares' if self.patches == 1 else 'share'} {', '.join(shared) or 'nothing'} with {self.into}."
         return text + (f" Not compared: {', '.join(unknown)}." if unknown else "")
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histocli.enums import Weights
+from histocli.text import format_count
 
 if TYPE_CHECKING:
     from histocli.reports.evaluation import EvaluationReport
@@ -50,7 +51,7 @@ def _list_training_caveats(report: "EvaluationReport") -> list[Caveat]:
     elif n:
         text = f"the network was trained on {n:,} of these patches: the metrics are too good"
         caveats.append(Caveat(text, is_serious=True))
-    elif n_unknown > has_packaged:
+    elif n_unknown - int(has_packaged) > 0:  # that the packaged network is unknown is said below
         text = f"it is not known whether {n_unknown} of the {n_all} checkpoints were trained on these patches"
         caveats.append(Caveat(f"{text}: the manifest or data set of a run {where}"))
     if has_packaged and (n is None or n_unknown) and not _is_pcam_test(report):
@@ -60,7 +61,8 @@ def _list_training_caveats(report: "EvaluationReport") -> list[Caveat]:
         )
         caveats.append(Caveat(text, is_serious=True))
     if count := report.n_in_validation:
-        caveats.append(Caveat(f"{count:,} of these patches were used to choose epoch, temperature and threshold"))
+        used = f"{count:,} of these patches {'was' if count == 1 else 'were'} used"
+        caveats.append(Caveat(f"{used} to choose epoch, temperature and threshold"))
     return caveats
 
 
@@ -68,13 +70,19 @@ def _list_slide_caveats(report: "EvaluationReport") -> list[Caveat]:
     """Return how many other patches are of slides that the networks were trained or validated on."""
     caveats = []
     if count := report.n_of_training_slides:
-        others = f"{count:,} {'more' if report.n_in_training else 'of these'} patches"
-        text = f"{others} are of slides that the network was trained on (by their names): the metrics are too good"
+        others = _count_others(count, report.n_in_training)
+        text = f"{others} of slides that the network was trained on (by their names): the metrics are too good"
         caveats.append(Caveat(text, is_serious=True))
     if count := report.n_of_validation_slides:
-        others = f"{count:,} {'more' if report.n_in_validation else 'of these'} patches"
-        caveats.append(Caveat(f"{others} are of slides that were used to choose epoch, temperature and threshold"))
+        others = _count_others(count, report.n_in_validation)
+        caveats.append(Caveat(f"{others} of slides that were used to choose epoch, temperature and threshold"))
     return caveats
+
+
+def _count_others(count: int, n_named: int | None) -> str:
+    """Return the subject and verb of a sentence about some patches; `n_named` others are in the sentence before it."""
+    are = "is" if count == 1 else "are"
+    return f"{format_count(count, 'more patch')} {are}" if n_named else f"{count:,} of these patches {are}"
 
 
 def _list_weights_caveats(report: "EvaluationReport") -> list[Caveat]:

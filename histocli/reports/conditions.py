@@ -32,7 +32,7 @@ class Conditions(NamedTuple):
 def group_by_conditions(
     evaluations: dict[Path, EvaluationReport], *, by_threshold: bool = False
 ) -> dict[Conditions, EvaluationReport]:
-    """Return one evaluation of a run for all conditions that it was evaluated in.
+    """Return the conditions that a run was evaluated in, with one evaluation for each.
 
     If several have the same conditions, it is one at the stored threshold, and of the run's best epoch if there is one.
     With `by_threshold`, evaluations at different thresholds have different conditions.

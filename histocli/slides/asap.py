@@ -9,6 +9,7 @@ from histocli.errors import HistoError
 from histocli.slides.classes import is_known_class
 from histocli.slides.polygons import AnnotatedAreas, Polygon, check_polygons, describe_shapes, make_ring
 from histocli.slides.xml import read_elements
+from histocli.text import parse_number
 
 _HINT = "export it again from ASAP"
 _NO_GROUP = "none"  # the group of an annotation that is in no group
@@ -48,7 +49,7 @@ def read_asap(path: Path) -> AnnotatedAreas:
         elif name == "Coordinate":
             if not annotations:
                 raise ValueError("a point belongs to no annotation")
-            annotations[-1].coordinates.extend((_parse_number(attributes["X"]), _parse_number(attributes["Y"])))
+            annotations[-1].coordinates.extend((parse_number(attributes["X"]), parse_number(attributes["Y"])))
 
     try:
         with path.open("rb") as file:
@@ -91,9 +92,3 @@ def _find_class(group: str, parents: dict[str, str]) -> str:
         seen.add(name)
         name = parents.get(name, "")
     return group
-
-
-def _parse_number(text: str) -> float:
-    if "_" in text:  # Python reads 1_0 as 10
-        raise ValueError(f"a coordinate is {text[:50]!r}, not a number")
-    return float(text)

@@ -18,6 +18,7 @@ from histocli.images.tiff_segments import decode_with_opencv
 from histocli.patch import Pixels
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.tiff import find_tile_size
+from histocli.text import format_count
 
 Positions = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -177,7 +178,7 @@ def _decode_png(path: Path) -> "np.ndarray[Any, np.dtype[Any]]":
 
 def _refuse_pixel_type(path: Path, channels: int, dtype: object) -> NoReturn:
     raise HistoError(
-        f"{path}: the mask has {channels} channels of {dtype}",
+        f"{path}: the mask has {format_count(channels, 'channel')} of {dtype}",
         "write one channel of 8 bits: 0, and 1 for tumour; a picture that is not a mask must be in another folder",
     )
 

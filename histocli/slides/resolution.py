@@ -8,7 +8,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.files.tables import read_columns
 from histocli.slides.detection import SlideFile
 from histocli.slides.slide import Slide, keep_plausible_mpp
-from histocli.text import format_count, join_first
+from histocli.text import format_count, join_first, parse_number
 
 _MAX_LISTED = 3  # names in a message
 _MPP_TOLERANCE = 0.02  # relative difference of two resolutions that mean the same
@@ -116,9 +116,7 @@ def are_different(first: float, second: float) -> bool:
 
 def _parse_mpp(text: str, what: str) -> float:
     """Return micrometres per pixel; raise `ValueError` if the text is no number, `UsageError` if it is not possible."""
-    if not text.isascii() or "_" in text:  # Python reads 2_5 as 25
-        raise ValueError(f"{text} is not a number")
-    mpp = float(text)
+    mpp = parse_number(text)
     if keep_plausible_mpp(mpp, mpp)[0] is None:
         raise UsageError(f"{what} is not possible for a slide", "most slides have 0.2 to 0.5 micrometres per pixel")
     return mpp

@@ -17,7 +17,7 @@ MIN_TILE_SIDE = 8  # pixels: TIFF's own minimum is 16; a slide in smaller tiles 
 _ASPECT_TOLERANCE = 0.01  # relative difference between the shapes of a level and of level 0, besides rounding
 MAX_LENGTH = 1 << 21  # pixels of level 0: no slide is larger
 PLAUSIBLE_MPP = (0.05, 10.0)  # micrometres per pixel; 72 dpi, which many programs write, would be 353
-MICROMETRES = {2: 25_400.0, 3: 10_000.0, "inch": 25_400.0, "centimeter": 10_000.0}  # one of TIFF's units
+MICROMETRES = {2: 25_400.0, 3: 10_000.0, "inch": 25_400.0, "centimeter": 10_000.0}
 
 
 class Level(NamedTuple):

@@ -67,7 +67,7 @@ class TiffReader(Slide):
         ends = [
             int(max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)) for page in pages
         ]
-        next_page = _next_page(self._file, pages[-1].offset) if 0 < len(pages) < _MAX_PAGES else 0
+        next_page = _read_next_offset(self._file, pages[-1].offset) if 0 < len(pages) < _MAX_PAGES else 0
         if not pages or next_page or max(ends) > size:
             raise HistoError(
                 f"{self.path}: the slide is not complete: the file ends after {size:,} bytes, before its last image",
@@ -194,7 +194,7 @@ def _parse_ome_mpp(pixels: dict[str, str]) -> tuple[float, float] | None:
     return float(size_x) * units[0], float(pixels.get("PhysicalSizeY", size_x)) * units[1]
 
 
-def _next_page(file: Any, offset: int) -> int:
+def _read_next_offset(file: Any, offset: int) -> int:
     """Return the offset of the page after the one at `offset`, 0 if that is the last one."""
     layout, handle = file.tiff, file.filehandle
     handle.seek(offset)

@@ -69,17 +69,17 @@ class Source(Protocol):
 
 @runtime_checkable
 class RemoteSource(Source, Protocol):
-    """A source with files that may have to be downloaded first."""
+    """A source that must be prepared first: files are downloaded or drawn, or slides are searched for tissue."""
 
     @property
     def is_remote(self) -> bool:
         """Whether its files are on a server."""
 
     def fetch(self) -> None:
-        """Download the files that are missing."""
+        """Prepare the source; download or draw the files that are missing."""
 
     def plan(self) -> list[PlannedFile]:
-        """Return the files that `fetch` would download."""
+        """Return the files that `fetch` downloads or draws, and those that are here already."""
 
 
 @dataclass(frozen=True)

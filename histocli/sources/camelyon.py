@@ -46,6 +46,9 @@ def read_meta(path: Path) -> tuple[list[str], list[int | None]]:
             if "wsi" not in (rows.fieldnames or ()):
                 raise HistoError(f"{path}, line 1: there is no column 'wsi'", "give the meta table of PCam")
             for row in rows:
+                if None in row or None in row.values():
+                    what = f"{path}, line {rows.line_num}: the row has more or fewer fields than the header"
+                    raise HistoError(what, "download it again with --force")
                 slides.append((row["wsi"] or "").strip())
                 centres.append(_parse_label(path, rows.line_num, row.get("center_tumor_patch")))
     except (UnicodeDecodeError, csv.Error) as error:

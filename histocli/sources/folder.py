@@ -12,8 +12,8 @@ from histocli.config import PATCH_MPP
 from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.files.archives import is_archive, remove_archive_suffix
-from histocli.files.file import File, describe_others, find_images, split_suffix, to_utf8
-from histocli.files.formats import explain_no_images, is_array
+from histocli.files.file import File, describe_others, find_images, is_array, split_suffix, to_utf8
+from histocli.files.formats import explain_no_images
 from histocli.files.listing import list_files
 from histocli.labels.classes import find_classes, read_splits, read_splits_in_names
 from histocli.labels.find import find_labels

@@ -151,7 +151,7 @@ def _send(session: requests.Session, url: str, headers: dict[str, str], timeout:
         if not response.is_redirect:
             return response
         response.close()
-        target = _redirect_target(target, response.headers["Location"])
+        target = _resolve_redirect(target, response.headers["Location"])
     raise HistoError(f"{redact_url(url)} redirects too often", "give the https address of the file itself")
 
 
@@ -160,7 +160,7 @@ def _send_as_it_is(request: requests.PreparedRequest) -> requests.PreparedReques
     return request
 
 
-def _redirect_target(url: str, location: str) -> str:
+def _resolve_redirect(url: str, location: str) -> str:
     """Return the address of a redirect.
 
     Raises:
@@ -186,7 +186,7 @@ def _check_status(url: str, response: requests.Response) -> None:
     if code == 416:
         raise RangeError(parse_content_range(response)[1])
     if code in RETRIED_STATUS:
-        raise RetryableError(f"HTTP {code} {response.reason}", _retry_after(response))
+        raise RetryableError(f"HTTP {code} {response.reason}", _parse_retry_after(response))
     if code in (404, 410):
         raise MissingFileError(f"there is no {name} (HTTP {code})", "check the address given to --from")
     if code in (401, 403):
@@ -197,7 +197,7 @@ def _check_status(url: str, response: requests.Response) -> None:
     )
 
 
-def _retry_after(response: requests.Response) -> float | None:
+def _parse_retry_after(response: requests.Response) -> float | None:
     """Return the wait in seconds that the server requests, as a number or a date (RFC 9110, 10.2.3)."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isdecimal():

@@ -8,6 +8,7 @@ from histocli.config import PATCH_MPP
 from histocli.enums import Resize
 from histocli.errors import UsageError
 from histocli.sources import SOURCE_NAMES, SourceOptions, find_source_type
+from histocli.text import parse_number
 
 _MIN_MPP, _MAX_MPP = 0.05, 20.0  # micrometres per pixel: from the sharpest oil lens to an overview
 COMMON = ("n", "seed")  # fields that are set by --n and --seed, which every source has
@@ -115,7 +116,7 @@ def parse_mpp(text: str | None, resize: Resize) -> float | None:
     if text is None:
         return None
     try:
-        mpp = float(text) if text.isascii() and "_" not in text else 0  # Python reads 0_5 as 5
+        mpp = parse_number(text)
     except ValueError:
         mpp = 0
     if not _MIN_MPP <= mpp <= _MAX_MPP:

@@ -29,7 +29,7 @@ class KnnTrainer(Trainer):
     def train_epoch(self, batches: PatchLoader, on_step: Callable[[int], bool] = lambda step: False) -> float | None:
         """Return the leave-one-out loss of the patches that the head remembers."""
         self.step += batches.steps
-        return float(self.head.leave_one_out_loss())
+        return float(self.head.compute_leave_one_out_loss())
 
     def collect_state(self) -> TrainerState:
         """Return the step; the head is in the checkpoint."""

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from histocli.architectures import ENCODERS
-from histocli.config import PACKAGED_ARCH, RunConfig
+from histocli.config import PACKAGED_ARCH, RunConfig, TuneConfig
 from histocli.enums import Augment, HeadKind, Weights
 from histocli.errors import UsageError
 from histocli.metrics.thresholds import parse_threshold
@@ -35,15 +35,18 @@ def complete_config(config: RunConfig, given: Collection[str]) -> RunConfig:
     Raises:
         UsageError: the architecture has no such weights, or an option was given that would change nothing.
     """
-    has_default_arch = "arch" not in given and config.arch == RunConfig.arch
-    is_packaged = config.weights is Weights.HISTONET_PCAM and has_default_arch
-    config = replace(config, arch=PACKAGED_ARCH if is_packaged else find_short_name(config.arch))
+    config = replace(config, arch=PACKAGED_ARCH if uses_packaged_arch(config, given) else find_short_name(config.arch))
     if "weights" not in given:
         config = replace(config, weights=choose_weights(config.arch, config.weights))
     check_weights(config.arch, config.weights)  # a resumed run does not need them, and they may have changed
     if config.augment is Augment.NONE and "rotate" in given:
         raise UsageError("--rotate has no meaning with --augment none: the patches are not changed")
     return replace(config, epochs=1) if config.head is HeadKind.KNN and "epochs" not in given else config
+
+
+def uses_packaged_arch(config: RunConfig | TuneConfig, given: Collection[str]) -> bool:
+    """Return whether no architecture was given, and the weights are those that come with histo, which fit only one."""
+    return config.weights is Weights.HISTONET_PCAM and "arch" not in given and config.arch == type(config).arch
 
 
 def choose_weights(arch: str, weights: Weights) -> Weights:

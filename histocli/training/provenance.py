@@ -102,7 +102,10 @@ def write_job(run_dir: Path, agents: set[str]) -> None:
 
 
 def _read_agents(path: Path) -> set[str]:
-    """Return the torchrun agents in a `job.json`; none if it is missing or damaged, as that of an unrelated run."""
+    """Return the torchrun agents in a `job.json`.
+
+    The set is empty if the file is missing or damaged: it may be of another job, and must not stop this one.
+    """
     try:
         return set(map(str, read_json(path)["agents"])) if path.is_file() else set()
     except (HistoError, KeyError, TypeError):

@@ -58,10 +58,10 @@ def test_fewer_patches_than_neighbours_vote_too():
 
 def test_the_loss_does_not_count_the_vote_of_the_patch_itself():
     features, labels = draw(200)
-    loss = float(head_of(features, labels).leave_one_out_loss())
+    loss = float(head_of(features, labels).compute_leave_one_out_loss())
     assert 0.6 < loss < 1.5  # the labels are random; with its own vote each patch would be right
     separable = features + 20 * (labels[:, None] * 2 - 1)
-    assert float(head_of(separable, labels).leave_one_out_loss()) < 0.1
+    assert float(head_of(separable, labels).compute_leave_one_out_loss()) < 0.1
 
 
 def test_a_run_with_neighbours_is_evaluated_and_predicts_like_others(histo, hub, tmp_path):

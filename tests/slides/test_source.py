@@ -325,10 +325,10 @@ def test_a_mask_gives_the_same_labels_as_polygons(empty, annotated, tmp_path, na
         ({"value": 2}, "the mask has pixels of the value 2, and the class of this value is not known"),
         ({"side": 3000}, "the mask has 3000x3000 pixels, and the slide 3200x3200"),
         ({"factor": 100}, "a pixel of the mask spans 24 micrometres"),
-        ({"dtype": np.uint16}, "the mask has 1 channels of uint16"),
+        ({"dtype": np.uint16}, "the mask has 1 channel of uint16"),
         ({"shape": (3200, 3100)}, "the mask has 3100x3200 pixels"),
         ({"suffix": ".png", "value": 128}, "the mask has pixels of the value 128"),
-        ({"suffix": ".png", "dtype": np.uint16}, "the mask has 1 channels of uint16"),
+        ({"suffix": ".png", "dtype": np.uint16}, "the mask has 1 channel of uint16"),
         ({"suffix": ".png", "side": 3000}, "the mask has 3000x3000 pixels, and the slide 3200x3200"),
     ],
 )

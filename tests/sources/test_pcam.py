@@ -322,6 +322,14 @@ def empty_row(pcam_folder):
     (pcam_folder / (file_name("valid", "meta") + ".csv")).write_text("wsi,center_tumor_patch\na,True\n,\nb,True\n")
 
 
+def short_row(pcam_folder):
+    (pcam_folder / (file_name("valid", "meta") + ".csv")).write_text("center_tumor_patch,wsi\nTrue,a\nTrue\n")
+
+
+def long_row(pcam_folder):
+    (pcam_folder / (file_name("valid", "meta") + ".csv")).write_text("center_tumor_patch,wsi\nTrue,a,1\n")
+
+
 def enormous_chunks(pcam_folder):
     with h5py.File(pcam_folder / (file_name("valid", "x") + ".h5"), "w") as file:
         file.create_dataset("x", (20, 96, 96, 3), np.uint8, chunks=(50_000, 96, 96, 3), maxshape=(None, 96, 96, 3))
@@ -367,6 +375,8 @@ def bytes_elsewhere(pcam_folder):
         (meta_not_text, "not a CSV table"),
         (open_quote, "not a CSV table"),
         (empty_row, "line 3, column center_tumor_patch: ''"),  # without it, the slides would be those of other rows
+        (short_row, "line 3: the row has more or fewer fields than the header"),
+        (long_row, "line 2: the row has more or fewer fields than the header"),
         (enormous_chunks, "chunks of .* too large"),
         (linked_elsewhere, "no array 'x'"),
         (bytes_elsewhere, "is stored in other files"),

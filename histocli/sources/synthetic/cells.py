@@ -117,7 +117,7 @@ def shape_cells(rng: np.random.Generator, cells: Cells, growth: Growth) -> Plane
     table = np.empty((count, COLUMNS), np.float32)
     is_special = rng.random(count, np.float32) < SHARES.take(cells.kinds)
     forms = FORMS.copy()
-    forms[2 * TUMOUR + 1] = describe_cancer_nuclei(growth)
+    forms[2 * TUMOUR + 1] = list_nucleus_parameters(growth)
     form = forms.take(2 * cells.kinds + is_special, axis=0).T
     normal = rng.standard_normal((3, count), np.float32)
     radius, stretch, chromatin = form[0:6:2] + form[1:6:2] * normal
@@ -139,7 +139,7 @@ def shape_cells(rng: np.random.Generator, cells: Cells, growth: Growth) -> Plane
     return table
 
 
-def describe_cancer_nuclei(growth: Growth) -> tuple[float, ...]:
+def list_nucleus_parameters(growth: Growth) -> tuple[float, ...]:
     """Return the nuclei of the tumour of a slide, as numbers like those in `NUCLEI`."""
     size, chromatin = (growth.radius, 0.15 * growth.radius), (growth.chromatin, 0.2 * growth.chromatin)
     return (*size, 1.25, 0.2, *chromatin, 0.24, growth.rim, growth.irregularity)

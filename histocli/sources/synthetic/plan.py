@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from histocli.patch import PATCH_SIDE, Patch, Pixels, PortableLoader
+from histocli.patch import CENTRE, PATCH_SIDE, Patch, Pixels, PortableLoader
 from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
-from histocli.sources.synthetic.tissue import CENTRE, MAX_OUTLINE_SHIFT, Blob, Layout, is_positive
+from histocli.sources.synthetic.tissue import MAX_OUTLINE_SHIFT, Blob, Layout, is_positive
 
 PATCHES_PER_SLIDE = 40
 MIN_SLIDES = 8

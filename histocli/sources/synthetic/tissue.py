@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from histocli.patch import PATCH_SIDE
+from histocli.patch import CENTRE, PATCH_SIDE
 
 Plane = np.ndarray[Any, np.dtype[np.float32]]
 Points = np.ndarray[Any, np.dtype[np.complex64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Kinds = np.ndarray[Any, np.dtype[np.uint8]]
 
-CENTRE = slice(32, 64)
 PAD = 6
 FRAME = PATCH_SIDE + 2 * PAD
 INNER = (slice(PAD, -PAD), slice(PAD, -PAD))
