@@ -28,8 +28,9 @@ REPOSITORY = Path(__file__).parents[1]
 PATCHES = 320  # in the template workspace: synthetic, from 8 slides
 SUBSET = 64  # patches in balanced.csv
 TRAIN = ["train", "--batch-size", 16, "--device", "cpu"]
+SMALL_TRAIN = [*TRAIN, "--arch", "histonet-64"]  # for tests in which the network is not important
 # One step of a small network: for tests in which the weights of a run are not important.
-QUICK = [*TRAIN, "--arch", "histonet-64", "--shots", 8, "--epochs", 1]
+QUICK = [*SMALL_TRAIN, "--shots", 8, "--epochs", 1]
 PREDICT = ["predict", "--device", "cpu"]
 
 
@@ -137,9 +138,11 @@ def copy_for_all_tests(root):
 def template():
     """Make a workspace with a data set, a balanced subset and a run of two epochs, `first`; return its path."""
     histo = Histo(make_folder_for_all_tests())
-    histo("download", "--source", "synthetic", "--n", PATCHES)
-    histo("balance", "--n", SUBSET, "--val-fraction", 0.25)
-    histo(*TRAIN, "--epochs", 2, "--name", "first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # as `one_thread`, whichever fixture is the first
+        histo("download", "--source", "synthetic", "--n", PATCHES)
+        histo("balance", "--n", SUBSET, "--val-fraction", 0.25)
+        histo(*TRAIN, "--epochs", 2, "--name", "first")
     return histo.root
 
 

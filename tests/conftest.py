@@ -23,8 +23,15 @@ if Path("/dev/nvidiactl").exists():  # only tests/cuda uses a GPU: it asks for o
     COMPUTING["HISTO_DEVICE"] = "cpu"
 
 
+def list_options(environment):
+    """Return the names of the variables that give options to `histo` or to Kaggle's client."""
+    return {name for name in environment if name.startswith(("HISTO_", "KAGGLE"))}
+
+
 def pytest_configure():
-    """Handle Ctrl-C, compute in fp32 unless a test sets another precision, and do not wait for the disk.
+    """Forget the developer's options, handle Ctrl-C, compute in fp32, and do not wait for the disk.
+
+    The options are forgotten here too, because fixtures of a module run before `isolate_environment`.
 
     Processes that tests start then handle Ctrl-C and a closed terminal too. A shell lets background processes ignore
     Ctrl-C, and `nohup` lets them ignore a closed terminal. In fp32, two ways to compute the same result agree to many
@@ -37,6 +44,8 @@ def pytest_configure():
     os.fsync = os.fstat
     sys.dont_write_bytecode = False  # else each process that tests start compiles all modules again
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    for name in list_options(os.environ) - {"HISTO_KILL_TEST"}:  # test_kill.py reads it
+        del os.environ[name]
     os.environ.update(COMPUTING)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the tests run in several processes
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -60,7 +69,7 @@ def homes(tmp_path_factory):
 def isolate_environment(monkeypatch, homes):
     """Point HOME, the platform's folders and the workspace into a temporary folder; forget other HISTO_ variables."""
     home = Path(tempfile.mkdtemp(dir=homes))
-    for name in [name for name in os.environ if name.startswith(("HISTO_", "KAGGLE")) and name not in COMPUTING]:
+    for name in list_options(os.environ) - COMPUTING.keys():
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     for name in ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):

@@ -17,11 +17,12 @@ def test_the_demo_runs_every_command_and_keeps_its_workspace(empty, tmp_path, mo
     kept = tmp_path / "kept"
     kept.mkdir()  # an empty folder will do
     monkeypatch.setenv("HISTO_TRAIN_DATA", "elsewhere")  # a variable for other data
+    monkeypatch.setattr(demo, "_make_steps", make_quick_steps)
     result = empty("demo", "--n", 400, "--epochs", 1, "--keep", kept, "--device", "cpu")
     assert result.stdout == ""
     steps = [line.split()[1] for line in result.stderr.splitlines() if line.startswith("histo ")]
     assert steps == ["download", "balance", "train", "eval", "predict", "plot", "report"]
-    assert "open plots/histonet-1-report.html in a browser" in " ".join(result.stderr.split())
+    assert "open plots/histonet-64-1-report.html in a browser" in " ".join(result.stderr.split())
     assert {path.name for path in kept.iterdir()} == {
         *("data", "manifests", "runs", "checkpoints", "metrics", "plots"),
         *("preds.csv", ".preds.csv.made-with.json"),
@@ -46,11 +47,13 @@ def test_the_demo_refuses_a_file_as_folder(empty, tmp_path):
 
 
 def test_the_plots_and_the_checkpoint_that_it_names_are_kept(empty, tmp_path, monkeypatch):
-    """Without `eval`, `predict` and `report`, which the test above runs."""
+    """Without `eval`, `predict` and `report`, and with one kind of plot: the test above runs and draws all."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    needed = ("download", "balance", "train", "plot")
+    steps = {"download": [], "balance": [], "train": [], "plot": ["--kind", "curves"]}
     monkeypatch.setattr(
-        demo, "_make_steps", lambda *args: [step for step in make_quick_steps(*args) if step[0] in needed]
+        demo,
+        "_make_steps",
+        lambda *args: [[*step, *steps[step[0]]] for step in make_quick_steps(*args) if step[0] in steps],
     )
     shown = empty("-v", "demo", "--n", 400, "--epochs", 1, "--device", "cpu").stderr.replace("\n", "")
     assert "allow leak: False" in shown  # -v is given to each command too

@@ -8,7 +8,6 @@ import shutil
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from histocli.commands import evaluate_scores
 from tests.cli import read_rows, write_rows
 
 TABLE, REPORT = "first-synthetic-val.csv", "first-synthetic-val.json"
@@ -86,14 +85,6 @@ def test_a_table_that_a_spreadsheet_saved_is_read(histo):
     evaluation, told = show(histo, TABLE)
     assert evaluation == expected
     assert "was changed" not in told
-
-
-def test_other_files_are_only_looked_for_if_there_is_an_error(histo, monkeypatch):
-    def fail(workspace):
-        raise AssertionError
-
-    monkeypatch.setattr(evaluate_scores, "_make_hint", fail)
-    show(histo, TABLE)
 
 
 def test_a_table_and_its_report_may_be_renamed_and_moved(histo, tmp_path, monkeypatch):

@@ -387,23 +387,27 @@ def test_larger_images_are_cropped_or_scaled(histo, images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "why"),
+    ("line", "why", "expected"),
     [
-        (["nothing"], "there is no file, folder or data set 'nothing'"),
-        (["EMPTY"], "there are no images"),
-        (["FLOATS.npy"], "float64"),
-        (["synthetic", "--ckpt", "nothing.pt"], "there is no checkpoint"),
-        (["synthetic", "--ckpt", "./FLOATS.npy"], "cannot be read safely as a checkpoint"),
+        (["nothing"], "there is no file, folder or data set 'nothing'", "data sets: synthetic"),
+        (["EMPTY"], "there are no images", "give a folder or an archive that contains images"),
+        (["FLOATS.npy"], "float64", "save the images as uint8, 0 to 255"),
+        (
+            ["synthetic", "--ckpt", "nothing.pt"],
+            "there is no checkpoint",
+            "--ckpt first uses the best epoch of the run first (runs: first)",
+        ),
+        (["synthetic", "--ckpt", "./FLOATS.npy"], "cannot be read safely as a checkpoint", ""),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_impossible_options_are_errors_before_anything_is_written(histo, tmp_path, monkeypatch, line, why):
+def test_impossible_options_are_errors_before_anything_is_written(histo, tmp_path, monkeypatch, line, why, expected):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "EMPTY").mkdir()
     np.save(tmp_path / "FLOATS.npy", np.zeros((2, 96, 96, 3)))
     error, hint = histo.fails(*PREDICT, *line)
     assert why in error
-    assert hint or "--ckpt" in line
+    assert hint == expected
 
 
 def test_a_workspace_without_a_run_uses_the_network_that_comes_with_histo(empty, histo, images):

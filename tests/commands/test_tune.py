@@ -18,7 +18,7 @@ import histocli.training.study_start
 from histocli.data.manifest import write_manifest
 from histocli.errors import HistoError, UsageError
 from histocli.training.trainer import NotFiniteError, Trainer
-from tests.cli import TRAIN, Histo, copy_for_all_tests, read_rows, template
+from tests.cli import TRAIN, Histo, copy_for_all_tests, read_rows, template, write_rows
 from tests.faults.processes import Process
 from tests.models.encoder_hub import TINY, put_in_cache
 
@@ -53,8 +53,9 @@ def template_with_study():
 
 @cache
 def whole_study():
-    """Return the report of a study of three trials without a break, for comparison."""
-    return tune(copy_for_all_tests(template()), 3, *SPACE, name="whole")
+    """Run a study of three trials without a break, `whole`; return `histo` for its workspace, and its result."""
+    histo = copy_for_all_tests(template())
+    return histo, histo("tune", "--name", "whole", "--trials", 3, *SPACE, "--json")
 
 
 @pytest.fixture
@@ -68,10 +69,12 @@ def measured(report):
     return [(trial["number"], trial["state"], trial["parameters"], trial["auc"]) for trial in report["trials"]]
 
 
-def test_the_printed_command_trains_what_the_best_trial_measured(histo):
-    result = histo("tune", "--trials", 3, *SPACE, "--json")
+@pytest.mark.usefixtures("one_thread")
+def test_the_printed_command_trains_what_the_best_trial_measured(tmp_path):
+    whole, result = whole_study()
+    histo = Histo(shutil.copytree(whole.root, tmp_path / "whole"))
     report = json.loads(result.stdout)
-    assert report == read_study(histo)
+    assert report == read_study(histo, "whole")
     assert [trial["state"] for trial in report["trials"]] == ["finished"] * 3
     first = report["trials"][0]["parameters"]
     assert first == {"lr": 0.00106, "batch_size": 16, "epochs": 1, "augment": "full", "arch": "histonet-64"}
@@ -102,7 +105,7 @@ def test_a_trial_of_an_encoder_starts_from_its_published_weights_as_train_does(h
 
 def test_a_continued_study_chooses_and_measures_as_one_without_a_break(studied):
     parts = tune(studied, 2)  # `tune` has one trial
-    assert measured(parts) == measured(whole_study())[:2]
+    assert measured(parts) == measured(read_study(whole_study()[0], "whole"))[:2]
     again = studied("tune", "--trials", 2)
     assert "no trial was started: a larger --trials adds more" in again.stderr
     assert measured(read_study(studied)) == measured(parts)
@@ -227,7 +230,7 @@ def test_a_stopped_study_keeps_what_is_finished_and_continues_the_rest(histo, nu
     assert ended
     after = tune(histo, len(ended) + 1)
     assert after["trials"][: len(ended)] == ended
-    assert measured(after)[:3] == measured(whole_study())[: len(ended) + 1]
+    assert measured(after)[:3] == measured(read_study(whole_study()[0], "whole"))[: len(ended) + 1]
     assert not list((histo.root / "tuning" / "tune" / "runs").iterdir())
 
 
@@ -258,13 +261,15 @@ def test_a_trial_below_the_median_is_pruned(studied):
 
 def test_a_trial_that_diverges_is_reported_and_the_next_one_starts(histo, monkeypatch):
     def diverge(self, *args, **kwargs):
-        if self.recipe.lr > 0.02:
+        if self.recipe.lr not in rates:
+            rates.append(self.recipe.lr)  # the folds of a trial share it
+        if rates.index(self.recipe.lr) == 1:
             raise NotFiniteError("the loss of step 1 is not finite", "lower --lr")
         return train_epoch(self, *args, **kwargs)
 
-    train_epoch = Trainer.train_epoch
+    rates, train_epoch = [], Trainer.train_epoch
     monkeypatch.setattr(Trainer, "train_epoch", diverge)
-    result = histo("tune", "--trials", 3, *SPACE, "--json")  # trial 1 has a learning rate of 0.0216
+    result = histo("tune", "--trials", 3, *SPACE, "--json")
     report = json.loads(result.stdout)
     assert [trial["state"] for trial in report["trials"]] == ["finished", "failed", "finished"]
     assert report["trials"][1]["problem"] == "the loss of step 1 is not finite"
@@ -283,20 +288,23 @@ def test_a_trial_that_needs_too_much_memory_is_reported(histo, monkeypatch):
 
 
 def test_held_out_patches_change_nothing(studied):
-    """The pixels of another data set, and the rows of the subset that are in neither train nor val."""
-    studied("download", "--source", "synthetic", "--n", 40, "--seed", 9, "--name", "held")
-    pixels = studied.root / "data" / "held" / "patches.npy"
-    np.save(pixels, np.zeros_like(np.load(pixels)))
+    """The rows of the subset that are in neither train nor val."""
+    manifests = studied.root / "manifests"
+    rows = read_rows(manifests / "balanced.csv")
+    known = {row["id"] for row in rows}
+    held = [
+        {name: row[name] for name in rows[0].keys() & row.keys()} | {"split": "test", "data": "synthetic", "index": i}
+        for i, row in enumerate(read_rows(manifests / "synthetic.csv"))
+        if row["id"] not in known
+    ]
+    assert len(held) > 100
+    write_rows(manifests / "balanced.csv", [*rows, *held])
     after = tune(studied, 1, *SPACE, name="after")
     assert measured(after) == measured(read_study(studied))
-
-    rows = {}
-    for name in ("balanced", "after-fold1", "after-fold2"):
-        rows[name] = read_rows(studied.root / "manifests" / f"{name}.csv")
-    known = {row["id"] for row in rows["balanced"] if row["split"] in ("train", "val")}
     for fold in ("after-fold1", "after-fold2"):
-        assert {row["id"] for row in rows[fold]} <= known
-        slides = [{row["slide"] for row in rows[fold] if row["split"] == part} for part in ("train", "val")]
+        own = read_rows(manifests / f"{fold}.csv")
+        assert {row["id"] for row in own} == known
+        slides = [{row["slide"] for row in own if row["split"] == part} for part in ("train", "val")]
         assert slides[0].isdisjoint(slides[1])
 
 

@@ -5,7 +5,7 @@ import json
 
 from histocli.atomic import read_json
 from histocli.workspace import Workspace
-from tests.cli import QUICK, TRAIN
+from tests.cli import QUICK, SMALL_TRAIN
 from tests.data.tissue import crop, texture, write_patches
 from tests.sources.kaggle_layout import tiff
 
@@ -171,7 +171,7 @@ def test_training_is_refused_if_patches_for_evaluation_leak_into_train(empty, tm
     held_out = {"a": patches[f"{copy['label']}/{copy['id']}"], "b": crop(texture(99), 0, 0)}
     for name in ("Valid.2", "mine-test", "test", "test2", "validation"):
         pack(empty, tmp_path, name, held_out)
-    error, hint = empty.fails(*TRAIN)
+    error, hint = empty.fails(*SMALL_TRAIN)
     named = "; ".join(f"{name}: all (exact duplicates: 1)" for name in ("Valid.2", "mine-test", "test"))
     assert error == f"patches for evaluation leak into train: {named}; 2 more"
     assert "--allow-leak" in hint
@@ -194,7 +194,7 @@ def test_leaking_patches_are_dropped_from_train_with_drop_leaks(empty, tmp_path)
     assert json.loads(result.stdout)["dropped"]["leaking"] == 2
     assert "sharing pixels or a slide with patches for evaluation (2)" in result.stderr
     assert not any(found["held_out"] and found["overlaps"] for found in json.loads(result.stdout)["audit"]["leaks"])
-    empty(*TRAIN, "--epochs", 1)
+    empty(*SMALL_TRAIN, "--epochs", 1)
 
 
 def test_patches_of_a_slide_that_is_also_for_evaluation_are_dropped_with_drop_leaks(empty, tmp_path):
@@ -211,13 +211,13 @@ def test_folds_divide_the_own_validation_split_too_but_are_refused_if_the_own_te
     pack(empty, tmp_path, "mine", patches)
     run_balance(empty)
     assert [row["id"] for row in rows(empty, "val")] == ["002", "102"]
-    empty(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv")
+    empty(*SMALL_TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv")
     fold = read_json(empty.root / "runs" / "cv-fold1" / "config.json")
     assert [found["from"] for found in fold["audit"]["leaks"]] == ["val"]
     others = {f"train/{label}/{i}": crop(texture((label, 50 + i)), 0, 0) for label in (0, 1) for i in range(8)}
     pack(empty, tmp_path, "held", others | {"test/0/copy": others["train/0/3"]})
     empty("balance", "--n", "max", "--data", "held", "--name", "leaky")
-    error, _ = empty.fails(*TRAIN, "--data", "leaky", "--epochs", 1, "--folds", 2, "--name", "other")
+    error, _ = empty.fails(*SMALL_TRAIN, "--data", "leaky", "--epochs", 1, "--folds", 2, "--name", "other")
     assert error == "patches for evaluation leak into train: held: test (exact duplicates: 1, overlapping patches: 1)"
 
 
@@ -226,7 +226,7 @@ def test_an_allowed_leak_is_recorded(empty, tmp_path):
     pack(empty, tmp_path, "mine", patches)
     pack(empty, tmp_path, "test", dict(list(patches.items())[:3]))
     audit = run_balance(empty)
-    empty(*TRAIN, "--epochs", 1, "--allow-leak", "--name", "leaky")
+    empty(*SMALL_TRAIN, "--epochs", 1, "--allow-leak", "--name", "leaky")
     config = read_json(empty.root / "runs" / "leaky" / "config.json")
     assert config["options"]["allow_leak"] is True
     assert config["audit"] == audit
@@ -248,13 +248,13 @@ def test_only_leaks_of_patches_for_evaluation_prevent_training(empty, tmp_path):
     pack(empty, tmp_path, "mine", patches)
     pack(empty, tmp_path, "latest", patches)
     assert leak(run_balance(empty), "latest: all")["duplicates"] > 0
-    empty(*TRAIN, "--epochs", 1)
+    empty(*SMALL_TRAIN, "--epochs", 1)
 
 
 def test_a_data_set_named_valid_is_held_out(empty, tmp_path):
     pack(empty, tmp_path, "pcam_valid", make_patches(places=8))
     empty("balance", "--n", "max", "--data", "pcam_valid")
-    error, _ = empty.fails(*TRAIN)
+    error, _ = empty.fails(*SMALL_TRAIN)
     assert "leak into train: pcam_valid: all (exact duplicates: 14" in error
 
 
@@ -274,5 +274,5 @@ def test_held_out_patches_of_the_same_set_that_overlap_train_are_refused(empty, 
         if any(row["id"] == "0" for row in rows(empty, "train")):
             break
     assert leak(audit, "mine: test") | {"patches": 1, "held_out": True, "overlaps": 1} == leak(audit, "mine: test")
-    error, _ = empty.fails(*TRAIN)
+    error, _ = empty.fails(*SMALL_TRAIN)
     assert "leak into train: mine: test (overlapping patches: 1)" in error

@@ -16,10 +16,9 @@ from histocli.data.transforms import (
     resize_images,
 )
 from histocli.enums import Augment
-from histocli.images.decode import CENTRE
+from histocli.patch import CENTRE
 
 LEVELS = [(level, any_angle) for level in Augment for any_angle in (False, True)]
-SIDES = [None, 96, 64, 48]
 
 
 @pytest.fixture
@@ -50,9 +49,9 @@ def test_no_augmentation_divides_by_255_and_draws_no_random_numbers(side):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(("level", "any_angle"), LEVELS)
-@pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("count", [1, 5, 17])
+@pytest.mark.parametrize(("level", "any_angle"), [case for case in LEVELS if case != (Augment.NONE, True)])
+@pytest.mark.parametrize("side", [None, 64, 48])
+@pytest.mark.parametrize("count", [1, 17])
 def test_every_level_keeps_shape_and_range(level, any_angle, count, side):
     torch.manual_seed(0)
     images = patches(count)

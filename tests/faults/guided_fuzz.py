@@ -31,7 +31,8 @@ TARGETS = {  # and the suffix of their files
 HERE = Path(__file__).parent
 MIB = 1 << 20
 LIMIT = 512 * MIB  # of address space, for all that a file takes
-SECONDS_FOR_ONE = 10
+SECONDS_FOR_ONE = 100  # a busy machine is slow
+CHANGED = 1000  # files that are tried if no seconds are given, besides the known ones
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 MOST_BYTES = 1 << 15  # of a file that is tried
 
@@ -171,14 +172,19 @@ class Server:
             self.process.stdin.close()
 
     def fuzz(self, target, seconds, folder, kept, seed):
-        """Fuzz one reader, and return the exit code and what libFuzzer printed; `seed` 0 chooses one."""
+        """Fuzz one reader, and return the exit code and what libFuzzer printed; `seed` 0 chooses one.
+
+        If `seconds` is None, the number of files that are tried does not depend on the speed of the machine.
+        """
         known, new, output = folder / "known", folder / "new", folder / "output"
         for path in (known, new):
             path.mkdir(parents=True)
         with zipfile.ZipFile(HERE / "fuzz_corpus" / f"{target}.zip") as archive:
             archive.extractall(known)
+            runs = len(archive.namelist()) + CHANGED
         options = [f"-timeout={SECONDS_FOR_ONE}", "-rss_limit_mb=3000", f"-artifact_prefix={folder}/{target}-"]
-        options += [f"-max_len={MOST_BYTES}", f"-seed={seed}", f"-max_total_time={seconds}"]
+        options += [f"-max_len={MOST_BYTES}", f"-seed={seed}"]
+        options.append(f"-runs={runs}" if seconds is None else f"-max_total_time={seconds}")
         request = {"target": target, "folder": folder, "corpus": [new, known], "options": options, "output": output}
         self.process.stdin.write(json.dumps(request, default=str) + "\n")
         self.process.stdin.flush()

@@ -133,6 +133,11 @@ class Process:
         return self.code is None
 
 
+def has_head(process):
+    """Return whether the head of the table of epochs is printed; the first step comes next."""
+    return any(line.lstrip().startswith("epoch") for line in process.stderr.splitlines())
+
+
 def histo(root, *args, code=0, **options):
     """Run a command to its end, and check its exit code."""
     process = Process(root, *args, **options)

@@ -12,11 +12,10 @@ IMAGE = tiff(np.zeros((96, 96, 3), np.uint8))
 
 
 def pack(folder, *names, **options):
-    """(label, split) of each image, by its path without the suffix; and the notes."""
+    """(label, split) of each image, by its path; and the notes."""
     write_folder(folder, dict.fromkeys(names, IMAGE))
     source = FolderSource(FolderOptions((str(folder),), **options))
-    named = dict(zip([image.name for image in source._images], source.read_patches(), strict=True))
-    return {name: (patch.label, patch.split) for name, patch in named.items()}, source.report
+    return {patch.load.name: (patch.label, patch.split) for patch in source.read_patches()}, source.report
 
 
 NAMES = {

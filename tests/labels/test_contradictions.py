@@ -36,23 +36,27 @@ def test_labels_that_count_the_classes_in_the_order_of_the_alphabet_are_an_error
     assert labels_of(swapped) == {"a": 0, "b": 1, "c": 0, "d": 1}
 
 
+SLIDE_TYPES = ("slide_type", ("tumor", "tumor", "normal", "normal"))
+
+
 @pytest.mark.parametrize(
-    ("column", "values"),
+    ("where", "column", "values"),
     [
-        ("label_name", ("tumor", "normal", "tumor", "normal")),  # it agrees
-        ("necrosis", ("no", "yes", "no", "yes")),
-        ("necrosis", ("FALSCH", "WAHR", "FALSCH", "WAHR")),
-        ("grade", ("normal", "tumor", "unsure", "tumor")),
-        ("site_type", ("tumor", "tumor", "tumor", "tumor")),
-        ("slide_path", ("x/normal/s.tif", "x/tumor/t.tif", "x/normal/s.tif", "x/tumor/t.tif")),
-        ("her2", ("positive", "negative", "negative", "positive")),
-        ("slide_type", ("tumor", "tumor", "normal", "normal")),
-        ("comment", ("", "benign tissue", "benign", "metastasis")),
-        ("path", ("tumor/a.tif", "tumor/b.tif", "normal/c.tif", "normal/d.tif")),
+        ("x/labels.csv", "label_name", ("tumor", "normal", "tumor", "normal")),  # it agrees
+        ("x/labels.csv", "necrosis", ("no", "yes", "no", "yes")),
+        ("x/labels.csv", "necrosis", ("FALSCH", "WAHR", "FALSCH", "WAHR")),
+        ("x/labels.csv", "grade", ("normal", "tumor", "unsure", "tumor")),
+        ("x/labels.csv", "site_type", ("tumor", "tumor", "tumor", "tumor")),
+        ("x/labels.csv", "slide_path", ("x/normal/s.tif", "x/tumor/t.tif", "x/normal/s.tif", "x/tumor/t.tif")),
+        ("x/labels.csv", "her2", ("positive", "negative", "negative", "positive")),
+        ("x/labels.csv", "comment", ("", "benign tissue", "benign", "metastasis")),
+        ("x/labels.csv", "path", ("tumor/a.tif", "tumor/b.tif", "normal/c.tif", "normal/d.tif")),
+        ("x/labels.csv", *SLIDE_TYPES),
+        ("x/table.csv", *SLIDE_TYPES),
+        ("my_labels.csv", *SLIDE_TYPES),
     ],
 )
-@pytest.mark.parametrize("where", ["x/labels.csv", "x/table.csv", "my_labels.csv"])
-def test_columns_about_something_else_do_not_contradict_the_labels(tmp_path, column, values, where):
+def test_columns_about_something_else_do_not_contradict_the_labels(tmp_path, where, column, values):
     (tmp_path / "x").mkdir()
     (tmp_path / where).write_text(make_table(f"id,label,slide,{column}", (1, 0, 1, 0), "ssst", values))
     source = open_folder(tmp_path / "x", FOUR, {})
@@ -215,22 +219,23 @@ def test_labels_that_are_probabilities_are_predictions(tmp_path, where):
 
 
 @pytest.mark.parametrize(
-    ("columns", "values"),
+    ("where", "form", "columns", "values"),
     [
-        ("label,confidence", ("0.9", "0.5", "0.7")),
-        ("label,score", ("0.1", "0.2", "0.3")),
-        ("label,pred", ("0.9", "0.1", "0.8")),
-        ("label,Predicted Class", ("0", "0", "1")),
-        ("label,predominant_pattern", ("acinar", "solid", "solid")),
-        ("class,score", ("0.1", "0.2", "0.3")),
-        ("class,pred", ("1", "0", "1")),
-        ("diagnosis,probability", ("0.9", "0.1", "0.8")),
-        ("label,note", ("1", "2", "3")),
+        ("x/out.csv", "{}", "label,confidence", ("0.9", "0.5", "0.7")),
+        ("x/out.csv", "{}", "label,score", ("0.1", "0.2", "0.3")),
+        ("x/out.csv", "{}", "label,pred", ("0.9", "0.1", "0.8")),
+        ("x/out.csv", "{}", "label,Predicted Class", ("0", "0", "1")),
+        ("x/out.csv", "{}", "label,predominant_pattern", ("acinar", "solid", "solid")),
+        ("x/out.csv", "{}", "class,score", ("0.1", "0.2", "0.3")),
+        ("x/out.csv", "{}", "class,pred", ("1", "0", "1")),
+        ("x/out.csv", "{}", "diagnosis,probability", ("0.9", "0.1", "0.8")),
+        ("x/out.csv", "{}", "label,note", ("1", "2", "3")),
+        ("x/out.csv", "{}.000000", "label,pred", ("0.9", "0.1", "0.8")),
+        ("x/labels.csv", "{}", "label,pred", ("0.9", "0.1", "0.8")),
+        ("my_labels.csv", "{}", "label,pred", ("0.9", "0.1", "0.8")),
     ],
 )
-@pytest.mark.parametrize("form", ["{}", "{}.000000"])
-@pytest.mark.parametrize("where", ["x/out.csv", "x/labels.csv", "my_labels.csv"])
-def test_true_labels_beside_scores_are_used(tmp_path, columns, values, form, where):
+def test_true_labels_beside_scores_are_used(tmp_path, where, form, columns, values):
     (tmp_path / "x").mkdir()
     label, _, other = columns.partition(",")
     labels = [form.format(value) for value in (1, 0, 1)]

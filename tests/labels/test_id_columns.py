@@ -3,7 +3,6 @@
 import pytest
 
 from histocli.errors import HistoError
-from histocli.labels.matching import ImageIndex
 from histocli.sources.folder import FolderOptions, FolderSource
 from tests.labels.test_labels import labels_of, open_folder
 
@@ -18,8 +17,13 @@ def make_table(column, form):
     return f"id,{column},label\n{rows}"
 
 
-@pytest.mark.parametrize("form", ["{:04}.tif", "in/{:04}.tif", "/home/me/data/{:04}.tif", "D:\\x\\{:04}.png", "{:04}"])
-@pytest.mark.parametrize("column", ["filepath", "img_path", "img_name", "Image File", "image_filename", "name"])
+@pytest.mark.parametrize(
+    ("column", "form"),
+    [
+        *(("filepath", form) for form in ("in/{:04}.tif", "/home/me/data/{:04}.tif", "D:\\x\\{:04}.png", "{:04}")),
+        *((name, "{:04}.tif") for name in ("filepath", "img_path", "img_name", "Image File", "image_filename", "name")),
+    ],
+)
 def test_a_column_of_file_names_is_preferred_to_numbers_of_rows(tmp_path, column, form):
     source = open_folder(tmp_path / "x", PADDED, {"labels.csv": make_table(column, form)})
     assert labels_of(source) == EXPECTED
@@ -96,13 +100,3 @@ def test_other_columns_are_compared_in_large_tables_too(tmp_path):
     rows = "".join(f"{i},/data/{name},0\n" for i, name in enumerate(reversed(names)))
     with pytest.raises(HistoError, match=r"the column id gives line .*, and the column images gives line"):
         open_folder(tmp_path / "x", names, {"labels.csv": f"id,images,label\n{rows}"})
-
-
-def test_names_are_matched_once_whatever_the_other_columns(tmp_path, monkeypatch):
-    """Matching each column with the images would take most of the time of a large table."""
-    counts = []
-    match = ImageIndex.match
-    monkeypatch.setattr(ImageIndex, "match", lambda *args, **kwargs: counts.append(args) or match(*args, **kwargs))
-    rows = "".join(f"{i:04},h{i}.tif,https://x/{i:04}.tif,{label}\n" for i, label in LABELS.items())
-    labels_of(open_folder(tmp_path / "x", PADDED, {"labels.csv": f"id,original,url,label\n{rows}"}))
-    assert len(counts) == 1

@@ -17,6 +17,7 @@ VIEWS = [tuple(view.flatten().tolist()) for view in make_d4_views(PROBE)]
 ORIENTATIONS = [
     [VIEWS.index(tuple(make_d4_views(view)[a].flatten().tolist())) for view in make_d4_views(PROBE)] for a in range(8)
 ]
+GENERATORS = (1, 4)  # a right angle and a flip: the other symmetries are sequences of these
 
 
 def transform_maps(maps, a):
@@ -41,7 +42,7 @@ def maps_of(channels, side):
 
 
 @pytest.mark.parametrize(("kernel", "side"), [(3, 7), (5, 9), (1, 6), (4, 8), (2, 7)])
-@pytest.mark.parametrize("a", range(8))
+@pytest.mark.parametrize("a", GENERATORS)
 def test_layers_are_equivariant(kernel, side, a):
     image, maps = maps_of(3, side), maps_of(16, side)
     lifting = with_statistics(LiftingConv(3, 2, kernel), 3)
@@ -50,7 +51,7 @@ def test_layers_are_equivariant(kernel, side, a):
     assert torch.allclose(group(transform_maps(maps, a)), transform_maps(group(maps), a), atol=1e-4)
 
 
-@pytest.mark.parametrize("a", range(8))
+@pytest.mark.parametrize("a", GENERATORS)
 def test_norms_are_equivariant_and_the_group_mean_is_invariant(a):
     maps = maps_of(16, 5)
     norm = with_statistics(GroupBatchNorm(2), 16)

@@ -12,7 +12,7 @@ from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.pages.markdown import escape_markdown, make_code_span
 from histocli.pages.model_card import write_card
 from histocli.workspace import Workspace
-from tests.cli import TRAIN
+from tests.cli import SMALL_TRAIN
 
 
 def make_card(histo, run):
@@ -53,7 +53,7 @@ def test_an_undefined_metric_needs_no_reason_for_a_missing_interval(histo):
 
 def test_the_model_card_has_the_audit_and_a_warning_about_random_splits(histo):
     histo("balance", "--n", 64, "--split", "random")
-    histo(*TRAIN, "--epochs", 1, "--name", "leaky")
+    histo(*SMALL_TRAIN, "--epochs", 1, "--name", "leaky")
     folder = histo.root / "runs" / "leaky"
     text = (folder / "model_card.md").read_text()
     assert "the validation metrics are too good" in text

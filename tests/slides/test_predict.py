@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from uuid import UUID
 
 import cv2
@@ -17,6 +18,7 @@ import tifffile
 import histocli.commands.predict_slides
 from histocli.atomic import write_atomically
 from histocli.errors import HistoError
+from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.plots.slides import write_heatmap_picture
 from histocli.slides.detection import find_slides, is_slide
 from histocli.slides.grid import Grid
@@ -447,12 +449,36 @@ def test_an_ome_tiff_is_read_with_tifffile(histo, slides, tmp_path):
     assert next((tmp_path / "strips").glob("*/scores.csv")).read_bytes() == expected
 
 
-def test_views_and_ensembles_are_averaged(histo, slides, tmp_path):
-    maxima = []
-    for number, options in enumerate(([], ["--tta"], ["--tta", "--uncalibrated"])):
-        predict(histo, slides / "second.tif", "--out", tmp_path / str(number), *options)
-        maxima.append(read_rows(tmp_path / str(number) / "slides.csv")[0]["maximum"])
-    assert len(set(maxima)) == 3
+def read_map(histo, slide, out, *options):
+    """Score a slide; return the probability of each square by its left upper corner."""
+    predict(histo, slide, "--out", out, *options)
+    return {
+        (int(row["x"]), int(row["y"])): float(row["probability"]) for row in read_rows(out / slide.stem / "scores.csv")
+    }
+
+
+def test_the_probabilities_of_an_ensemble_are_averaged(two_runs, slides, tmp_path):
+    for run, temperature in (("first", 0.1), ("second", 0.05)):  # away from 0.5, where log odds have the same mean
+        path = two_runs.root / "runs" / run / "best.pt"
+        save_checkpoint(replace(load_checkpoint(path), temperature=temperature), path)
+    first, second, both = (
+        read_map(two_runs, slides / "second.tif", tmp_path / "-".join(runs), *[f"--ckpt={run}" for run in runs])
+        for runs in (["first"], ["second"], ["first", "second"])
+    )
+    assert all(abs(first[square] - second[square]) > 0.1 for square in first)
+    assert both == pytest.approx({square: (first[square] + second[square]) / 2 for square in first}, abs=2e-6)
+
+
+def test_the_views_of_a_square_are_averaged(histo, tmp_path):
+    """The map of a mirrored slide is then the mirrored map."""
+    image = tissue_image(1344, 1344)  # 7x7 squares of 192 pixels
+    slide = write_slide(tmp_path / "slide.tif", image, 0.486)
+    mirrored = write_slide(tmp_path / "mirrored.tif", image[:, ::-1], 0.486)
+    straight, reversed_map = (
+        read_map(histo, path, tmp_path / "out", "--tta", "--no-mask", "--uncalibrated") for path in (slide, mirrored)
+    )
+    assert len(straight) == 49
+    assert reversed_map == pytest.approx({(1152 - x, y): value for (x, y), value in straight.items()}, abs=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -467,7 +493,7 @@ def test_views_and_ensembles_are_averaged(histo, slides, tmp_path):
         (["--out", "out", "--failed", "f.csv"], "leave --failed out: slides.csv has the error of each slide"),
         (["--out", "out", "--skip-done"], "leave --skip-done out: finished slides are not scored again"),
         (["--out", "out", "--resize", "scale"], "--resize is for patches"),
-        (["--out", "out", "--step", "48"], "give 96 or 32"),
+        (["--out", "out", "--step", "48"], "give 32 or 96"),
         (["--out", "out", "--mask", "nowhere.png"], "no such file"),
     ],
 )
@@ -476,7 +502,7 @@ def test_options_that_are_for_patches_are_refused_for_slides(histo, slides, tmp_
     for name in ("file.csv", "file.map"):
         files[name].write_text("")
     error, hint = histo.fails("predict", slides, *[files.get(option, option) for option in options], code=2)
-    assert message in f"{error} {hint}".replace("32 or 96", "96 or 32")
+    assert message in f"{error} {hint}"
 
 
 def test_options_of_slides_are_refused_for_patches(histo, tmp_path):

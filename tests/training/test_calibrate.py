@@ -2,22 +2,28 @@
 
 import csv
 import json
+import signal
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from histocli.commands.train import train
+from histocli.config import TrainConfig
 from histocli.data.groups import explain_weak_validation, is_validated_on_other_slides
+from histocli.enums import Device
 from histocli.metrics import compute_auc
-from histocli.metrics.calibration import compute_probabilities, fit_temperature
+from histocli.metrics.calibration import LOWEST, compute_probabilities, fit_temperature
 from histocli.metrics.thresholds import choose_threshold
 from histocli.models.checkpoint import load_checkpoint
+from histocli.signals import Stopped
 from histocli.training.calibrate import calibrate
+from histocli.training.listeners import Listener
 from histocli.training.resume import load_run_config
 from histocli.training.run import Run
 from histocli.workspace import Workspace
-from tests.cli import TRAIN
+from tests.cli import SMALL_TRAIN, TRAIN, rename_slides
 
 
 def last(histo, run, file="last.pt"):
@@ -38,7 +44,7 @@ def test_the_best_checkpoint_is_calibrated_on_its_validation_patches(histo):
 
 @pytest.mark.parametrize("rule", ["youden", "sensitivity=0.75"])
 def test_the_threshold_is_chosen_on_validation(histo, rule):
-    histo(*TRAIN, "--epochs", 1, "--name", "rule", "--threshold", rule)
+    histo(*SMALL_TRAIN, "--epochs", 1, "--name", "rule", "--threshold", rule)
     best = last(histo, "rule", "best.pt")
     labels, odds = (best.validation[name].numpy() for name in ("labels", "log_odds"))
     chosen = choose_threshold(rule, labels.astype(int), compute_probabilities(odds, best.temperature))
@@ -82,6 +88,19 @@ def test_a_run_whose_slides_are_not_known_has_a_temperature_of_at_least_1(histo)
     for run, reason in reasons.items():
         card = (histo.root / "runs" / run / "model_card.md").read_text()
         assert f"The temperature is at least 1, because {reason}" in card
+
+
+def test_a_run_that_is_validated_on_many_other_slides_can_have_a_temperature_below_1(histo):
+    rename_slides(histo, 60)
+    histo("balance", "--n", 200, "--val-fraction", 0.3)
+    line = [*SMALL_TRAIN, "--lr", 1e-6, "--epochs", 1, "--seed", 5]  # probabilities near 0.5, in the right order
+    histo(*line, "--name", "many")
+    best = last(histo, "many", "best.pt")
+    fitted = fit_temperature(*(best.validation[name].numpy() for name in ("labels", "log_odds")))
+    assert LOWEST < fitted < 0.97
+    assert best.temperature == pytest.approx(fitted, rel=1e-3)
+    card = (histo.root / "runs" / "many" / "model_card.md").read_text()
+    assert "The temperature is at least 1" not in card
 
 
 @pytest.mark.parametrize("unit", ["slide", "hospital"])
@@ -129,17 +148,22 @@ def test_a_rule_needs_validation_patches_of_both_classes(histo):
     error, hint = histo.fails(*TRAIN, "--threshold", "youden")
     assert error == "--threshold youden needs validation patches of both classes"
     assert "--threshold 0.5" in hint
-    histo(*TRAIN, "--epochs", 1, "--name", "single")
+    histo(*SMALL_TRAIN, "--epochs", 1, "--name", "single")
 
 
 def test_weights_that_changed_after_validation_have_no_calibration(histo):
-    workspace = Workspace(histo.root)
-    run = Run(workspace, load_run_config(workspace, "first")[1], resumed="first")
-    run.resume()
-    assert run.calibration.validation
-    run.trainer.train_step(next(iter(run.train_loader.train_batches(0))))
-    run._save()
+    class StopAtFirstStep(Listener):
+        def on_step(self, progress):
+            signal.raise_signal(signal.SIGTERM)
+
+    before = last(histo, "first")
+    assert before.validation
+    assert before.metrics["val_auc"] is not None
+    config = TrainConfig(name="first", resume=True, epochs=3, device=Device.CPU)
+    with pytest.raises(Stopped):
+        train(Workspace(histo.root), config, given=["epochs", "device"], listener=StopAtFirstStep())
     saved = last(histo, "first")
+    assert saved.training["trainer"]["step"] == before.training["trainer"]["step"] + 1
     assert (saved.temperature, saved.threshold, saved.validation) == (1, 0.5, {})
     assert saved.metrics["val_auc"] is None
-    assert saved.appearance == run.appearance.result
+    assert saved.appearance == before.appearance is not None

@@ -11,7 +11,7 @@ from histocli.enums import SplitName
 from histocli.errors import UsageError
 from histocli.training.few_shot import draw_shots
 from histocli.workspace import Workspace
-from tests.cli import SUBSET, TRAIN
+from tests.cli import SMALL_TRAIN, SUBSET
 
 
 def drawn(histo, run):
@@ -24,7 +24,7 @@ def manifest(histo):
 
 
 def test_shots_are_training_patches_of_both_classes_and_are_reported(histo):
-    result = histo(*TRAIN, "--shots", 4, "--epochs", 1, "--name", "few")
+    result = histo(*SMALL_TRAIN, "--shots", 4, "--epochs", 1, "--name", "few")
     record, train = drawn(histo, "few"), manifest(histo)
     rows = train[train["id"].isin(record["ids"])]
     assert len(set(record["ids"])) == len(rows) == 8
@@ -63,7 +63,7 @@ def test_the_seed_decides_and_a_smaller_number_is_part_of_a_larger_one(histo):
 
 
 def test_several_seeds_draw_several_times(histo):
-    histo(*TRAIN, "--shots", 4, "--epochs", 1, "--seeds", 2, "--name", "net")
+    histo(*SMALL_TRAIN, "--shots", 4, "--epochs", 1, "--seeds", 2, "--name", "net")
     assert drawn(histo, "net-seed0")["ids"] != drawn(histo, "net-seed1")["ids"]
     assert len(json.loads((histo.root / "metrics" / "net-seeds.json").read_text())["runs"]) == 2
 
@@ -71,14 +71,17 @@ def test_several_seeds_draw_several_times(histo):
 def test_more_shots_than_patches_are_refused(histo):
     train = manifest(histo)
     normal = int((train["label"] == 0).sum())
-    error, hint = histo.fails(*TRAIN, "--shots", 1000, "--epochs", 1)
+    error, hint = histo.fails(*SMALL_TRAIN, "--shots", 1000, "--epochs", 1)
     assert f"--shots 1000: there are only {normal} training patches with the label normal" in error
     assert hint == f"give --shots {normal} or fewer"
 
 
 def test_a_resumed_run_keeps_its_shots(histo):
-    histo(*TRAIN, "--shots", 4, "--epochs", 1, "--name", "few")
-    histo("train", "--resume", "--name", "few", "--epochs", 2)
+    histo(*SMALL_TRAIN, "--shots", 4, "--epochs", 1, "--name", "few")
+    told = histo("train", "--resume", "--name", "few", "--epochs", 2).stderr
+    assert "few: 8 patches to train on, " in told
+    lines = (histo.root / "runs" / "few" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]  # one step for all patches of an epoch
     error, _ = histo.fails("train", "--resume", "--name", "few", "--shots", 5, code=2)
     assert "--shots 5: the run was started with 4" in error
 

@@ -23,7 +23,7 @@ def test_only_a_small_network_is_validated_in_large_batches_on_a_gpu():
 
 
 def test_validation_halves_its_batch_where_memory_is_full(histo, monkeypatch):
-    line = ["train", "--device", "cpu", "--epochs", 2, "--batch-size"]
+    line = ["train", "--device", "cpu", "--arch", "histonet-64", "--epochs", 2, "--batch-size"]
     histo(*line, 128, "--name", "whole")
     compute, sizes = predictor.compute_log_odds, []
 
