@@ -60,7 +60,7 @@ _SPLIT_ORDER_PREFIX = re.compile(r"^\d\d?_")  # a number that sorts the folders:
 
 SPLIT_NAMES = "train, val (or valid, validation, dev) and test (or testing, holdout)"
 _NUMBER = re.compile(r"-?\d{1,15}(\.0)?")
-_NEGATED = re.compile(r"\b(no|non|not|without) \w+|\w+ (free|absent)\b")  # a negation and its word
+_NEGATED = re.compile(r"\b(no|non|not|without) \w+|\b\w+ (free|absent)\b")  # a negation and its word
 _NUMBERED_CLASS = re.compile(r"([a-z_]*[a-z])[ _=-]?(\d{1,15})", re.IGNORECASE)
 _MAX_NAMES_SHOWN = 12  # the names of folders that a message lists
 

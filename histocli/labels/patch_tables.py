@@ -21,6 +21,7 @@ from histocli.labels.label_columns import (
     parse_label,
 )
 from histocli.labels.result import ContradictionError
+from histocli.text import shorten
 
 # The usual names of columns, in lower case with underscores; the first one that a table has is used.
 _ID_NAMES = (
@@ -36,6 +37,7 @@ _NAMES_OF_ROLE = {
     "hospital": ["hospital", "center", "centre", "hospital_id", "center_id", "site", "institution"],
     "split": ["split", "subset", "partition", "set"],
 }
+_MAX_SHOWN = 80  # characters of a label that a message shows
 _HEADER_HINT = "the first line must name the columns, for example id,label"
 _WILDS_COLUMNS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
 
@@ -225,8 +227,8 @@ class PatchTable:
         missing = find_missing(known)
         for row, text in enumerate(texts):
             if known[text] is None and not (self.array_table and text in missing):
-                words = sorted(word for word in known if word)
-                found = describe_counts(Counter(texts))
+                words = sorted({shorten(word, _MAX_SHOWN) for word in known if word})
+                found = describe_counts(Counter(shorten(word, _MAX_SHOWN) for word in texts))
                 hint = f"the labels are {found}; choose the normal and the tumour ones: {format_classes_option(words)}"
                 if is_fraction(text):
                     hint = "the column seems to hold probabilities; a column of 0 and 1 is needed"
@@ -236,7 +238,9 @@ class PatchTable:
                     hint = f"remove {what}: an image without a row has no label"
                 if text.lower() == column.lower():
                     hint = "this line repeats the names of the columns: remove it"
-                raise HistoError(f"{self.describe_place(column, row)}: {text!r} is not 0 or 1", hint)
+                raise HistoError(
+                    f"{self.describe_place(column, row)}: {shorten(text, _MAX_SHOWN)!r} is not 0 or 1", hint
+                )
         return [known[text] for text in texts]
 
 
