@@ -120,7 +120,7 @@ class Predictor:
 
         size = self._predictor.choose_chunk_size(self._batch_size)
         opened, listener = open_inputs(inputs, self._workspace, resize), WarningListener()
-        for warning in describe_unopened(inputs, opened.skipped):
+        for warning in describe_unopened(inputs, opened.other_files):
             listener.on_warning(warning)
         with (
             apply_compute_settings(),

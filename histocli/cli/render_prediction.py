@@ -39,7 +39,7 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
     _report_images(state, config, Remarks(counts.remarks), scored)
     if warning := counts.likeness.warning:
         reporter.warn(warning)
-    if config.inputs == (STDIN,) and not (scored or unreadable or prediction.skipped):
+    if config.inputs == (STDIN,) and not (scored or unreadable or prediction.inputs_done):
         reporter.warn("there are no paths on stdin")
     before = f"; it had {prediction.done_before:,} before" if prediction.done_before else ""
     reporter.print_done(f"{format_count(scored, 'patch')} scored to {config.out or 'stdout'}{before}")

@@ -67,7 +67,7 @@ def predict(
         listener.on_note(checkpoint.describe())
     for note in job.inputs.notes:
         listener.on_note(note)
-    for note in describe_unopened(config.inputs, job.inputs.skipped):
+    for note in describe_unopened(config.inputs, job.inputs.other_files):
         listener.on_note(note)
 
     if is_streamed(config):

@@ -62,14 +62,14 @@ class Prediction(NamedTuple):
     """The result of `predict`: the counts of all patches of this call.
 
     `can_find_duplicates` is false if `--qc` needs the training patches and they are not in the workspace. `done_before`
-    is the number of patches that the file contained before, and `skipped` is how many of the inputs it contained
+    is the number of patches that the file contained before, and `inputs_done` is how many of the inputs it contained
     already.
     """
 
     counts: Counts
     can_find_duplicates: bool
     done_before: int
-    skipped: int
+    inputs_done: int
 
 
 class Job(NamedTuple):
@@ -83,7 +83,7 @@ class Job(NamedTuple):
     chunk_size: int
     pool: DecodingProcesses | None
     predicted: PredictedIds | None  # the patches that the file has already
-    skipped: int  # the number of inputs that the file has already
+    inputs_done: int  # the number of inputs that the file has already
     listener: CommandListener
     likeness_meter: LikenessMeter
     ranks: Ranks
@@ -125,7 +125,8 @@ class Job(NamedTuple):
         can_find_duplicates = self.flagger is None or self.flagger.has_training_pixels
         if self.config.failed is not None:
             write_failed(self.config.failed, [row[:3] for row in counts.unreadable])
-        return Prediction(counts, can_find_duplicates, len(self.predicted.ids) if self.predicted else 0, self.skipped)
+        done_before = len(self.predicted.ids) if self.predicted else 0
+        return Prediction(counts, can_find_duplicates, done_before, self.inputs_done)
 
 
 def is_streamed(config: PredictConfig) -> bool:
@@ -188,7 +189,7 @@ def open_job(
         _check_outputs(config, workspace, [Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in lines])
     networks = [workspace.export_path(digest, ExportFormat.ONNX) for digest in predictor.digests]
     _check_outputs(config, workspace, [*(member.path for member in predictor.members), *networks])
-    predicted, skipped = _read_predicted_ids(config, predictor) if config.skip_done else None, 0
+    predicted, inputs_done = _read_predicted_ids(config, predictor) if config.skip_done else None, 0
     inputs = open_inputs(
         config.inputs,
         workspace,
@@ -209,10 +210,12 @@ def open_job(
         check_white(inputs.white, predicted, config.out)
         patches = list(inputs.patches)
         new = select_new_patches(patches, predicted, config.out, inputs.places)
-        inputs, skipped = inputs._replace(patches=new, total=len(new)), len(patches) - len(new)
+        inputs, inputs_done = inputs._replace(patches=new, total=len(new)), len(patches) - len(new)
     size = predictor.choose_chunk_size(config.batch_size)
     meter = predictor.make_likeness_meter(inputs.total)
-    return Job(config, predictor, threshold, flagger, inputs, size, pool, predicted, skipped, listener, meter, ranks)
+    return Job(
+        config, predictor, threshold, flagger, inputs, size, pool, predicted, inputs_done, listener, meter, ranks
+    )
 
 
 def check_output_unchanged(job: Job) -> None:

@@ -41,8 +41,8 @@ class Inputs(NamedTuple):
     images of a folder are compared by `Parts`, so that one changed image changes only one part. `notes` are lines for
     the user: the numbers of files that are not images, and the splits that are scored. `id_kind` is the kind of the ids
     of image files, None if there are several kinds or no image files. `places` are the folders, archives and arrays
-    with the images, except for data sets, and for a list that is read while it is scored. `skipped` are the files that
-    are not images. `white` is the value of a white pixel, for each type of image that is not uint8. If there are
+    with the images, except for data sets, and for a list that is read while it is scored. `other_files` are not
+    images. `white` is the value of a white pixel, for each type of image that is not uint8. If there are
     several inputs, and one is not an image, a folder or an archive, each key begins with the input's name.
     """
 
@@ -52,7 +52,7 @@ class Inputs(NamedTuple):
     notes: tuple[str, ...] = ()
     id_kind: IdKind | None = None
     places: tuple[Place, ...] = ()
-    skipped: Sequence[File] = ()
+    other_files: Sequence[File] = ()
     white: Mapping[str, float] = MappingProxyType({})
 
 
@@ -107,7 +107,7 @@ def _join_inputs(names: Sequence[str], inputs: Sequence[Inputs]) -> Inputs:
         notes=tuple(note for part in parts for note in part.notes),
         id_kind=kinds.pop() if len(kinds) == 1 else None,
         places=tuple(place for part in parts for place in part.places),
-        skipped=[file for part in parts for file in part.skipped],
+        other_files=[file for part in parts for file in part.other_files],
         white={kind: top for part in parts for kind, top in part.white.items()},
     )
 
@@ -256,7 +256,7 @@ def _make_file_inputs(
         notes.append(skipped)
     state = "\n".join(_find_input_state(Path(name), images) for name, images in by_input.items())
     id_kind = kind if files else None
-    return Inputs(len(files), patches, state, tuple(notes), id_kind, skipped=others, white=list_white(ranges))
+    return Inputs(len(files), patches, state, tuple(notes), id_kind, other_files=others, white=list_white(ranges))
 
 
 def _find_input_state(path: Path, images: list[File]) -> str:
