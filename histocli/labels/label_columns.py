@@ -73,9 +73,9 @@ def find_contradiction(
 ) -> tuple[str, str] | None:
     """Find a column, or a key of .json files (`kind`), that contradicts the labels in `column`.
 
-    Some programs number the classes in alphabetical order: cancer 0, normal 1. Then a column of
-    words such as `normal` and `cancer`, or class folders in a path, have the other label in every row. Words that
-    differ in some rows only are about something else, such as the slide. A second column of labels may never differ.
+    Some programs number the classes in alphabetical order: cancer 0, normal 1. Then a column of words such as `normal`
+    and `cancer`, or class folders in a path, have the other label in every row. Words that differ in some rows only are
+    about something else, such as the slide. A second column of labels may never differ.
 
     Returns:
         What contradicts the labels, and what to do in a table; None if nothing does.

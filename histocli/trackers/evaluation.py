@@ -13,8 +13,8 @@ from histocli.workspace import Workspace
 def send_evaluation(workspace: Workspace, report: EvaluationReport, name: str, listener: CommandListener) -> None:
     """Send the metrics of an evaluation of a run's best epoch, with their intervals, as `eval/<name>/auc`, ...
 
-    `name` says what was evaluated and how. A tracker that fails is reported in a note, and the evaluation is
-    complete without it.
+    `name` says what was evaluated and how. The evaluation is complete without the trackers: a tracker that fails is
+    reported in a note, and a damaged record of the trackers in a warning.
     """
     folder = workspace.run_dir(report.run)
     metrics = make_measured_values(report, f"eval/{name}/")

@@ -107,14 +107,20 @@ def test_without_a_terminal_the_output_is_a_line_per_epoch(histo):
     assert result.stderr.splitlines()[-1].startswith("done: wrote ")
 
 
+def train_in_copy(folder, line):
+    """Train the run `once` with one thread, in a copy of the usual workspace; a fixture of a module may do so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        histo = Histo(shutil.copytree(template(), folder / "workspace"))
+        histo(*line, "--name", "once")
+    return histo
+
+
 @pytest.fixture(scope="module")
 def uninterrupted_run(tmp_path_factory):
     """Return the final weights of the command `LONG`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        histo = Histo(shutil.copytree(template(), tmp_path_factory.mktemp("long") / "workspace"))
-        histo(*LONG, "--name", "long")
-        return load_run_checkpoint(histo, "long"), history(histo, "long")
+    histo = train_in_copy(tmp_path_factory.mktemp("long"), LONG)
+    return load_run_checkpoint(histo, "once"), history(histo, "once")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -310,11 +316,8 @@ def test_impossible_options_are_refused_before_anything_is_written(histo, line, 
 @pytest.fixture(scope="module")
 def default_weights(tmp_path_factory):
     """Return the weights that the command `QUICK` trains without other options."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        histo = Histo(shutil.copytree(template(), tmp_path_factory.mktemp("default") / "workspace"))
-        histo(*QUICK, "--name", "default")
-        return load_run_checkpoint(histo, "default").model
+    histo = train_in_copy(tmp_path_factory.mktemp("default"), QUICK)
+    return load_run_checkpoint(histo, "once").model
 
 
 @pytest.mark.parametrize(
